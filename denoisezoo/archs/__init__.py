@@ -1,0 +1,26 @@
+"""The zoo: one file per family, found by discovery."""
+
+from denoisezoo.archs.base import Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.archs.registry import (
+    Cost,
+    Family,
+    Variant,
+    create_denoiser,
+    get_variant,
+    list_denoisers,
+    list_families,
+)
+
+__all__ = [
+    "Backbone",
+    "BackboneConfig",
+    "Cost",
+    "Effort",
+    "Family",
+    "ImageSpec",
+    "Variant",
+    "create_denoiser",
+    "get_variant",
+    "list_denoisers",
+    "list_families",
+]

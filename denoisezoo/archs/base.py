@@ -1,0 +1,138 @@
+"""What every backbone is: a raw map (x, c_noise, ...) -> tensor that knows nothing of noise schedules."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from denoisezoo.errors import UserError
+
+Effort = float
+"""How much of a backbone to use; larger costs more. Its meaning is the family's: width, solver steps, exit depth."""
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The tensors that a backbone takes and returns.
+
+    Attributes:
+        in_channels: Channels C of the noisy image x.
+        out_channels: Channels of the output; more than C where the network also predicts a variance.
+        resolution: Height and width in pixels that the network is built for.
+        num_classes: Class labels; 0 for an unconditional network.
+        cond_channels: Channels of the conditioning image; 0 for none.
+        augment_dim: Length of the augmentation label; 0 for none.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    resolution: int = 32
+    num_classes: int = 0
+    cond_channels: int = 0
+    augment_dim: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Base of each family's configuration: the image part. Families add their sizes; every field has a default."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    resolution: int = 32
+    num_classes: int = 0
+    cond_channels: int = 0
+    augment_dim: int = 0
+
+    @property
+    def spec(self) -> ImageSpec:
+        """The image part as an `ImageSpec`."""
+        return ImageSpec(
+            self.in_channels,
+            self.out_channels,
+            self.resolution,
+            self.num_classes,
+            self.cond_channels,
+            self.augment_dim,
+        )
+
+    @property
+    def efforts(self) -> tuple[Effort, ...]:
+        """Increasing efforts; the last is the full network. Networks without a choice have one, 1.0."""
+        return (1.0,)
+
+    def validate(self) -> None:
+        """Refuse an impossible configuration with a `UserError`; families extend it."""
+        for name in ("in_channels", "out_channels", "resolution"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}", "give a whole number of at least 1")
+        for name in ("num_classes", "cond_channels", "augment_dim"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}", "give 0 for none, or a positive whole number")
+
+    def require_halvings(self, halvings: int) -> None:
+        """Refuse a resolution that cannot be halved `halvings` times."""
+        factor = 2**halvings
+        if self.resolution % factor:
+            good = max(factor, round(self.resolution / factor) * factor)
+            raise UserError(
+                f"resolution {self.resolution} cannot be halved {halvings} times",
+                f"use a multiple of {factor}, such as {good}",
+            )
+
+
+class Backbone(nn.Module):
+    """A raw network F of the zoo.
+
+    Attributes:
+        spec: The tensors that it takes and returns.
+        efforts: Increasing efforts that `forward` accepts; the last is the full network.
+    """
+
+    spec: ImageSpec
+    efforts: tuple[Effort, ...]
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        config.validate()
+        self.config = config
+        self.spec = config.spec
+        self.efforts = config.efforts
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Tensor:
+        """Evaluate F.
+
+        Args:
+            x: Scaled noisy image (B, C, H, W).
+            c_noise: What the network is told about the noise level, (B,); its unit is the preconditioning's.
+            label: Class labels (B,), int64; None or -1 means no label (a zero class embedding).
+            cond: Conditioning image (B, Cc, H, W), if the spec has condition channels.
+            augment: Augmentation labels (B, A); None means none was applied (zeros).
+            effort: One of `efforts`; None means the full network.
+
+        Returns:
+            (B, out_channels, H, W).
+        """
+
+    def check_effort(self, effort: Effort | None) -> Effort:
+        """`effort`, or the full one for None.
+
+        Raises:
+            UserError: The network does not have that effort.
+        """
+        if effort is None:
+            return self.efforts[-1]
+        if effort not in self.efforts:
+            raise UserError(f"effort {effort} is not offered by this network", f"use one of {self.efforts}")
+        return effort

@@ -1,0 +1,1 @@
+"""Processes, preconditioning, objectives, samplers and exact oracles."""

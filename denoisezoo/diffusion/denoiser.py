@@ -1,0 +1,120 @@
+"""Denoisers D(u_t, t) ~ E[u_0 given u_t]: all that trainer, samplers, plans and profiler see of a network."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from denoisezoo.archs import Backbone, Effort
+from denoisezoo.diffusion.preconditioning import Preconditioning
+from denoisezoo.diffusion.process import Process
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says about u_t = A_t u_0 + R_t eps.
+
+    Attributes:
+        u_0: Estimate of the clean state (B, C, H, W), E[u_0 given u_t].
+        eps: The noise that belongs to it (B, C, H, W).
+    """
+
+    u_0: Tensor
+    eps: Tensor
+
+
+class Denoiser(nn.Module):
+    """Base of all denoisers.
+
+    Attributes:
+        process: The process whose states it denoises.
+        efforts: Efforts that `forward` accepts, cheapest first.
+    """
+
+    process: Process
+    efforts: tuple[Effort, ...] = (1.0,)
+
+    @abstractmethod
+    def forward(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Prediction:
+        """Denoise.
+
+        Args:
+            u_t: States (B, C, H, W), float32 or float64.
+            t: Times (B,), float64 where precision matters.
+            label: Class labels (B,), int64.
+            cond: Conditioning image (B, Cc, H, W).
+            augment: Augmentation labels (B, A).
+            effort: How much of the network to use; None is all of it.
+
+        Returns:
+            Estimates in the dtype of `u_t`.
+        """
+
+
+class NetworkDenoiser(Denoiser):
+    """A backbone with the preconditioning for one process.
+
+    Args:
+        backbone: The raw network F.
+        process: The process.
+        preconditioning: How F's input and output relate to u_t and u_0.
+    """
+
+    def __init__(self, backbone: Backbone, process: Process, preconditioning: Preconditioning) -> None:
+        super().__init__()
+        preconditioning.check(process)
+        self.backbone = backbone
+        self.process = process
+        self.preconditioning = preconditioning
+        self.efforts = backbone.efforts
+
+    def network(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Tensor:
+        """F(c_in u_t; c_noise): the network's own output, in the dtype of its input."""
+        x, c_noise = self.preconditioning.inputs(self.process, u_t, t)
+        dtype = next(self.backbone.parameters()).dtype
+        F_x = self.backbone(
+            x.to(dtype),
+            c_noise.to(dtype if dtype is torch.float64 else torch.float32),
+            label=label,
+            cond=None if cond is None else cond.to(dtype),
+            augment=None if augment is None else augment.to(dtype),
+            effort=effort,
+        )
+        # Networks with learned variance return more channels; the first C are the prediction (EDM, appendix).
+        return F_x[:, : u_t.shape[1]].to(u_t.dtype)
+
+    def forward(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Prediction:
+        """Denoise; see `Denoiser.forward`."""
+        F_x = self.network(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
+        return Prediction(u_0, eps)

@@ -1,0 +1,73 @@
+"""A table of names, used for denoisers, samplers, processes, data sets and metrics alike."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+from denoisezoo.errors import UserError, unknown
+
+T = TypeVar("T")
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts `x_64` before `x_128`."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Maps a name to one object; a second object under one name is an error, and so is a name not in it.
+
+    Args:
+        kind: What the entries are, as error messages call them ("sampler").
+        see: The command that lists all of them, if there is one.
+    """
+
+    def __init__(self, kind: str, see: str | None = None) -> None:
+        self.kind, self.see = kind, see
+        self._items: dict[str, T] = {}
+        self._origin: dict[str, str] = {}
+
+    def add(self, name: str, item: T, origin: str = "?") -> T:
+        """Register `item` as `name`. `origin` (a module) is named when the name is taken already.
+
+        Raises:
+            UserError: The name is registered already.
+        """
+        if name in self._items:
+            raise UserError(
+                f"{self.kind} {name!r} is registered twice, in {self._origin[name]} and in {origin}",
+                "rename one of them",
+            )
+        self._items[name], self._origin[name] = item, origin
+        return item
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator form of `add` for classes and functions."""
+
+        def decorate(item: T) -> T:
+            return self.add(name, item, getattr(item, "__module__", "?"))
+
+        return decorate
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Names that match a shell pattern (case ignored), in natural order."""
+        wanted = pattern.lower()
+        return sorted((n for n in self._items if fnmatch.fnmatchcase(n.lower(), wanted)), key=natural_key)
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._items[name]
+        except KeyError:
+            raise unknown(self.kind, name, self._items, self.see) from None
+
+    def __contains__(self, name: Any) -> bool:
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self._items)
