@@ -1,1 +1,5 @@
-"""Report of denoisezoo."""
+"""The report of a comparison: typed records, result rows, and one self-contained HTML page."""
+
+from denoisezoo.report.records import Comparison, RunRecord, load_comparison, save_comparison
+
+__all__ = ["Comparison", "RunRecord", "load_comparison", "save_comparison"]
