@@ -1,0 +1,121 @@
+"""Batches straight from a uint8 tensor, without a Python step per image.
+
+Training batch number n is a pure function of (seed, n): pass n // N_b over the data, with N_b whole batches in a pass,
+has its own permutation and its own flips. So a run that resumes at batch n sees what the unbroken run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoisezoo.evaluation.images import to_float
+from denoisezoo.train.data.store import ImageStore
+
+Batch = dict[str, Tensor]
+"""`image` float32 (B, C, H, W) in [-1, 1]; with labels also `label` int64 (B,)."""
+
+
+def collate(pixels: Tensor, flip: Tensor | None, label: Tensor | None) -> Batch:
+    """A batch from uint8 pixels (B, C, H, W), mirrored where `flip` (B,) is true.
+
+    Where CUDA is used, the batch is in pinned memory, so that copying it to the device makes nothing wait.
+    """
+    if flip is not None:
+        pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+    image = to_float(pixels, pin_memory=torch.cuda.is_available())
+    return {"image": image} if label is None else {"image": image, "label": label}
+
+
+class TrainLoader:
+    """Endless shuffled training batches; one epoch is one pass without the last, incomplete batch.
+
+    Iterating goes on from `position`, the number of batches given out so far, which a checkpoint keeps through
+    `state_dict`.
+
+    Args:
+        images: What to draw from.
+        labels: Class of each image (N,) int64, or None for batches without labels.
+        batch_size: Images in a batch, over all ranks together.
+        flip: Mirror each image with probability one half.
+        seed: Seed of order and flips.
+        rank: Which process this is.
+        world_size: Among how many processes a batch is divided.
+    """
+
+    def __init__(
+        self,
+        images: ImageStore,
+        labels: Tensor | None,
+        *,
+        batch_size: int,
+        flip: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.batch_size, self.flip, self.seed = batch_size, flip, seed
+        self.rank, self.world_size = rank, world_size
+        self.position = 0
+        self._pass: tuple[int, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _ in range(len(self)):
+            self.position += 1
+            yield self.batch(self.position - 1)
+
+    def batch(self, n: int) -> Batch:
+        """Batch number `n`, counted from 0 over all epochs."""
+        epoch, k = divmod(n, len(self))
+        order, flips = self._order(epoch)
+        mine = slice(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world_size)
+        index = order[mine]
+        label = None if self.labels is None else self.labels.index_select(0, index)
+        return collate(self.images.take(index), flips[mine] if self.flip else None, label)
+
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Permutation and flips (N,) of one pass; kept until another pass is asked for."""
+        if self._pass is None or self._pass[0] != epoch:
+            # torch's CPU generator keeps 32 bits of its seed: mix seed and epoch instead of adding them, so that no
+            # epoch of one run repeats an epoch of a run with a neighbouring seed.
+            mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
+            generator = torch.Generator().manual_seed(mixed)
+            order = torch.randperm(len(self.images), generator=generator)
+            self._pass = epoch, order, torch.rand(len(order), generator=generator) < 0.5
+        return self._pass[1], self._pass[2]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the number of batches given out."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.position = int(state["position"])
+
+
+class EvalLoader:
+    """Held-out batches in their order, unflipped; the last may be smaller. Arguments as in `TrainLoader`."""
+
+    def __init__(
+        self, images: ImageStore, labels: Tensor | None, *, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        # Every process must take part in every step: the few images beyond a multiple of world_size are left out.
+        self.index = torch.arange(rank, len(images) // world_size * world_size, world_size)
+        self.per_rank = max(1, batch_size // world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.index) // self.per_rank)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self.index.split(self.per_rank):
+            label = None if self.labels is None else self.labels.index_select(0, index)
+            yield collate(self.images.take(index), None, label)

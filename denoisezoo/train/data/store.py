@@ -1,0 +1,95 @@
+"""Where decoded images live: in one uint8 tensor when it fits, else they are decoded as a batch is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Decode = Callable[[str], Tensor]
+"""Reads one named image: uint8 (C, H, W)."""
+
+PROGRESS_FROM = 2_000
+"""Decoding fewer files than this takes about a second, and shows no progress bar."""
+
+
+class ImageStore(Protocol):
+    """Images that can be taken by index."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, index: Tensor) -> Tensor:
+        """Images `index` (B,) int64 as uint8 (B, C, H, W)."""
+        ...
+
+    def all(self) -> Tensor:
+        """Every image, uint8 (N, C, H, W)."""
+        ...
+
+
+class TensorStore:
+    """Images decoded in memory.
+
+    Args:
+        images: uint8 (N, C, H, W).
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, index: Tensor) -> Tensor:
+        """See `ImageStore`."""
+        return self.images.index_select(0, index)
+
+    def all(self) -> Tensor:
+        """See `ImageStore`; the tensor itself, not a copy."""
+        return self.images
+
+
+class LazyStore:
+    """Images decoded each time they are taken, for data sets larger than memory.
+
+    Args:
+        names: One name per image.
+        decode: Reads one of them; called from several threads.
+        workers: Threads that decode; image decoders release the interpreter's lock.
+    """
+
+    def __init__(self, names: Sequence[str], decode: Decode, workers: int = 4) -> None:
+        self.names, self.decode = names, decode
+        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, index: Tensor) -> Tensor:
+        """See `ImageStore`."""
+        return torch.stack(list(self.pool.map(self.decode, [self.names[i] for i in index.tolist()])))
+
+    def all(self) -> Tensor:
+        """See `ImageStore`; decodes the whole set, which may not fit in memory."""
+        return decode_all(self.names, self.decode)
+
+
+def decode_all(names: Sequence[str], decode: Decode) -> Tensor:
+    """Decode every name into one uint8 tensor (N, C, H, W), with a progress bar when there are many."""
+    first = decode(names[0])
+    images = torch.empty(len(names), *first.shape, dtype=torch.uint8)
+    for i, name in enumerate(_progress(names)):
+        images[i] = decode(name)
+    return images
+
+
+def _progress(names: Sequence[str]) -> Sequence[str]:
+    if len(names) < PROGRESS_FROM:
+        return names
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(names, f"Decoding {len(names):,} images", console=Console(stderr=True))  # type: ignore[return-value]
