@@ -1,0 +1,190 @@
+"""The answer in words, computed from the numbers: the best images, and what comes close to them for less."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from denoisezoo.report.columns import column, format_spread, format_value
+from denoisezoo.report.records import Comparison
+from denoisezoo.report.summary import Entry, badness, entries, floor_of
+
+NEAR = 0.10  # a denoiser is near the best when its quality is at most this share worse
+
+
+class Name(str):
+    """A denoiser's name within a sentence; the page sets it in bold."""
+
+    __slots__ = ()
+
+
+Sentence = list[str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question of the reader, the denoiser that answers it, and the number that says why."""
+
+    question: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The headline, the sentences under it, and the short answers."""
+
+    headline: Sentence
+    sentences: list[Sentence]
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class _Saving:
+    """A cost by which to choose among the denoisers near the best, and the words for it."""
+
+    key: str
+    question: str
+    less: str
+
+
+_SAVINGS = (
+    _Saving("macs_per_image", "Fewest MACs within 10 % of it", "times fewer MACs per image"),
+    _Saving("latency_ms_per_image", "Fastest within 10 % of it", "times less time per image"),
+)
+
+
+def verdict(comparison: Comparison) -> Verdict:
+    """What the comparison found, in words."""
+    quality = comparison.quality
+    judged = [entry for entry in entries(comparison) if entry.mean(quality) is not None]
+    if not judged:
+        return Verdict([f"No run has a finite {column(quality).label}: there is nothing to rank."], [], [])
+    best = judged[0]
+    tied = [entry for entry in judged[1:] if within_spread(best, entry, quality)]
+    sentences = [_value_sentence(best, comparison), *_near_sentences(judged, quality)]
+    if len(judged) > 1:
+        sentences.append(_spread_sentence(judged, tied, quality))
+    return Verdict(_headline(judged, tied, quality), sentences, _answers(judged, quality))
+
+
+def within_spread(a: Entry, b: Entry, key: str) -> bool:
+    """Whether two means are equal, or differ by at most one standard deviation of the difference of two runs."""
+    first, second = a.stat(key), b.stat(key)
+    if first is None or second is None:
+        return False
+    return abs(first.mean - second.mean) <= math.hypot(first.std or 0.0, second.std or 0.0)
+
+
+def near_best(judged: Sequence[Entry], quality: str) -> list[Entry]:
+    """The denoisers whose quality is at most 10 % worse than the best; `judged` has the best first."""
+    best = badness(judged[0], quality)
+    return [entry for entry in judged if badness(entry, quality) - best <= NEAR * abs(best)]
+
+
+def cheapest_near(judged: Sequence[Entry], quality: str, cost: str) -> Entry | None:
+    """The cheapest denoiser near the best, the better one of equals; None when the best has no such cost."""
+    if judged[0].mean(cost) is None:
+        return None
+    return min(near_best(judged, quality), key=lambda entry: badness(entry, cost))
+
+
+def automatic_notes(comparison: Comparison) -> list[str]:
+    """What a reader must know of failed runs and of values that are missing."""
+    notes = []
+    for entry in entries(comparison):
+        notes += [f"{entry.name}, seed {run.seed}, failed: {run.error}" for run in entry.failed]
+        stat = entry.stat(comparison.quality)
+        lost = len(entry.runs) - (len(stat.values) if stat else 0)
+        if lost:
+            notes.append(
+                f"{entry.name}: {lost} of {len(entry.runs)} seeds without a finite {column(comparison.quality).label}; "
+                "its mean is over the others."
+                if stat
+                else f"{entry.name}: no finite {column(comparison.quality).label} from any seed."
+            )
+    return notes
+
+
+def _headline(judged: Sequence[Entry], tied: Sequence[Entry], quality: str) -> Sentence:
+    best = Name(judged[0].name)
+    if len(judged) == 1:
+        return [best, " is the only denoiser here with a result, so there is nothing to rank it against."]
+    if tied:
+        return [*_names([judged[0], *tied]), " give the best images; between them the seeds decide."]
+    cheap = cheapest_near(judged, quality, "macs_per_image")
+    if cheap is None or cheap is judged[0]:
+        return [best, " gives the best images."]
+    return [best, " gives the best images; ", Name(cheap.name), f" comes within 10 % for {_saving(judged[0], cheap)}."]
+
+
+def _saving(best: Entry, cheap: Entry, saving: _Saving = _SAVINGS[0]) -> str:
+    ratio = (best.mean(saving.key) or 0.0) / (cheap.mean(saving.key) or math.nan)
+    return f"{ratio:.3g} {saving.less}" if ratio >= 1.005 else f"as many {column(saving.key).label}"
+
+
+def _value_sentence(best: Entry, comparison: Comparison) -> Sentence:
+    stat, floor = best.stat(comparison.quality), floor_of(comparison)
+    if stat is None:
+        return []
+    seeds = f"mean ± standard deviation over {len(stat.values)} seeds" if len(stat.values) > 1 else "one seed"
+    value = f"{column(comparison.quality).label} {format_spread(stat.mean, stat.std)}"
+    over = f", {stat.mean / floor:.2f} times what two halves of the real images score ({format_value(floor)})"
+    return [Name(best.name), f" reaches {value} ({seeds}){over if floor else ''}."]
+
+
+def _near_sentences(judged: Sequence[Entry], quality: str) -> list[Sentence]:
+    best, near = judged[0], near_best(judged, quality)
+    if len(judged) > 1 and len(near) == 1:
+        return [[f"No other denoiser comes within 10 % of that {column(quality).label}."]]
+    return [_near_sentence(judged, quality, saving) for saving in _SAVINGS if best.mean(saving.key) and len(near) > 1]
+
+
+def _near_sentence(judged: Sequence[Entry], quality: str, saving: _Saving) -> Sentence:
+    best, cheap = judged[0], cheapest_near(judged, quality, saving.key)
+    known = column(saving.key)
+    if cheap is None or cheap is best:
+        return [f"By {known.label}, no denoiser within 10 % of it is cheaper than ", Name(best.name), " itself."]
+    worse = (badness(cheap, quality) - badness(best, quality)) / (abs(badness(best, quality)) or 1.0)
+    costs = [format_value(entry.mean(saving.key), known.kind) for entry in (cheap, best)]
+    return [
+        Name(cheap.name),
+        f" is {worse:.1%} worse for {_saving(best, cheap, saving)} ({costs[0]} instead of {costs[1]} {known.unit}).",
+    ]
+
+
+def _spread_sentence(judged: Sequence[Entry], tied: Sequence[Entry], quality: str) -> Sentence:
+    alone = [e for e in judged if (stat := e.stat(quality)) is not None and stat.std is None]
+    if len(alone) == len(judged):
+        return ["One seed each: the spread between seeds is not known, so a small difference may be chance."]
+    if tied:
+        one = len(tied) == 1
+        return [
+            f"The difference{'' if one else 's'} to ",
+            *_names(tied),
+            f" {'lies' if one else 'lie'} within the seeds' spread: more seeds may change the order.",
+        ]
+    return ["Every other denoiser differs from it by more than the seeds' spread."]
+
+
+def _names(found: Iterable[Entry]) -> list[str]:
+    """Names in a sentence: A, B and C."""
+    names = [Name(entry.name) for entry in found]
+    parts: list[str] = []
+    for index, name in enumerate(names):
+        parts += [*([" and " if index == len(names) - 1 else ", "] if index else []), name]
+    return parts
+
+
+def _answers(judged: Sequence[Entry], quality: str) -> list[Answer]:
+    best = judged[0]
+    stat = best.stat(quality)
+    value = format_spread(stat.mean, stat.std) if stat else ""
+    answers = [Answer("Best images", best.name, f"{column(quality).label} {value}")]
+    for saving in _SAVINGS:
+        cheap, known = cheapest_near(judged, quality, saving.key), column(saving.key)
+        if cheap is not None and len(judged) > 1:
+            cost = format_value(cheap.mean(saving.key), known.kind)
+            answers.append(Answer(saving.question, cheap.name, f"{cost} {known.unit} per image"))
+    return answers
