@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
-from denoisezoo.diffusion.preconditioning import Preconditioning
-from denoisezoo.diffusion.process import Process
+from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
+from denoisezoo.diffusion.process import PROCESSES, Process
+from denoisezoo.diffusion.processes import DEFAULT_PROCESS
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,36 @@ class Denoiser(nn.Module):
         Returns:
             Estimates in the dtype of `u_t`.
         """
+
+    def training_error(
+        self,
+        u_0: Tensor,
+        eps: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What training makes small.
+
+        Args:
+            u_0: Clean states (B, C, H, W).
+            eps: Noise (B, C, H, W).
+            t: Times (B,).
+            label: As for `forward`.
+            cond: As for `forward`.
+            augment: As for `forward`.
+            effort: As for `forward`.
+
+        Returns:
+            The error of the network's own output (B, C, H, W), and the factor (B,) by which it becomes an error of
+            u_0. A denoiser without an output of its own errs on u_0 itself.
+        """
+        u_t = self.process.perturb(u_0, eps, t)
+        found = self(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        return found.u_0 - u_0, torch.ones_like(t)
 
 
 class NetworkDenoiser(Denoiser):
@@ -118,3 +149,31 @@ class NetworkDenoiser(Denoiser):
         F_x = self.network(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
         u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
         return Prediction(u_0, eps)
+
+    def training_error(
+        self,
+        u_0: Tensor,
+        eps: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """F minus its target, and c_out; see `Denoiser.training_error`."""
+        u_t = self.process.perturb(u_0, eps, t)
+        F_x = self.network(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        target = self.preconditioning.target(self.process, u_0, eps, t)
+        return F_x - target, self.preconditioning.c_out(self.process, t)
+
+
+def default_denoiser(backbone: Backbone, process_name: str = DEFAULT_PROCESS) -> NetworkDenoiser:
+    """`backbone` under a process with that process's customary preconditioning.
+
+    Args:
+        backbone: The raw network.
+        process_name: A name in `PROCESSES`.
+    """
+    process = PROCESSES[process_name]()
+    return NetworkDenoiser(backbone, process, PRECONDITIONINGS[process.default_preconditioning]())

@@ -9,6 +9,7 @@ one function that applies them. Reference: gDDIM, arXiv 2206.05564, section 2; E
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ def apply_blocks(blocks: Tensor, u: Tensor) -> Tensor:
         (B, k*C, H, W), in the dtype of `u`.
     """
     k = blocks.shape[1]
-    blocks = blocks.to(u.dtype)
+    blocks = blocks.to(u)
     if k == 1:
         return blocks[:, 0, 0] * u
     parts = u.unflatten(1, (k, -1))
@@ -48,6 +49,9 @@ class Process(ABC):
         t_min: Smallest time that a network is trained and evaluated at.
         t_max: Time of the prior.
     """
+
+    default_preconditioning: ClassVar[str]
+    """Name of the preconditioning that networks of this process customarily have."""
 
     t_min: float
     t_max: float
@@ -108,6 +112,10 @@ class Process(ABC):
         t = torch.full((eps.shape[0],), self.t_max, device=eps.device, dtype=torch.float64)
         return apply_blocks(self.noise(t), eps)
 
+    @abstractmethod
+    def time_label(self, t: Tensor) -> Tensor:
+        """What networks are customarily told of the time t: c_noise (B,)."""
+
     def sample_times(self, uniform: Tensor) -> Tensor:
         """Uniform numbers in [0, 1) to training times uniform over [t_min, t_max]; same shape and dtype."""
         return self.t_min + (self.t_max - self.t_min) * uniform
@@ -135,6 +143,10 @@ class ScalarProcess(Process):
     @abstractmethod
     def t_of_sigma(self, sigma: Tensor) -> Tensor:
         """Time at which the relative noise `edm_sigma` is `sigma`; its inverse."""
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """The relative noise level nearest to `sigma` (any shape) that networks are trained on; discrete ones round."""
+        return sigma
 
     def edm_sigma(self, t: Tensor) -> Tensor:
         """EDM's sigma: noise relative to the unscaled image, sigma(t) / alpha(t); infinite where no signal is left."""

@@ -1,1 +1,61 @@
-"""Samplers, one file each, found by name."""
+"""Samplers, found by name; one file for each kind."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from typing import Any
+
+from denoisezoo.diffusion.samplers import edm, first_order, ode
+from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
+from denoisezoo.errors import UserError, unknown
+
+__all__ = [
+    "SAMPLERS",
+    "Caller",
+    "SampleResult",
+    "Sampler",
+    "StepInfo",
+    "create_sampler",
+    "edm",
+    "first_order",
+    "ode",
+    "transfer",
+]
+
+
+def create_sampler(spec: str) -> Sampler:
+    """A sampler from its name and options, "heun" or "ddim:eta=0.5,time_grid=edm".
+
+    Raises:
+        UserError: Unknown sampler or option, or a value of the wrong type; the nearest valid names are given.
+    """
+    name, _, text = spec.partition(":")
+    cls = SAMPLERS[name]
+    hints = typing.get_type_hints(cls)
+    options = {f.name for f in dataclasses.fields(typing.cast(Any, cls))}
+    values: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        if key not in options:
+            raise unknown(f"option of sampler {name}", key, options)
+        values[key] = _parse(value, hints[key], f"{key} of sampler {name}")
+    return cls(**values)
+
+
+def _parse(text: str, hint: Any, what: str) -> Any:
+    """Option text as the type `hint`: bool, float, str, a literal, or one of these or None."""
+    if typing.get_origin(hint) is typing.Literal:
+        if text not in typing.get_args(hint):
+            raise unknown(what, text, typing.get_args(hint))
+        return text
+    if hint is bool:
+        if text.lower() not in {"true", "false"}:
+            raise UserError(f"{what} is {text!r}", "give true or false")
+        return text.lower() == "true"
+    if hint is str:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{what} is {text!r}", "give a number") from None

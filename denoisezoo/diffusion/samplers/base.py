@@ -12,6 +12,7 @@ from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.process import Process, apply_blocks
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
@@ -87,7 +88,7 @@ class Caller:
         effort = None
         if self.plan is not None:
             effort = self.plan.effort(float(self.process.log_snr(t.reshape(1))))
-        times = t.expand(u_t.shape[0]).to(u_t.device)
+        times = torch.full((len(u_t),), float(t), dtype=torch.float64, device=u_t.device)
         prediction = self.denoiser(u_t, times, label=self.label, cond=self.cond, effort=effort)
         if self.on_step is not None:
             self.on_step(StepInfo(self.nfe, self.calls, float(t), effort, u_t, prediction))
@@ -139,7 +140,7 @@ class Sampler(ABC):
         grid = self.grid(process, steps)
         call = Caller(denoiser, self.nfe(steps), plan, label, cond, on_step)
         with torch.inference_mode():
-            u_0 = self.walk(call, u_T, grid.to(u_T.device), generator)
+            u_0 = self.walk(call, u_T, grid, generator)
             images = process.decode(u_0)
         return SampleResult(images, grid, call.nfe)
 
@@ -157,7 +158,25 @@ class Sampler(ABC):
 
     @abstractmethod
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Carry the state `u` (B, C, H, W) from grid[0] to grid[-1] = 0 and return u_0."""
+        """Carry the state `u` (B, C, H, W) from grid[0] to grid[-1] = 0 and return u_0.
+
+        The grid stays on the CPU: numbers of it steer the loop and scale tensors on any device, without a wait.
+        """
+
+
+@dataclass(frozen=True)
+class GridSampler(Sampler):
+    """A sampler whose time grid is an option.
+
+    Attributes:
+        time_grid: A name in `GRIDS`; "process" is the process's own.
+    """
+
+    time_grid: str = "process"
+
+    def grid(self, process: Process, steps: int) -> Tensor:
+        """The chosen grid (steps + 1,), float64."""
+        return GRIDS[self.time_grid](process, steps)
 
 
 def transfer(process: Process, prediction: Prediction, s: Tensor) -> Tensor:

@@ -1,0 +1,218 @@
+"""Objectives: at which noise levels a denoiser is trained, and how errors there are weighed.
+
+The loss is the mean over the batch of w(t) times the mean over pixels of (F - target)^2, in the network's own output,
+so that w = 1 is L_simple for noise prediction, flow matching for velocity, and lambda = 1/c_out^2 for EDM. (EDM's code
+sums over pixels; the mean differs by the constant C H W, to which Adam is blind but for its epsilon.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoisezoo.archs import Effort
+from denoisezoo.diffusion.denoiser import Denoiser
+from denoisezoo.diffusion.process import Process, ScalarProcess
+from denoisezoo.errors import UserError
+from denoisezoo.registry import Registry
+
+OBJECTIVES: Registry[type[Objective]] = Registry("objective")
+TIMES: Registry[type[Times]] = Registry("time distribution")
+
+
+class Loss(NamedTuple):
+    """What an objective returns.
+
+    Attributes:
+        loss: The mean to be made small, ().
+        per_sample: Unweighted mean squared error of each image's noise level, (B,), for the loss by noise level.
+        t: The times that were drawn, (B,), float64.
+    """
+
+    loss: Tensor
+    per_sample: Tensor
+    t: Tensor
+
+
+class Times(ABC):
+    """A distribution of training times.
+
+    Args:
+        stratified: Spread the batch evenly over the distribution, u_i = (u + i/B) mod 1, which lowers the variance of
+            the gradient (variational diffusion models, arXiv 2107.00630, appendix I.1).
+    """
+
+    def __init__(self, stratified: bool = False) -> None:
+        self.stratified = stratified
+
+    def uniform(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Uniform numbers (n,) in [0, 1), float64."""
+        if not self.stratified:
+            return torch.rand(n, generator=generator, device=device, dtype=torch.float64)
+        start = torch.rand(1, generator=generator, device=device, dtype=torch.float64)
+        return (start + torch.arange(n, device=device, dtype=torch.float64) / n) % 1.0
+
+    @abstractmethod
+    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
+        """Uniform numbers (n,) to times (n,)."""
+
+
+@TIMES.register("uniform")
+class UniformTimes(Times):
+    """As the process itself spreads them: uniform in t, or in ln sigma for VE."""
+
+    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
+        """Times (n,)."""
+        return process.sample_times(uniform)
+
+
+@TIMES.register("log_normal")
+class LogNormalSigma(Times):
+    """ln sigma ~ N(P_mean, P_std^2) (EDM, table 1), cut to the range of the process.
+
+    Args:
+        P_mean: Mean of ln sigma.
+        P_std: Standard deviation of ln sigma.
+        stratified: See `Times`.
+    """
+
+    def __init__(self, P_mean: float = -1.2, P_std: float = 1.2, stratified: bool = False) -> None:
+        super().__init__(stratified)
+        if P_std <= 0:
+            raise UserError(f"P_std is {P_std}", "give a positive number")
+        self.P_mean, self.P_std = P_mean, P_std
+
+    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
+        """Times (n,)."""
+        if not isinstance(process, ScalarProcess):
+            raise UserError("log-normal times need one noise level for all coefficients", "use UniformTimes")
+        sigma = torch.exp(self.P_mean + self.P_std * torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)))
+        return process.nearest_time(process.t_of_sigma(sigma).clamp(process.t_min, process.t_max))
+
+
+@TIMES.register("logit_normal")
+class LogitNormalTimes(Times):
+    """logit t ~ N(mean, std^2), the usual choice for rectified flow (arXiv 2403.03206, section 3.1).
+
+    Args:
+        mean: Mean of logit t.
+        std: Standard deviation of logit t.
+        stratified: See `Times`.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0, stratified: bool = False) -> None:
+        super().__init__(stratified)
+        if std <= 0:
+            raise UserError(f"std is {std}", "give a positive number")
+        self.mean, self.std = mean, std
+
+    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
+        """Times (n,)."""
+        normal = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
+        share = torch.sigmoid(self.mean + self.std * normal)
+        return process.nearest_time(process.t_min + (process.t_max - process.t_min) * share)
+
+
+class Objective(ABC):
+    """(denoiser, batch, generator, effort) -> loss.
+
+    Args:
+        times: Distribution of training times.
+    """
+
+    def __init__(self, times: Times) -> None:
+        self.times = times
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        batch: Mapping[str, Tensor],
+        generator: torch.Generator | None = None,
+        effort: Effort | None = None,
+    ) -> Loss:
+        """The loss of one batch.
+
+        Args:
+            denoiser: The denoiser in training.
+            batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "augment".
+            generator: Source of times and noise, on the device of the images.
+            effort: How much of the network to train; None is all of it.
+        """
+        image = batch["image"]
+        u_0 = denoiser.process.encode(image)
+        t = self.times(denoiser.process, self.times.uniform(len(image), generator, image.device))
+        eps = torch.empty_like(u_0).normal_(generator=generator)
+        error, c_out = denoiser.training_error(
+            u_0,
+            eps,
+            t,
+            label=batch.get("label"),
+            cond=batch.get("cond"),
+            augment=batch.get("augment"),
+            effort=effort,
+        )
+        per_sample = error.float().square().mean(dim=tuple(range(1, error.ndim)))
+        weight = self.weight(denoiser.process, t, c_out).to(per_sample.dtype)
+        return Loss((weight * per_sample).mean(), per_sample.detach(), t)
+
+    @abstractmethod
+    def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
+        """Weight (B,) of the squared error of F at times t (B,); c_out (B,) turns that error into one of u_0."""
+
+
+@OBJECTIVES.register("simple")
+class Simple(Objective):
+    """Every noise level counts alike in the network's own output (L_simple, DDPM, equation 14; flow matching).
+
+    Args:
+        times: Distribution of training times; uniform unless given.
+    """
+
+    def __init__(self, times: Times | None = None) -> None:
+        super().__init__(times or UniformTimes())
+
+    def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)
+
+
+@OBJECTIVES.register("edm")
+class EDMLoss(Objective):
+    """EDM: ln sigma normal, lambda = 1/c_out^2 (table 1), which is 1 in the network's own output.
+
+    Args:
+        P_mean: Mean of ln sigma.
+        P_std: Standard deviation of ln sigma.
+        stratified: See `Times`.
+    """
+
+    def __init__(self, P_mean: float = -1.2, P_std: float = 1.2, stratified: bool = False) -> None:
+        super().__init__(LogNormalSigma(P_mean, P_std, stratified))
+
+    def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
+        """lambda c_out^2 = 1."""
+        return torch.ones_like(t)
+
+
+@OBJECTIVES.register("min_snr")
+class MinSNR(Objective):
+    """Errors of u_0 weigh min(SNR, gamma) (arXiv 2303.09556, equation 8): min(SNR, gamma) c_out^2 on errors of F.
+
+    Args:
+        gamma: Largest weight.
+        times: Distribution of training times; uniform unless given.
+    """
+
+    def __init__(self, gamma: float = 5.0, times: Times | None = None) -> None:
+        super().__init__(times or UniformTimes())
+        if gamma <= 0:
+            raise UserError(f"gamma is {gamma}", "give a positive number; the paper uses 5")
+        self.gamma = gamma
+
+    def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
+        """min(SNR, gamma) c_out^2."""
+        return process.log_snr(t).exp().clamp(max=self.gamma) * c_out**2
