@@ -1,0 +1,86 @@
+"""DDPM's U-Net: "Denoising Diffusion Probabilistic Models", Ho, Jain, Abbeel 2020, arXiv 2006.11239.
+
+Two residual blocks per level, single-head attention at 16x16, strided convolution down, nearest neighbour and
+convolution up, additive sinusoidal time embedding. Layer for layer the network of the paper. What differs: narrow
+variants have fewer than 32 norm groups; class and augmentation labels, added to the time embedding, are ours, and so is
+the conditioning image, concatenated to the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from denoisezoo.archs.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
+from denoisezoo.archs.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.archs.registry import Cost, Family
+from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMConfig(UNetConfig):
+    """Sizes of a DDPM U-Net; see `UNetConfig`."""
+
+
+class DDPM(UNet):
+    """The network; c_noise is the paper's step index t in 0 ... 999."""
+
+    def __init__(self, config: DDPMConfig) -> None:
+        width = 4 * config.channels
+        late = Extras(
+            ClassTable(config.num_classes, width) if config.num_classes else None,
+            linear(config.augment_dim, width, xavier, bias=False) if config.augment_dim else None,
+        )
+        embedding = NoiseEmbedding(Sinusoidal(config.channels), config.channels, width, xavier, late=late)
+        style = BlockStyle(Shift(), xavier, eps=1e-6, dropout=config.dropout)
+        design = UNetDesign(style, down=partial(ConvDown, init=xavier), up=partial(ConvUp, init=xavier))
+        super().__init__(config, design, embedding)
+
+
+FAMILY = Family("ddpm", DDPM, "Denoising Diffusion Probabilistic Models", "Ho, Jain, Abbeel", 2020, "2006.11239")
+
+FAMILY.variant(
+    "ddpm_cifar10", DDPMConfig(resolution=32, dropout=0.1), Cost(35_746_307, 6_221_856_768), tags=("reference",)
+)
+FAMILY.variant(
+    "ddpm_celeba64",
+    DDPMConfig(resolution=64, multipliers=(1, 2, 2, 2, 4), dropout=0.1),
+    Cost(78_700_803, 24_050_663_424),
+    tags=("reference",),
+)
+FAMILY.variant(
+    "ddpm_256",
+    DDPMConfig(resolution=256, multipliers=(1, 1, 2, 2, 4, 4)),
+    Cost(113_673_219, 248_513_757_184),
+    tags=("reference",),
+)
+FAMILY.variant(
+    "ddpm_small32",
+    DDPMConfig(resolution=32, channels=16, multipliers=(1, 2, 4, 8), blocks=1, attention=(8,)),
+    Cost(2_539_571, 126_781_440),
+    tags=("small",),
+)
+FAMILY.variant(
+    "ddpm_digits",
+    DDPMConfig(
+        in_channels=1, out_channels=1, resolution=16, channels=16, multipliers=(1, 2, 4), blocks=1, attention=(4,)
+    ),
+    Cost(686_769, 23_734_272),
+    tags=("small",),
+)
+FAMILY.variant(
+    "ddpm_tiny",
+    DDPMConfig(
+        resolution=8,
+        channels=8,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(4,),
+        dropout=0.1,
+        num_classes=3,
+        cond_channels=1,
+        augment_dim=2,
+    ),
+    Cost(45_491, 1_066_048),
+    tags=("tiny",),
+)

@@ -1,0 +1,206 @@
+"""The U-Net that DDPM, DDPM++, NCSN++ and ADM share; a family chooses its blocks, embedding and resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from denoisezoo.archs.base import Backbone, BackboneConfig, Effort
+from denoisezoo.archs.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
+from denoisezoo.archs.embeddings import NoiseEmbedding
+from denoisezoo.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(BackboneConfig):
+    """Sizes of a U-Net.
+
+    Attributes:
+        channels: Base width, a multiple of 4.
+        multipliers: Width of each level as a multiple of `channels`, the full resolution first.
+        blocks: Residual blocks of an encoder level; a decoder level has one more.
+        attention: Resolutions (pixels) that have self-attention, besides the middle.
+        dropout: Dropout in each residual block.
+    """
+
+    channels: int = 128
+    multipliers: tuple[float, ...] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (16,)
+    dropout: float = 0.0
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the full resolution first."""
+        return tuple(int(m * self.channels) for m in self.multipliers)
+
+    @property
+    def stem_width(self) -> int:
+        """Channels that the first convolution puts out."""
+        return self.channels
+
+    def attends(self, level: int) -> bool:
+        """Whether the residual blocks of a level (0 is the full resolution) have self-attention."""
+        return self.resolution >> level in self.attention
+
+    def validate(self) -> None:
+        """See `BackboneConfig.validate`."""
+        super().validate()
+        if self.channels < 4 or self.channels % 4:
+            raise UserError(f"channels is {self.channels}", "give a positive multiple of 4")
+        if not self.multipliers or min(self.widths) < 1:
+            raise UserError(f"multipliers is {self.multipliers}", "give one positive number per level")
+        if self.blocks < 1:
+            raise UserError(f"blocks is {self.blocks}", "give at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}", "give a number of at least 0 and below 1")
+        self.require_halvings(len(self.multipliers) - 1)
+
+
+Resampler = Callable[[int], Stage]
+"""Makes the stage between two levels for a number of channels, which it keeps."""
+
+
+@dataclass(frozen=True)
+class UNetDesign:
+    """What a family chooses.
+
+    Attributes:
+        style: Its residual blocks.
+        down: Makes the stage that opens an encoder level below the first.
+        up: Makes the stage that opens a decoder level above the lowest.
+        attend_once: Whether a decoder level attends in its last block only, or in every block.
+    """
+
+    style: BlockStyle
+    down: Resampler
+    up: Resampler
+    attend_once: bool = False
+
+
+class UNet(Backbone):
+    """Encoder, middle and decoder with a skip from every encoder stage.
+
+    Args:
+        config: Sizes.
+        design: The family's choices.
+        embedding: (c_noise, label, augment) -> (B, E).
+    """
+
+    def __init__(self, config: UNetConfig, design: UNetDesign, embedding: NoiseEmbedding) -> None:
+        super().__init__(config)
+        self.style, self.factor = design.style, 2 ** (len(config.multipliers) - 1)
+        self.embedding = embedding
+        top, bottom = config.widths[0], config.widths[-1]
+        self.stem = conv(config.in_channels + config.cond_channels, config.stem_width, 3, self.style.init)
+        encoder, skips = _encoder(config, design)
+        self.encoder = nn.ModuleList(encoder)
+        self.middle = nn.ModuleList(ResidualBlock(self.style, bottom, bottom, attention=a) for a in (True, False))
+        self.decoder = nn.ModuleList(_decoder(config, design, skips))
+        self.norm = group_norm(top, self.style.eps)
+        self.head = conv(top, config.out_channels, 3, self.style.init, gain=0.0)
+        self.conditioning = Conditioning(embedding.width, self.stages, self.style.init)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages in the order in which they run."""
+        return [*self.encoder, *self.middle, *self.decoder]
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Tensor:
+        """See `Backbone.forward`."""
+        self.check_effort(effort)
+        self.check_inputs(x, label, cond, augment)
+        conditions = iter(self.conditioning(self.embedding(c_noise, label, augment)))
+        image = x if cond is None else torch.cat([x, cond], dim=1)
+        skips = self.encode(image, conditions)
+        h = skips[-1]
+        for stage in self.middle:
+            h = stage(h, next(conditions))
+        for stage in self.decoder:
+            h = stage(torch.cat([h, skips.pop()], dim=1) if stage.takes_skip else h, next(conditions))
+        return self.head(silu(self.norm(h)))
+
+    def encode(self, image: Tensor, conditions: Iterator[Tensor]) -> list[Tensor]:
+        """Outputs of the stem and of every encoder stage for the image (B, C, H, W), first to last."""
+        skips = [self.stem(image)]
+        for stage in self.encoder:
+            skips.append(stage(skips[-1], next(conditions)))
+        return skips
+
+    def check_inputs(self, x: Tensor, label: Tensor | None, cond: Tensor | None, augment: Tensor | None) -> None:
+        """Refuse inputs that this network cannot take, with one line instead of a shape error deep inside.
+
+        Raises:
+            UserError: Wrong channels or size; a missing or superfluous condition, label or augmentation label.
+        """
+        spec = self.spec
+        if x.shape[1] != spec.in_channels:
+            raise UserError(f"input has {x.shape[1]} channels", f"this network takes {spec.in_channels}")
+        if x.shape[2] % self.factor or x.shape[3] % self.factor:
+            size = f"{x.shape[2]}x{x.shape[3]}"
+            raise UserError(f"input size {size} is not divisible by {self.factor}", "pad or crop the images")
+        _check_channels("cond", cond, spec.cond_channels)
+        if augment is not None:
+            _check_channels("augment", augment, spec.augment_dim)
+        if label is not None:
+            check_label(label, spec.num_classes)
+
+
+def _check_channels(name: str, tensor: Tensor | None, expected: int) -> None:
+    given = 0 if tensor is None else tensor.shape[1]
+    if given != expected:
+        raise UserError(f"{name} has {given} channels", f"this network takes {expected}")
+
+
+def check_label(label: Tensor, num_classes: int) -> None:
+    """Refuse labels that the network has no class for. Their range is read on the CPU only: elsewhere it would stall.
+
+    Raises:
+        UserError: The network is unconditional, or a label is outside -1 ... num_classes - 1.
+    """
+    if num_classes == 0:
+        raise UserError("a label was given to an unconditional network", "create it with num_classes=...")
+    if label.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(label.min()), int(label.max())
+        if low < -1 or high >= num_classes:
+            raise UserError(f"labels range from {low} to {high}", f"give -1 (none) to {num_classes - 1}")
+
+
+def _encoder(config: UNetConfig, design: UNetDesign) -> tuple[list[Stage], list[int]]:
+    """The encoder's stages, and the channels that the stem and every stage put out."""
+    stages: list[Stage] = []
+    skips = [config.stem_width]
+    for level, width in enumerate(config.widths):
+        if level:
+            stages.append(design.down(skips[-1]))
+            skips.append(skips[-1])
+        for _ in range(config.blocks):
+            stages.append(ResidualBlock(design.style, skips[-1], width, attention=config.attends(level)))
+            skips.append(width)
+    return stages, skips
+
+
+def _decoder(config: UNetConfig, design: UNetDesign, skips: list[int]) -> list[Stage]:
+    """The decoder's stages; each residual block takes one of `skips` (emptied here), the last first."""
+    stages: list[Stage] = []
+    channels, lowest = config.widths[-1], len(config.widths) - 1
+    for level, width in reversed(list(enumerate(config.widths))):
+        if level < lowest:
+            stages.append(design.up(channels))
+        for block in range(config.blocks + 1):
+            attention = config.attends(level) and (block == config.blocks or not design.attend_once)
+            block_in, channels = channels + skips.pop(), width
+            stages.append(ResidualBlock(design.style, block_in, width, attention=attention, takes_skip=True))
+    return stages
