@@ -1,0 +1,171 @@
+"""The result card: everything without which a number is not a result. What is not known is None, never invented."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+PACKAGES = (
+    "denoisezoo",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "torch-fidelity",
+    "scikit-learn",
+    "numpy",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultCard:
+    """The circumstances of one row of metrics; flat, and every value fits in JSON and CSV.
+
+    Attributes:
+        dataset: Name of the data set.
+        dataset_sha256: Hash of its file, or of its decoded content.
+        split: Which images were the reference: "train", "test" or "all".
+        resolution: Height and width in pixels.
+        num_generated: Generated images.
+        num_reference: Reference images.
+        features: Feature extractor.
+        features_sha256: Hash of its weights; None where it has none.
+        weights: The averaged weights ("ema") or those of the optimiser ("raw").
+        sampler: Name of the sampler.
+        steps: Its steps.
+        nfe: Denoiser calls for one image.
+        plan: Effort plan, None for the full network throughout.
+        seeds: Seeds of the generated images, such as "0-1796".
+        training_seed: Seed of the training run.
+        images_seen: Training images, repeats included.
+        train_steps: Optimiser steps.
+        train_seconds: Wall time of training.
+        train_macs: Multiply-adds of training, forward and backward.
+        params: Parameters.
+        macs_per_image: Multiply-adds of sampling one image.
+        device: "cpu" or "cuda".
+        device_name: Processor or GPU.
+        dtype: What the network computed in while sampling.
+        compiled: Whether it was compiled.
+        versions: Python and library versions.
+        git_commit: Commit of the installed source, with "-dirty" if changed; None where it is not a git checkout.
+        date: When the card was made, ISO 8601, UTC.
+    """
+
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+    split: str | None = None
+    resolution: int | None = None
+    num_generated: int | None = None
+    num_reference: int | None = None
+    features: str | None = None
+    features_sha256: str | None = None
+    weights: Literal["ema", "raw"] | None = None
+    sampler: str | None = None
+    steps: int | None = None
+    nfe: int | None = None
+    plan: str | None = None
+    seeds: str | None = None
+    training_seed: int | None = None
+    images_seen: int | None = None
+    train_steps: int | None = None
+    train_seconds: float | None = None
+    train_macs: int | None = None
+    params: int | None = None
+    macs_per_image: int | None = None
+    device: str | None = None
+    device_name: str | None = None
+    dtype: str | None = None
+    compiled: bool | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    date: str | None = None
+
+    @classmethod
+    def here(cls, device: str = "cpu", **facts: Any) -> ResultCard:
+        """A card with this machine's facts filled in: device name, versions, commit and date.
+
+        Args:
+            device: Where the images were generated, as torch names it ("cpu", "cuda", "cuda:1").
+            **facts: The other fields; one that is a fact of the machine wins over what is found here.
+        """
+        found: dict[str, Any] = {
+            "device": device.split(":")[0],
+            "device_name": device_name(device),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        return cls(**(found | facts))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, for JSON; `versions` is a dictionary."""
+        # Not asdict: it deep-copies, and a read-only mapping cannot be.
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"versions": dict(self.versions)}
+
+    def as_row(self) -> dict[str, str | int | float | bool | None]:
+        """The fields for one line of CSV; `versions` becomes columns such as `version_torch`."""
+        row = self.as_dict()
+        found = row.pop("versions")
+        return row | {f"version_{name.replace('-', '_')}": version for name, version in found.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ResultCard:
+        """The card that `as_dict` wrote; fields that this version does not know are left out."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in names})
+
+
+def seed_range(first: int, count: int) -> str:
+    """How a card writes a block of seeds: "0-1796", or "5" for one."""
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+def device_name(device: str) -> str | None:
+    """What the processor or GPU calls itself; None where it does not say."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine() or None
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a number may depend on; one that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout that this package runs from, "-dirty" if tracked files differ; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # an installation inside some other repository has that one's commit, not ours
+        return None
+    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
+    return commit + ("-dirty" if changes else "") if commit else None
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None where there is no git or it fails."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+        return result.stdout.strip() if result.returncode == 0 else None
+    return None

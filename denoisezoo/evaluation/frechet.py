@@ -1,0 +1,100 @@
+"""The Frechet distance between two Gaussians fitted to features (Dowson and Landau 1982; Heusel 2017, 1706.08500)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from denoisezoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class GaussianStats:
+    """Moments of a set of features, float64.
+
+    Attributes:
+        n: Number of features.
+        mean: (D,).
+        covariance: (D, D), the unbiased estimate (divided by n - 1), as in published FIDs.
+    """
+
+    n: int
+    mean: Tensor
+    covariance: Tensor
+
+
+class StreamingStats:
+    """Mean and covariance of features that arrive in batches, in float64.
+
+    Batches are merged by the pairwise update of Chan, Golub and LeVeque (1979), which does not subtract two large sums.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: Tensor | None = None
+        self.scatter: Tensor | None = None
+
+    def update(self, features: Tensor) -> None:
+        """Add a batch of features (B, D)."""
+        batch = features.double()
+        mean = batch.mean(0)
+        centred = batch - mean
+        self.merge(len(batch), mean, centred.T @ centred)
+
+    def merge(self, n: int, mean: Tensor, scatter: Tensor) -> None:
+        """Add `n` features with that mean (D,) and sum of outer products about it (D, D)."""
+        if self.mean is None or self.scatter is None:
+            self.n, self.mean, self.scatter = n, mean, scatter
+            return
+        delta, total = mean - self.mean, self.n + n
+        self.scatter = self.scatter + scatter + torch.outer(delta, delta) * (self.n * n / total)
+        self.mean = self.mean + delta * (n / total)
+        self.n = total
+
+    def stats(self) -> GaussianStats:
+        """The moments so far.
+
+        Raises:
+            UserError: Fewer than two features were given, so that there is no covariance.
+        """
+        if self.mean is None or self.scatter is None or self.n < 2:
+            raise UserError(
+                f"a Frechet distance needs at least 2 images on each side, and one has {self.n}", "give more"
+            )
+        return GaussianStats(self.n, self.mean, self.scatter / (self.n - 1))
+
+
+def gaussian_stats(features: Tensor, chunk: int = 4096) -> GaussianStats:
+    """Moments of features (N, D); see `StreamingStats`."""
+    streaming = StreamingStats()
+    for part in features.split(chunk):
+        streaming.update(part)
+    return streaming.stats()
+
+
+def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2), in the squared unit of the features.
+
+    The trace of the root is the sum of the singular values of S_b^1/2 S_a^1/2. Taken so, directions without variance
+    (images that lie in a subspace, or fewer images than dimensions) add an error of the size of the rounding, where the
+    root of an eigenvalue would add the root of it; and nothing can become complex.
+
+    Raises:
+        UserError: The two have different numbers of dimensions.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise UserError(
+            f"features of {a.mean.numel()} and of {b.mean.numel()} dimensions cannot be compared",
+            "evaluate both sets with the same feature extractor at the same resolution",
+        )
+    cross = torch.linalg.svdvals(_root(b.covariance) @ _root(a.covariance)).sum()
+    distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
+    return max(0.0, float(distance))  # rounding can leave -1e-12 for equal sets
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Symmetric square root (D, D) of a symmetric positive semi-definite matrix."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

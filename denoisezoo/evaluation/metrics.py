@@ -1,0 +1,157 @@
+"""The figures of a set of generated images against real ones, with the floor that finite data set under them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from denoisezoo.errors import UserError
+from denoisezoo.evaluation.features import Features, create_features
+from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
+from denoisezoo.evaluation.images import to_uint8
+from denoisezoo.evaluation.neighbours import memorisation
+from denoisezoo.evaluation.precision_recall import precision_recall
+
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
+
+
+class Evaluator:
+    """Compares sets of generated images with one reference set, whose own figures are computed once.
+
+    Args:
+        reference: Real images (M, C, H, W), uint8 or float in [-1, 1].
+        features: Name of a feature extractor, or one that was built with its own options.
+        training: The images that the model was trained on, for the memorisation figures.
+        held_out: Real images that it was not trained on, likewise.
+        seed: Of the random halves and of KID's subsets.
+        num_halves: Random splits of the reference over which the floor is averaged.
+        device: Where features and distances are computed; it must know float64.
+
+    Attributes:
+        floor: Mean Frechet distance between two random halves of the reference.
+    """
+
+    def __init__(
+        self,
+        reference: Tensor,
+        *,
+        features: str | Features = "pixels",
+        training: Tensor | None = None,
+        held_out: Tensor | None = None,
+        seed: int = 0,
+        num_halves: int = 4,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.features = (create_features(features) if isinstance(features, str) else features).to(device)
+        self.reference = pixels_of(reference, "reference")
+        self.training, self.held_out = (None if x is None else x.to(device) for x in (training, held_out))
+        self.seed = seed
+        self.real = self.features.extract(self.reference)
+        self.stats = gaussian_stats(self.real)
+        self.floor = halves_distance(self.real, num_halves, seed)
+
+    def evaluate(self, generated: Tensor) -> dict[str, float]:
+        """The figures of `evaluate_images`."""
+        pixels = pixels_of(generated, "generated")
+        self._check_shape(pixels)
+        fake = self.features.extract(pixels)
+        name = self.features.distance_name
+        distance = frechet_distance(gaussian_stats(fake), self.stats)
+        precision, recall = precision_recall(fake, self.real)
+        figures = {
+            name: distance,
+            f"{name}_halves": self.floor,
+            f"{name}_over_halves": distance / self.floor if self.floor > 0 else float("inf"),
+            "precision": precision,
+            "recall": recall,
+        }
+        if name == "fid":
+            figures["kid"] = kernel_distance(fake, self.real, self.seed)
+        if self.training is not None:
+            figures |= memorisation(pixels.to(self.training.device), self.training, self.held_out)
+        return figures
+
+    def _check_shape(self, pixels: Tensor) -> None:
+        if pixels.shape[1:] != self.reference.shape[1:]:
+            raise UserError(
+                f"generated images of shape {tuple(pixels.shape[1:])} and reference images of shape "
+                f"{tuple(self.reference.shape[1:])} cannot be compared",
+                "evaluate on the data that the model was trained on, at its resolution",
+            )
+
+
+def evaluate_images(
+    generated: Tensor,
+    reference: Tensor,
+    *,
+    features: str | Features = "pixels",
+    training: Tensor | None = None,
+    held_out: Tensor | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> dict[str, float]:
+    """Figures of generated images; see `Evaluator` for several sets against one reference.
+
+    Args:
+        generated: (N, C, H, W), uint8 or float in [-1, 1]; floats become pixels first, as a saved image would.
+        reference: Real images (M, C, H, W).
+        features: Feature extractor.
+        training: What the model was trained on, for the memorisation figures.
+        held_out: Real images that it was not trained on.
+        seed: Of the random halves and of KID's subsets.
+        device: Where features and distances are computed; it must know float64.
+
+    Returns:
+        With D = `fid` for Inception-v3 and `fd_<features>` otherwise: D, the Frechet distance; `D_halves`, the distance
+        between two random halves of the reference, which tells how much of D is due to finite data; `D_over_halves`,
+        the ratio; `precision`, `recall`; `kid` for Inception-v3; with `training` those of `memorisation`.
+
+    Raises:
+        UserError: Shapes differ, too few images, a generated image with NaN or infinity, or missing weights.
+    """
+    evaluator = Evaluator(reference, features=features, training=training, held_out=held_out, seed=seed, device=device)
+    return evaluator.evaluate(generated)
+
+
+def halves_distance(features: Tensor, num_halves: int = 4, seed: int = 0) -> float:
+    """Mean Frechet distance between two random halves of features (N, D): what finite data leave under any model."""
+    generator = torch.Generator().manual_seed(seed)
+    distances = []
+    for _ in range(num_halves):
+        order = torch.randperm(len(features), generator=generator)
+        first, second = order[: len(order) // 2], order[len(order) // 2 :]
+        distances.append(frechet_distance(gaussian_stats(features[first]), gaussian_stats(features[second])))
+    return sum(distances) / num_halves
+
+
+def kernel_distance(fake: Tensor, real: Tensor, seed: int = 0) -> float:
+    """Kernel distance (KID, Binkowski et al. 2018, arXiv 1801.01401): mean squared MMD over random subsets.
+
+    Args:
+        fake: Features (N, D).
+        real: Features (M, D).
+        seed: Of the subsets: 100 of 1,000 images, or of as many as there are.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    size = min(KID_SUBSET_SIZE, len(fake), len(real))
+    result = kid_features_to_metric(
+        fake.float(), real.float(), kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
+    )
+    return float(result[KEY_METRIC_KID_MEAN])
+
+
+def pixels_of(images: Tensor, what: str) -> Tensor:
+    """uint8 (N, C, H, W) of images, on the CPU.
+
+    Raises:
+        UserError: They are not a batch of images, or some hold NaN or infinity.
+    """
+    if images.dim() != 4 or not len(images):
+        raise UserError(f"the {what} images have shape {tuple(images.shape)}", "give (N, C, H, W) with N of at least 1")
+    if images.is_floating_point() and (bad := int((~images.isfinite()).flatten(1).any(1).sum())):
+        raise UserError(
+            f"{bad} of {len(images)} {what} images hold NaN or infinity",
+            "the model has diverged: evaluate an earlier checkpoint, or train with a lower learning rate",
+        )
+    return to_uint8(images).cpu()
