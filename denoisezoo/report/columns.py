@@ -31,7 +31,7 @@ class Column:
     @property
     def heading(self) -> str:
         """Label with its unit; a unit that scales (12.3 MiB) stands at the number instead."""
-        return f"{self.label} ({self.unit})" if self.unit and self.kind in ("plain", "count") else self.label
+        return f"{self.label} ({self.unit})" if self.unit and self.unit not in self.label else self.label
 
     @property
     def direction(self) -> str:

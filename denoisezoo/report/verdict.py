@@ -47,11 +47,14 @@ class _Saving:
     key: str
     question: str
     less: str
+    same: str
 
 
 _SAVINGS = (
-    _Saving("macs_per_image", "Fewest MACs within 10 % of it", "times fewer MACs per image"),
-    _Saving("latency_ms_per_image", "Fastest within 10 % of it", "times less time per image"),
+    _Saving("macs_per_image", "Fewest MACs within 10 % of it", "times fewer MACs per image", "the same MACs per image"),
+    _Saving(
+        "latency_ms_per_image", "Fastest within 10 % of it", "times less time per image", "the same time per image"
+    ),
 )
 
 
@@ -121,17 +124,19 @@ def _headline(judged: Sequence[Entry], tied: Sequence[Entry], quality: str) -> S
 
 def _saving(best: Entry, cheap: Entry, saving: _Saving = _SAVINGS[0]) -> str:
     ratio = (best.mean(saving.key) or 0.0) / (cheap.mean(saving.key) or math.nan)
-    return f"{ratio:.3g} {saving.less}" if ratio >= 1.005 else f"as many {column(saving.key).label}"
+    return f"{ratio:.3g} {saving.less}" if ratio >= 1.005 else saving.same
 
 
 def _value_sentence(best: Entry, comparison: Comparison) -> Sentence:
     stat, floor = best.stat(comparison.quality), floor_of(comparison)
     if stat is None:
         return []
+    label = column(comparison.quality).label
     seeds = f"mean ± standard deviation over {len(stat.values)} seeds" if len(stat.values) > 1 else "one seed"
-    value = f"{column(comparison.quality).label} {format_spread(stat.mean, stat.std)}"
-    over = f", {stat.mean / floor:.2f} times what two halves of the real images score ({format_value(floor)})"
-    return [Name(best.name), f" reaches {value} ({seeds}){over if floor else ''}."]
+    text = f" reaches {label} {format_spread(stat.mean, stat.std)} ({seeds})"
+    if floor:
+        text += f", {stat.mean / floor:.2f} times what two halves of the real images score ({format_value(floor)})"
+    return [Name(best.name), f"{text}."]
 
 
 def _near_sentences(judged: Sequence[Entry], quality: str) -> list[Sentence]:

@@ -1,0 +1,105 @@
+"""The tables: every denoiser with all its numbers, and which one to take for a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from denoisezoo.report.columns import Column, column, format_spread, format_value
+from denoisezoo.report.markup import Html, mark, table_box, tag
+from denoisezoo.report.records import Comparison
+from denoisezoo.report.summary import Entry, badness, floor_of, front_of, shown_keys
+from denoisezoo.report.theme import Style, styles
+
+BUDGETS = {
+    "macs_per_image": "Your budget of MACs per image",
+    "latency_ms_per_image": "Your budget of time per image",
+    "params": "Your budget of parameters",
+}
+
+
+def results_table(comparison: Comparison, found: Sequence[Entry]) -> Html:
+    """One row per denoiser, best first; a click on a heading sorts, and the best value of each column is marked."""
+    columns, looks = [column(key) for key in shown_keys(comparison)], styles(found)
+    heads = [_head("Denoiser"), _head("Family"), _head("Process"), _head("Seeds", number=True)]
+    heads += [_head(known.heading, number=True, direction=known.direction) for known in columns]
+    best = {known.key: _best(known, found) for known in columns}
+    rows = [_row(entry, looks[entry.name], columns, best) for entry in found]
+    table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="sortable")
+    return table_box(table, "All results")
+
+
+def choice_tables(comparison: Comparison, found: Sequence[Entry]) -> Html:
+    """For each cost: from which budget on which denoiser gives the best images."""
+    tables = [_choices(comparison, found, cost, heading) for cost, heading in BUDGETS.items()]
+    return tag("div", *(table for table in tables if table), class_="columns")
+
+
+def _choices(comparison: Comparison, found: Sequence[Entry], cost: str, heading: str) -> Html:
+    quality, known, looks = column(comparison.quality), column(cost), styles(found)
+    front = front_of(found, cost, comparison.quality)
+    if not front:
+        return Html("")
+    rows = []
+    for entry in front:
+        price = f"from {format_value(entry.mean(cost), known.kind)}{_unit(known)}"
+        name = tag("th", mark(looks[entry.name]), " ", entry.name, scope="row")
+        rows.append(tag("tr", tag("td", price), name, tag("td", _cell_text(entry, quality), class_="number")))
+    heads = [tag("th", text_, scope="col") for text_ in (heading, "Best images from")]
+    heads.append(tag("th", quality.label, scope="col", class_="number"))
+    return table_box(tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows)), heading)
+
+
+def _unit(known: Column) -> str:
+    return f" {known.unit}" if known.unit and known.unit not in known.label else ""
+
+
+def _head(label: str, number: bool = False, direction: str = "") -> Html:
+    arrow = {"lower is better": "↓", "higher is better": "↑"}.get(direction, "")
+    shown = tag("abbr", arrow, title=direction) if arrow else ""
+    button = tag("button", label, " ", shown, type="button")
+    return tag("th", button, scope="col", class_="number" if number else None, aria_sort="none")
+
+
+def _row(entry: Entry, style: Style, columns: Sequence[Column], best: dict[str, float | None]) -> Html:
+    first = entry.first
+    model = tag("small", first.denoiser) if first.denoiser != entry.name else ""
+    cells = [
+        tag("th", mark(style), " ", entry.name, model, scope="row", data_v=entry.name),
+        tag("td", first.family, data_v=first.family),
+        tag("td", first.process, data_v=first.process),
+        tag("td", len(entry.runs) or "failed", class_="number", data_v=len(entry.runs)),
+    ]
+    return tag("tr", *cells, *(_cell(entry, known, best[known.key]) for known in columns))
+
+
+def _cell(entry: Entry, known: Column, best: float | None) -> Html:
+    mean = entry.mean(known.key)
+    if mean is None:
+        return tag("td", "–", class_="number", data_v="")
+    is_best = best is not None and badness(entry, known.key) == best
+    star = tag("span", "★", title="best of its column", class_="star", role="img", aria_label="best") if is_best else ""
+    return tag(
+        "td", star, _cell_text(entry, known), class_="number best" if is_best else "number", data_v=f"{mean:.12g}"
+    )
+
+
+def _cell_text(entry: Entry, known: Column) -> str:
+    stat = entry.stat(known.key)
+    return format_spread(stat.mean, stat.std, known.kind) if stat else "–"
+
+
+def _best(known: Column, found: Sequence[Entry]) -> float | None:
+    """The best signed value of a column, where there is a better direction and a difference to show."""
+    values = {badness(entry, known.key) for entry in found if entry.mean(known.key) is not None}
+    return min(values) if known.better and len(values) > 1 else None
+
+
+def floor_note(comparison: Comparison) -> str:
+    """A sentence on the floor; empty where it was not measured."""
+    floor, label = floor_of(comparison), column(comparison.quality).label
+    if floor is None:
+        return ""
+    return (
+        f"The floor of {label} is {format_value(floor)}: what two halves of the real images score against each other. "
+        "No denoiser is expected to do much better."
+    )
