@@ -1,0 +1,137 @@
+"""The console program `denoisezoo`. It imports a command only when that is asked for, so `--help` does not wait."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from denoisezoo import __version__
+from denoisezoo.errors import UserError, unknown
+
+COMMANDS = {
+    "list": ("denoisezoo.commands.list", "the zoo: name, family, input, params, MACs, efforts, paper"),
+    "info": ("denoisezoo.commands.info", "one entry: variants, arguments with defaults, paper, costs per effort"),
+    "train": ("denoisezoo.commands.train", "train a recipe; the same command again resumes"),
+    "sample": ("denoisezoo.commands.sample", "images and a grid from a run folder or checkpoint"),
+    "evaluate": ("denoisezoo.commands.evaluate", "metrics of a run, each with its card"),
+    "profile": ("denoisezoo.commands.profile", "params, MACs, latency, memory; with a sampler, the whole trajectory"),
+    "compare": ("denoisezoo.commands.compare", "train, sample, evaluate and price variants on equal terms; one report"),
+    "doctor": ("denoisezoo.commands.doctor", "what this machine and installation can do, and what is missing"),
+}
+"""Name -> (module, one-line help). A module has `add_arguments(parser)` and `run(args) -> status`, or, to parse its
+own arguments, `run_raw(argv) -> status`."""
+
+DESCRIPTION = "A zoo of efficient denoisers for diffusion models, compared on equal terms."
+OPTIONS = {
+    "-h, --help": "show this help; `denoisezoo COMMAND --help` shows that of a command",
+    "--version": "show the version",
+    "--debug": "show the traceback of an error",
+}
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 2, 130, 141
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports mistakes as `UserError` and names the nearest valid option or choice."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, refusing an unknown option by name."""
+        known, extra = self.parse_known_args(args, namespace)
+        if not extra:
+            return known
+        first = extra[0].partition("=")[0]
+        if first.startswith("-"):
+            raise unknown("option", first, self._option_string_actions, f"{self.prog} --help")
+        raise UserError(f"unexpected argument {first!r}", f"see {self.prog} --help")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        raise UserError(message.removeprefix("argument "), f"see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            raise unknown(f"{name}", value, map(str, action.choices))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status: 0 success, 2 a mistake of the user, 1 any other error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        status = dispatch([word for word in words if word != "--debug"])
+        sys.stdout.flush()  # a reader that has gone shows here, not at the interpreter's exit
+        return status
+    except SystemExit as error:  # argparse after --help or --version
+        return error.code if isinstance(error.code, int) else EXIT_ERROR if error.code else 0
+    except BrokenPipeError:
+        silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        return fail("interrupted", EXIT_INTERRUPTED, debug)
+    except UserError as error:
+        return fail(str(error), EXIT_USAGE, debug)
+    except OSError as error:
+        place = f" {error.filename}" if error.filename is not None else ""
+        return fail(f"{error.strerror or error}:{place}; check that path and its permissions", EXIT_USAGE, debug)
+    except Exception as error:
+        what = f"unexpected {type(error).__name__}: {error}".rstrip(": ")
+        return fail(f"{what}; run again with --debug to see where, and report it", EXIT_ERROR, debug)
+
+
+def dispatch(words: list[str]) -> int:
+    """Run the command that the words name."""
+    if not words or words[0] in {"-h", "--help"}:
+        print(overview())
+        return 0
+    name, *rest = words
+    if name == "--version":
+        print(f"denoisezoo {__version__}")
+        return 0
+    if name.startswith("-"):
+        raise unknown("option", name, ["--help", "--version", "--debug"], "denoisezoo --help")
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS, "denoisezoo --help")
+    module = importlib.import_module(COMMANDS[name][0])
+    if hasattr(module, "run_raw"):
+        return int(module.run_raw(rest))
+    parser = Parser(prog=f"denoisezoo {name}", description=(module.__doc__ or "").strip())
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(rest)))
+
+
+def overview() -> str:
+    """The text of `denoisezoo --help`."""
+    width = max(map(len, [*COMMANDS, *OPTIONS])) + 2
+    commands = [f"  {name:{width}}{text}" for name, (_, text) in COMMANDS.items()]
+    options = [f"  {name:{width}}{text}" for name, text in OPTIONS.items()]
+    usage = "usage: denoisezoo [--debug] COMMAND [ARGUMENT ...]"
+    return "\n".join([usage, "", DESCRIPTION, "", "commands:", *commands, "", "options:", *options])
+
+
+def fail(message: str, status: int, debug: bool) -> int:
+    """Print the one line of an error, after its traceback if that was asked for, and return the exit status."""
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(BrokenPipeError):
+        print("error:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def silence_stdout() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not complain of the broken pipe at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
