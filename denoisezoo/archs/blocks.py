@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Resample = Callable[[Tensor], Tensor]
+"""Halves or doubles height and width and keeps the channels."""
+
 Init = Callable[[Tensor, Tensor | None, float], None]
 """Initialises (weight, bias, gain) in place; gain 0 asks for the (near-)zero start of a residual branch."""
 
@@ -186,7 +189,7 @@ class ResidualBlock(Stage):
         in_channels: int,
         out_channels: int,
         *,
-        resample: Callable[[Tensor], Tensor] | None = None,
+        resample: Resample | None = None,
         attention: bool = False,
         takes_skip: bool = False,
     ) -> None:

@@ -1,0 +1,144 @@
+"""ADM: "Diffusion Models Beat GANs on Image Synthesis", Dhariwal and Nichol 2021, arXiv 2105.05233.
+
+Residual blocks that also do the resampling (average pooling and nearest neighbour), class and noise embeddings that
+scale and shift after the norm, attention at 32x32, 16x16 and 8x8 with 64 channels per head, zero-initialised branches,
+and a learned variance: the second half of the output channels. Layer for layer the network of the paper's own code; the
+softmax runs in the fused attention kernel. What differs: narrow variants have fewer than 32 norm groups; augmentation
+labels and the conditioning image are as in the other U-Nets here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from denoisezoo.archs.blocks import (
+    BlockStyle,
+    Resample,
+    ResidualBlock,
+    ScaleShift,
+    Stage,
+    average_pool,
+    kaiming,
+    linear,
+    nearest,
+)
+from denoisezoo.archs.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.archs.registry import Cost, Family
+from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
+from denoisezoo.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ADMConfig(UNetConfig):
+    """Sizes of an ADM.
+
+    Attributes:
+        head_channels: Channels of one attention head.
+    """
+
+    out_channels: int = 6
+    attention: tuple[int, ...] = (32, 16, 8)
+    head_channels: int = 64
+
+    @property
+    def stem_width(self) -> int:
+        """Channels that the first convolution puts out."""
+        return self.widths[0]
+
+    def validate(self) -> None:
+        """See `BackboneConfig.validate`."""
+        super().validate()
+        attending = {width for level, width in enumerate(self.widths) if self.attends(level)} | {self.widths[-1]}
+        uneven = sorted(width for width in attending if self.head_channels < 1 or width % self.head_channels)
+        if uneven:
+            raise UserError(f"head_channels {self.head_channels} does not divide a width of {uneven[0]}", "change it")
+
+
+class ADM(UNet):
+    """The network; c_noise is the step index t in 0 ... 999."""
+
+    def __init__(self, config: ADMConfig) -> None:
+        width = 4 * config.channels
+        late = Extras(
+            ClassTable(config.num_classes, width) if config.num_classes else None,
+            linear(config.augment_dim, width, kaiming, gain=0.0, bias=False) if config.augment_dim else None,
+        )
+        features = Sinusoidal(config.channels, endpoint=False, waves=(torch.cos, torch.sin))
+        embedding = NoiseEmbedding(features, config.channels, width, kaiming, late=late)
+        style = BlockStyle(ScaleShift(), kaiming, eps=1e-5, dropout=config.dropout, head_channels=config.head_channels)
+
+        def block(resample: Resample, channels: int) -> Stage:
+            return ResidualBlock(style, channels, channels, resample=resample)
+
+        super().__init__(config, UNetDesign(style, partial(block, average_pool), partial(block, nearest)), embedding)
+
+
+FAMILY = Family("adm", ADM, "Diffusion Models Beat GANs on Image Synthesis", "Dhariwal, Nichol", 2021, "2105.05233")
+
+FAMILY.variant(
+    "adm_imagenet64",
+    ADMConfig(resolution=64, channels=192, multipliers=(1, 2, 3, 4), blocks=3, dropout=0.1, num_classes=1000),
+    Cost(295_904_454, 109_678_018_560),
+    tags=("reference",),
+)
+FAMILY.variant(
+    "adm_imagenet256",
+    ADMConfig(resolution=256, channels=256, multipliers=(1, 1, 2, 2, 4, 4), num_classes=1000),
+    Cost(553_838_086, 1_119_832_768_512),
+    tags=("reference",),
+)
+FAMILY.variant(
+    "adm_imagenet512",
+    ADMConfig(resolution=512, channels=256, multipliers=(0.5, 1, 1, 2, 2, 4, 4), num_classes=1000),
+    Cost(558_997_638, 1_982_334_763_008),
+    tags=("reference",),
+)
+FAMILY.variant(
+    "adm_small32",
+    ADMConfig(
+        resolution=32,
+        out_channels=3,
+        channels=16,
+        multipliers=(1, 2, 4, 8),
+        blocks=1,
+        attention=(8,),
+        head_channels=32,
+    ),
+    Cost(2_890_291, 156_967_936),
+    tags=("small",),
+)
+FAMILY.variant(
+    "adm_digits",
+    ADMConfig(
+        in_channels=1,
+        out_channels=1,
+        resolution=16,
+        channels=16,
+        multipliers=(1, 2, 4),
+        blocks=1,
+        attention=(4,),
+        head_channels=32,
+    ),
+    Cost(793_969, 28_795_904),
+    tags=("small",),
+)
+FAMILY.variant(
+    "adm_tiny",
+    ADMConfig(
+        resolution=8,
+        channels=8,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(4,),
+        head_channels=8,
+        dropout=0.1,
+        num_classes=3,
+        cond_channels=1,
+        augment_dim=2,
+    ),
+    Cost(53_726, 1_241_408),
+    tags=("tiny",),
+)
