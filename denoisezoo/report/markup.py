@@ -1,4 +1,4 @@
-"""Small pieces of HTML. Text enters a page through `tag` and `text` only, which escape it; `Html` is text that is safe."""
+"""Small pieces of HTML. Text enters a page through functions that escape it; `Html` is text that is safe already."""
 
 from __future__ import annotations
 
