@@ -121,8 +121,10 @@ class ImageData(LightningDataModule):
         self._splits = splits
 
     def split(self, name: str) -> Split:
-        """The split "train" or "test", read when it is first asked for."""
-        self.setup()
+        """The split "train" or "test", fetched and read when it is first asked for."""
+        if self._splits is None:
+            self.prepare_data()
+            self.setup()
         assert self._splits is not None
         return self._splits[name]
 
