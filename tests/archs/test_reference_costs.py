@@ -1,0 +1,47 @@
+"""Parameters and multiply-adds against those measured on the authors' own code."""
+
+import pytest
+import torch
+
+from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.profiling.counting import count
+
+SONG = {"multipliers": (1, 2, 2, 2), "augment_dim": 0}
+SIX_TO_THREE = 9 * 192 * 3  # weights of the last convolution that three output channels do without
+
+# name, overrides, parameters, multiply-adds, those of attention, multiply-adds that we save at the same numbers:
+# the authors' box filter is a depthwise convolution, ours is pooling and repetition.
+REFERENCE = [
+    ("ddpm_cifar10", {}, 35_746_307, 6_221_856_768, 167_903_232, 0),
+    ("ddpm_256", {}, 113_673_219, 248_513_757_184, 339_738_624, 0),
+    ("ddpmpp_cifar10", {}, 55_733_891, 21_191_525_504, 169_869_312, 1_310_720),
+    ("ddpmpp_cifar10", {"num_classes": 10}, 55_735_299, 21_191_526_784, 169_869_312, 1_310_720),
+    ("ddpmpp_cifar10", SONG, 61_804_419, 10_847_649_792, 167_903_232, 1_114_112),
+    ("ncsnpp_cifar10", SONG, 62_758_787, 11_010_438_656, 167_903_232, 0),
+    ("ncsnpp_64", {}, 62_761_091, 42_429_824_768, 169_869_312, 0),
+    ("adm_imagenet64", {}, 295_904_454, 109_678_018_560, 6_215_958_528, 0),
+    ("adm_imagenet64", {"out_channels": 3}, 295_899_267, 109_678_018_560 - SIX_TO_THREE * 4096, 6_215_958_528, 0),
+    ("adm_imagenet256", {}, 553_838_086, 1_119_832_768_512, 6_090_129_408, 0),
+    ("adm_imagenet256", {"num_classes": 0}, 552_814_086, 1_119_832_768_512, 6_090_129_408, 0),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "params", "macs", "attention", "saved"), REFERENCE)
+def test_reference_costs(name, overrides, params, macs, attention, saved):
+    with torch.device("meta"):
+        net = create_denoiser(name, **overrides).eval()
+        spec = net.spec
+        x, c_noise = torch.empty(1, spec.in_channels, spec.resolution, spec.resolution), torch.empty(1)
+        label = torch.zeros(1, dtype=torch.int64) if spec.num_classes else None
+        augment = torch.empty(1, spec.augment_dim) if spec.augment_dim else None
+        counts = count(lambda: net(x, c_noise, label=label, augment=augment))
+    assert sum(p.numel() for p in net.parameters()) == params
+    assert counts.macs == macs - saved
+    assert counts.macs_attention == attention
+    assert saved < 0.001 * macs
+
+
+def test_registered_costs_are_those_of_the_references():
+    for name, overrides, params, macs, _, saved in REFERENCE:
+        if not overrides:
+            assert (get_variant(name).costs[-1].params, get_variant(name).costs[-1].macs) == (params, macs - saved)
