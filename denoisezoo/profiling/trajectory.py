@@ -1,0 +1,240 @@
+"""The price of an image: the real sampler runs once, and every denoiser call becomes a row.
+
+Second calls of Heun, stochastic steps, ODE blocks and plans come out right because they are observed, not assumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denoisezoo.archs import Backbone, Effort
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Prediction, Sampler
+from denoisezoo.diffusion.samplers.base import EffortPlan
+from denoisezoo.errors import UserError
+from denoisezoo.profiling.counting import counting
+from denoisezoo.profiling.latency import timer
+from denoisezoo.profiling.state import undisturbed
+
+
+@dataclass(frozen=True)
+class Call:
+    """One denoiser call.
+
+    Attributes:
+        call: Its index, from 0.
+        t: Time on the process's axis.
+        sigma: Noise relative to the image, exp(-log_snr / 2); infinite where no signal is left.
+        effort: How much of the network ran.
+        macs: Multiply-adds per image.
+        inner_nfe: Evaluations of ODE vector fields inside the network; 1 for a network without any.
+        latency_ms: Time of the call for the whole batch; None if it was only counted.
+    """
+
+    call: int
+    t: float
+    sigma: float
+    effort: Effort
+    macs: int
+    inner_nfe: int
+    latency_ms: float | None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """All calls of one sampling run, in order.
+
+    Attributes:
+        calls: One entry for each denoiser call.
+        uncounted: Heavy operators without a formula, with their calls; if any, MACs are lower bounds.
+    """
+
+    calls: tuple[Call, ...]
+    uncounted: dict[str, int]
+
+    @property
+    def nfe(self) -> int:
+        """Denoiser calls."""
+        return len(self.calls)
+
+    @property
+    def inner_nfe(self) -> int:
+        """Evaluations of vector fields over all calls."""
+        return sum(call.inner_nfe for call in self.calls)
+
+    @property
+    def macs_per_image(self) -> int:
+        """Multiply-adds of all calls, per image."""
+        return sum(call.macs for call in self.calls)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON fields `nfe, inner_nfe, macs_per_image, trajectory`."""
+        return {
+            "nfe": self.nfe,
+            "inner_nfe": self.inner_nfe,
+            "macs_per_image": self.macs_per_image,
+            "trajectory": [asdict(call) for call in self.calls],
+        }
+
+
+@dataclass(frozen=True)
+class ConstantPlan:
+    """The same effort at every noise level."""
+
+    value: Effort
+
+    def effort(self, log_snr: float) -> Effort:
+        """The effort, whatever the noise level."""
+        return self.value
+
+
+def trace(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    u_T: Tensor,
+    *,
+    steps: int,
+    plan: EffortPlan | None = None,
+    label: Tensor | None = None,
+    cond: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    timed: bool = True,
+) -> Trajectory:
+    """Sample once and price every call.
+
+    Args:
+        denoiser: Its training flags, random states and hooks are as before afterwards.
+        sampler: The sampler that walks.
+        u_T: Initial state (B, C, H, W), on the denoiser's device; on the CPU for `counting_copy`.
+        steps: Solver steps.
+        plan: Effort at each noise level; None is the full network.
+        label: Class labels (B,).
+        cond: Conditioning image (B, Cc, H, W).
+        generator: Source of a stochastic sampler's noise.
+        timed: Time each call too. The timed call is run apart from the counted one, which counting slows down.
+
+    Raises:
+        UserError: The sampler refuses, or the MACs of a call are no whole number per image.
+    """
+    observed = _Observed(denoiser, timed)
+    with undisturbed(denoiser, u_T.device), _counted_fields(denoiser, observed):
+        sampler(observed, u_T, steps=steps, plan=plan, label=label, cond=cond, generator=generator)
+    return Trajectory(tuple(observed.calls), dict(observed.uncounted))
+
+
+class _Observed(Denoiser):
+    """A denoiser that writes down its calls."""
+
+    def __init__(self, denoiser: Denoiser, timed: bool) -> None:
+        super().__init__()
+        self.denoiser, self.timed = denoiser, timed
+        self.process, self.efforts = denoiser.process, denoiser.efforts
+        self.calls: list[Call] = []
+        self.uncounted: Counter[str] = Counter()
+        self.fields: int | None = None
+        """Vector field evaluations up to now; None for a network without fields."""
+
+    def forward(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Prediction:
+        """Count the call, then time it, and return its prediction."""
+        inputs = {"label": label, "cond": cond, "augment": augment, "effort": effort}
+        fields = self.fields
+        with counting(self.denoiser) as tally:
+            prediction: Prediction = self.denoiser(u_t, t, **inputs)
+        inner = 1 if self.fields is None or fields is None else self.fields - fields
+        counts = tally.counts().per_image(u_t.shape[0])
+        self.uncounted.update(counts.uncounted)
+        latency = self._latency(u_t, t, inputs) if self.timed else None
+        sigma = _sigma(self.denoiser, t[:1])
+        used = self.efforts[-1] if effort is None else effort
+        self.calls.append(Call(len(self.calls), float(t[0]), sigma, used, counts.macs, inner, latency))
+        return prediction
+
+    def _latency(self, u_t: Tensor, t: Tensor, inputs: dict[str, Any]) -> float:
+        def call() -> Prediction:
+            prediction: Prediction = self.denoiser(u_t, t, **inputs)
+            return prediction
+
+        timed = timer(u_t.device)
+        if not self.calls:
+            timed(call)  # warm-up: choice of kernels, first allocations
+        return timed(call)
+
+
+def _sigma(denoiser: Denoiser, t: Tensor) -> float:
+    """Noise relative to the image at time t (1,), without overflow where no signal is left."""
+    half = -float(denoiser.process.log_snr(t)) / 2
+    return math.exp(half) if half < 700 else math.inf
+
+
+@contextlib.contextmanager
+def _counted_fields(module: nn.Module, observed: _Observed) -> Iterator[None]:
+    """Count evaluations of the vector fields in `module` by hooks, removed at the end."""
+    fields = [part for part in module.modules() if getattr(type(part), "is_vector_field", False)]
+    if not fields:
+        yield
+        return
+    observed.fields = 0
+
+    def evaluated(*_: Any) -> None:
+        observed.fields = (observed.fields or 0) + 1
+
+    hooks = [part.register_forward_hook(evaluated) for part in fields]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _OnMeta(nn.Module):
+    """A backbone on the meta device between tensors on the CPU: its output is zeros of the right shape."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.efforts, self.spec = backbone.efforts, backbone.spec
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Evaluate shapes only."""
+        args = tuple(_to_meta(value) for value in args)
+        out = self.backbone(*args, **{key: _to_meta(value) for key, value in kwargs.items()})
+        return torch.zeros(out.shape, dtype=out.dtype)
+
+
+def _to_meta(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def counting_copy(denoiser: Denoiser) -> Denoiser:
+    """A copy that answers zero, at once, and costs what `denoiser` does, to be walked on the CPU.
+
+    The sampler's own arithmetic, which may depend on the time, stays real; the backbone runs on the meta device.
+    Only walks whose length does not depend on the images are priced right.
+
+    Raises:
+        UserError: The denoiser has no backbone to move.
+    """
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise UserError(f"{type(denoiser).__name__} has no backbone to count", "price it by running it")
+    backbone = denoiser.backbone
+    if any(parameter.device.type != "meta" for parameter in backbone.parameters()):
+        backbone = copy.deepcopy(backbone).to("meta")
+    stand_in: Any = _OnMeta(backbone)
+    return NetworkDenoiser(stand_in, denoiser.process, denoiser.preconditioning)
