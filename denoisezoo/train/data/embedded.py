@@ -90,8 +90,8 @@ class Photos(ImageData):
         horizontal_flip: Mirror each training image with probability one half.
         labels: Give class labels (which photograph) with the batches.
         seed: Seed of the order and of the flips.
-        zoom: A crop is `zoom` times `resolution` wide and averaged down, which shows more of the scene; at most
-            128 pixels wide.
+        zoom: A crop is `zoom` times `resolution` wide, at most 128 pixels, and averaged down. None is the largest zoom,
+            which shows most of the scene; 1 keeps the photographs' own pixels, and many crops are plain sky then.
         num_train: Training crops.
         num_test: Held-out crops.
         crop_seed: Seed of the places of the crops.
@@ -108,7 +108,7 @@ class Photos(ImageData):
         horizontal_flip: bool = True,
         labels: bool = False,
         seed: int = 0,
-        zoom: int = 1,
+        zoom: int | None = None,
         num_train: int = 4096,
         num_test: int = 512,
         crop_seed: int = 0,
@@ -116,6 +116,7 @@ class Photos(ImageData):
         super().__init__(
             resolution=resolution, batch_size=batch_size, horizontal_flip=horizontal_flip, labels=labels, seed=seed
         )
+        zoom = max(1, TEST_COLUMNS // resolution) if zoom is None else zoom
         require_positive("zoom", zoom)
         require_positive("num_train", num_train)
         require_not_negative("num_test", num_test)

@@ -150,8 +150,13 @@ class Decoder:
         return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
 
     def _fit(self, image: Image.Image) -> Image.Image:
-        size = (self.resolution, self.resolution)
-        return image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+        if image.size == (self.resolution, self.resolution):
+            return image
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        # Cut first: the filter of ImageOps.fit reaches over the edge of its box.
+        square = image.crop((left, top, left + side, top + side))
+        return square.resize((self.resolution, self.resolution), Image.Resampling.LANCZOS)
 
     def _open(self, name: str) -> Image.Image:
         try:
