@@ -44,10 +44,10 @@ def linear_axis(title: str, values: Iterable[float | None], zero: bool = True) -
     return _axis(title) | {"type": "linear", "range": [bottom, high + pad], "nticks": 6}
 
 
-def value_axis(title: str, values: Iterable[float | None], kind: Kind = "plain") -> dict[str, Any]:
-    """A log axis where the values span a lot, else a linear one from zero."""
+def value_axis(title: str, values: Iterable[float | None], kind: Kind = "plain", zero: bool = True) -> dict[str, Any]:
+    """A log axis where the values span a lot, else a linear one, from zero if asked."""
     values = list(values)
-    return log_axis(title, values, kind) if prefers_log(values) else linear_axis(title, values)
+    return log_axis(title, values, kind) if prefers_log(values) else linear_axis(title, values, zero)
 
 
 def _axis(title: str) -> dict[str, Any]:

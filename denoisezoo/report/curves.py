@@ -13,7 +13,7 @@ from denoisezoo.report.records import RunRecord
 from denoisezoo.report.summary import Entry
 from denoisezoo.report.theme import Style, styles
 
-POINTS = 120  # of a smoothed curve: more than a page can show, few enough to keep it small
+POINTS = 50  # of a smoothed curve: few enough to average the noise of single batches away
 
 Rows = list[tuple[float, float]]
 
@@ -115,14 +115,16 @@ def training_speed(found: Sequence[Entry]) -> Figure | None:
         "y": [plotly_text(entry.name) for entry in drawn],
         "x": [stat.mean for stat in stats if stat],
         "text": [format_spread(stat.mean, stat.std, known.kind) for stat in stats if stat],
-        "textposition": "auto",
+        "textposition": "outside",
+        "cliponaxis": False,
         "marker": {"color": [looks[entry.name].colour for entry in drawn]},
         "hoverinfo": "y+text",
         "showlegend": False,
     }
     axis = linear_axis(f"{known.heading}, {known.direction}", bars["x"])
+    axis["range"][1] *= 1.1  # room for the numbers at the ends
     names = {"type": "category", "automargin": True, "ticks": "", "fixedrange": True}
-    layout = base_layout(axis, names) | {"bargap": 0.35, "showlegend": False}
+    layout = base_layout(axis, names) | {"bargap": 0.35, "showlegend": False, "meta": {"bars": len(drawn)}}
     return Figure("speed", "Training speed", "Images per second during training, mean over seeds.", [bars], layout)
 
 

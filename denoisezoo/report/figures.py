@@ -18,6 +18,7 @@ from denoisezoo.report.summary import Entry, floor_of, front_of, shown_keys, val
 from denoisezoo.report.theme import INK, MUTED, SURFACE, Style, styles
 
 Trace = dict[str, Any]
+COSTS = {"macs_per_image": "MACs per image", "latency_ms_per_image": "latency per image", "params": "parameters"}
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class Figure:
 
 def pareto_figures(comparison: Comparison, found: Sequence[Entry]) -> list[Figure]:
     """Quality against MACs per image, latency per image and parameters, each where it was measured."""
-    costs = ("macs_per_image", "latency_ms_per_image", "params")
-    figures = (pareto(comparison, found, cost) for cost in costs)
+    figures = (pareto(comparison, found, cost) for cost in COSTS)
     return [figure for figure in figures if figure is not None]
 
 
@@ -46,18 +46,27 @@ def pareto(comparison: Comparison, found: Sequence[Entry], cost: str) -> Figure 
         return None
     priced, judged = column(cost), column(quality)
     x_axis = log_axis(priced.heading, _reach(drawn, cost), priced.kind)
-    y_axis = value_axis(f"{judged.label} ({judged.direction or 'no direction'})", _heights(drawn, comparison))
+    y_axis = value_axis(
+        f"{judged.label} ({judged.direction or 'no direction'})", _heights(drawn, comparison), zero=False
+    )
     families = sorted({entry.family for entry in drawn})
     groups = [[entry for entry in drawn if entry.family == family] for family in families]
+    front = front_of(drawn, cost, quality)
     data = [
         *_floor(floor_of(comparison), x_axis),
-        _front(front_of(drawn, cost, quality), cost, quality, x_axis, y_axis),
+        _front(front, cost, quality, x_axis, y_axis),
         *(_seed_dots(group, cost, quality, looks[group[0].name]) for group in groups),
         *(_means(group, cost, comparison, looks[group[0].name]) for group in groups),
     ]
-    labels = [_label(entry, cost, quality, looks[entry.name]) for entry in drawn]
+    labels = [_label(entry, cost, quality, looks[entry.name]) for entry in sorted(drawn, key=lambda e: e not in front)]
     layout = base_layout(x_axis, y_axis) | {"meta": {"labels": labels}}
-    return Figure(f"pareto-{cost}", f"Quality against {priced.label}", "", data, layout)
+    return Figure(
+        f"pareto-{cost}",
+        f"Quality against {COSTS[cost]}",
+        "",
+        data,
+        layout,
+    )
 
 
 def base_layout(x_axis: dict[str, Any], y_axis: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +155,7 @@ def _means(group: Sequence[Entry], cost: str, comparison: Comparison, style: Sty
         [entry.mean(cost) for entry in group],
         [entry.mean(comparison.quality) for entry in group],
         mode="markers",
-        marker={"symbol": style.shape, "color": style.colour, "size": 13, "opacity": 1, "line": outline},
+        marker={"symbol": style.shape, "color": style.colour, "size": 12, "opacity": 1, "line": outline},
         error_x=_error_bar(group, cost, style),
         error_y=_error_bar(group, comparison.quality, style),
         hoverinfo="text",
@@ -172,7 +181,7 @@ def _floor(floor: float | None, x_axis: dict[str, Any]) -> list[Trace]:
         return []
     edges = [10.0**edge for edge in x_axis["range"]]
     line = {"color": INK, "width": 1.2, "dash": "dash"}
-    name = f"floor: two halves of the real images, {format_value(floor)}"
+    name = f"floor {format_value(floor)}"
     return [_trace(name, edges, [floor, floor], mode="lines", line=line, hoverinfo="name")]
 
 

@@ -49,7 +49,7 @@ def render(comparison: Comparison, folder: str | os.PathLike[str] = ".") -> str:
     return Template(_resource("template.html")).substitute(
         title=text(comparison.title),
         facts=text(_summary_line(page)),
-        navigation=join(tag("a", heading, href=f"#{anchor}") for anchor, heading, _ in sections),
+        navigation=join(tag("a", anchor.capitalize(), href=f"#{anchor}") for anchor, _, _ in sections),
         body=join(body),
         style=_resource("style.css"),
         script=_resource("script.js"),

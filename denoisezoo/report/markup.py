@@ -68,6 +68,11 @@ def mark(style: Style) -> Html:
     return tag("svg", path, class_="mark", viewBox="0 0 12 12", style=f"fill:{style.colour}", aria_hidden="true")
 
 
+def named(style: Style, name: str) -> Html:
+    """A denoiser's name behind its family's shape."""
+    return tag("span", mark(style), tag("strong", name), class_="named")
+
+
 def table_box(table: Html, label: str) -> Html:
     """A table in a box of its own that scrolls sideways, also by keyboard."""
     return tag("div", table, class_="box", role="region", tabindex=0, aria_label=label)
@@ -90,9 +95,7 @@ class Png:
     def image(self, alt: str) -> Html:
         """The picture, within the page itself."""
         source = "data:image/png;base64," + base64.b64encode(self.data).decode("ascii")
-        return Html(
-            f'<img src="{source}" alt="{escape(alt)}" width="{self.width}" height="{self.height}" loading="lazy">'
-        )
+        return Html(f'<img src="{source}" alt="{escape(alt)}" width="{self.width}" height="{self.height}">')
 
 
 def read_png(path: Path) -> Png | None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from denoisezoo.report.columns import column, format_value
 from denoisezoo.report.curves import training_figures
 from denoisezoo.report.figures import Figure, pareto_figures
-from denoisezoo.report.markup import Html, Png, join, mark, read_png, tag
+from denoisezoo.report.markup import Html, Png, join, named, read_png, tag
 from denoisezoo.report.records import Comparison, RunRecord, locate
 from denoisezoo.report.summary import Entry, entries, value_of
 from denoisezoo.report.theme import Style, styles
+
+CROWD = 6  # with more denoisers than this, a figure takes the whole width
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,11 @@ class Page:
         return tag("figure", tag("h3", figure.title), place, caption, class_=f"card {size}".strip())
 
     def plots(self, *keys: str) -> Html:
-        """Several figures beside each other; empty when there is none."""
-        drawn = [self.plot(key) for key in keys]
-        return tag("div", *drawn, class_="columns") if any(drawn) else Html("")
+        """Several figures beside each other, below each other where many denoisers need room; empty without any."""
+        drawn = [plot for key in keys if (plot := self.plot(key))]
+        if len(self.found) > CROWD:
+            return join(drawn)
+        return tag("div", *drawn, class_="columns") if drawn else Html("")
 
     def image(self, path: str | Path | None) -> Png | None:
         """The PNG of a record, if there is one that can be read."""
@@ -66,12 +70,12 @@ class Page:
         for entry in self.found:
             pictures = ((run, self.image(getattr(run, what))) for run in entry.runs)
             run, png = next(((run, png) for run, png in pictures if png), (entry.first, None))
-            head = (mark(self.styles[entry.name]), " ", tag("strong", entry.name))
+            head = named(self.styles[entry.name], entry.name)
             if png is None:
-                cards.append(tag("figure", tag("figcaption", *head, " has none"), class_="card"))
+                cards.append(tag("figure", tag("figcaption", head, tag("span", "none stored")), class_="card"))
                 continue
             shown.append(png)
-            caption = tag("figcaption", *head, tag("span", self._said_of(run)))
+            caption = tag("figcaption", head, tag("span", self._said_of(run)))
             cards.append(tag("figure", png.image(f"{what} of {entry.name}"), caption, class_="card"))
         return cards, shown
 

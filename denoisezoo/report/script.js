@@ -69,8 +69,8 @@
       }
       points.slice(1).forEach((p, i) => {
         const q = points[i];  // steps run across first, then down or up
-        add({ left: Math.min(p.x, q.x), right: Math.max(p.x, q.x), top: q.y - 2, bottom: q.y + 2 }, 3);
-        add({ left: p.x - 2, right: p.x + 2, top: Math.min(p.y, q.y), bottom: Math.max(p.y, q.y) }, 3);
+        add({ left: Math.min(p.x, q.x), right: Math.max(p.x, q.x), top: q.y - 2, bottom: q.y + 2 }, 1);
+        add({ left: p.x - 2, right: p.x + 2, top: Math.min(p.y, q.y), bottom: Math.max(p.y, q.y) }, 1);
       });
     });
     return boxes;
@@ -78,34 +78,38 @@
 
   const directions = [[1, 0], [1, -1], [1, 1], [0, -1], [0, 1], [-1, -1], [-1, 1], [-1, 0]];
   const candidates = (point, width, height) =>
-    [10, 20, 34, 52, 74].flatMap((gap, step) =>
+    [10, 20, 32].flatMap((gap, step) =>
       directions.map(([dx, dy], turn) => {
         const reach = dx && dy ? gap * 0.75 : gap;
         const shift = { x: dx * (reach + width / 2), y: dy * (reach + height / 2) };
-        return { ...shift, box: boxAt(point.x + shift.x, point.y + shift.y, width, height), cost: step * 12 + turn, far: step > 0 };
+        return { ...shift, box: boxAt(point.x + shift.x, point.y + shift.y, width, height), cost: step * 40 + turn, far: step > 0 };
       }));
 
-  const outside = (box, map) =>
-    (Math.max(0, -box.left) + Math.max(0, box.right - map.width)) * 100 +
-    (Math.max(0, -box.top) + Math.max(0, box.bottom - map.height)) * 100;
+  const inside = (box, map) => box.left >= 0 && box.right <= map.width && box.top >= 0 && box.bottom <= map.height;
 
-  // Greedy: each label takes the candidate place that collides least; a place further away gets a thin leader.
+  // Greedy: each label takes the candidate place that collides least; a place further away gets a thin leader. A label
+  // that would cover others everywhere is left out: hovering still tells the name. Those on the front come first.
   const pointLabels = (gd, labels, size) => {
     const map = mapper(gd);
     const taken = obstacles(gd, map);
-    return labels.map((label) => {
+    return labels.flatMap((label) => {
       const point = map.at(label.x, label.y);
       const [width, height] = [widthOf(label.text, size) + 6, size * 1.35];
-      const costOf = (c) => c.cost + outside(c.box, map) + taken.reduce((sum, t) => sum + t.weight * overlap(c.box, t.box), 0);
-      const best = candidates(point, width, height).reduce((a, b) => (costOf(b) < costOf(a) ? b : a));
+      const covered = (c) => taken.reduce((sum, t) => sum + t.weight * overlap(c.box, t.box), 0);
+      const places = candidates(point, width, height)
+        .filter((c) => inside(c.box, map))
+        .map((c) => ({ ...c, covered: covered(c) }))
+        .sort((a, b) => a.cost + a.covered - b.cost - b.covered);
+      const best = places[0];
+      if (!best || best.covered > 0.4 * width * height) return [];
       taken.push({ box: best.box, weight: 20 });
-      return {
+      return [{
         x: axisValue(map.xaxis, label.x), y: axisValue(map.yaxis, label.y), text: label.text,
         font: { size, color: variable("--ink") }, xanchor: "center", yanchor: "middle", captureevents: false,
         ...(best.far
           ? { showarrow: true, arrowhead: 0, arrowwidth: 1, arrowcolor: variable("--muted"), standoff: 8, ax: best.x, ay: best.y }
           : { showarrow: false, xshift: best.x, yshift: -best.y }),
-      };
+      }];
     });
   };
 
@@ -128,7 +132,13 @@
   // ---- Drawing.
 
   const touch = matchMedia("(pointer: coarse)").matches;
-  const config = { displaylogo: false, responsive: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], displayModeBar: touch ? false : "hover" };
+  const configOf = (box) => ({
+    displaylogo: false,
+    responsive: false,
+    displayModeBar: !touch && box.clientWidth >= 560,
+    modeBarButtons: [["toImage", "resetScale2d"]],
+    toImageButtonOptions: { format: "svg", filename: box.id },
+  });
 
   const fitted = (box, layout) => {
     const narrow = box.clientWidth < 560;
@@ -144,7 +154,7 @@
       font: { ...layout.font, size, family: getComputedStyle(document.body).fontFamily },
       xaxis: axis(layout.xaxis),
       yaxis: axis(layout.yaxis),
-      margin: { ...layout.margin, r: Math.max(layout.margin.r, ends) },
+      margin: { ...layout.margin, t: configOf(box).displayModeBar ? layout.margin.t : 6, r: Math.max(layout.margin.r, ends) },
       showlegend: layout.showlegend && !ends,
     };
   };
@@ -158,11 +168,21 @@
     return Plotly.relayout(box, { annotations });
   };
 
+  // Bars need a height per bar, and a legend of many lines needs rows of its own on a narrow page.
+  const heightOf = (box, spec) => {
+    const meta = spec.layout.meta || {};
+    if (meta.bars) return `${90 + 34 * meta.bars}px`;
+    if (!meta.ends || box.clientWidth >= 560) return "";
+    const room = meta.ends.reduce((sum, end) => sum + widthOf(end.text, 12) + 50, 0);
+    return `${360 + 20 * Math.ceil(room / (box.clientWidth - 60))}px`;
+  };
+
   const draw = (id) => {
     const box = document.getElementById(id);
     const spec = figures[id];
     if (!box || !spec || !window.Plotly) return;
-    Plotly.react(box, themed(spec.data), fitted(box, themed(spec.layout)), config).then(() => label(box, spec.layout));
+    box.style.height = heightOf(box, spec);
+    Plotly.react(box, themed(spec.data), fitted(box, themed(spec.layout)), configOf(box)).then(() => label(box, spec.layout));
     if (box.dataset.drawn) return;
     box.dataset.drawn = "yes";
     box.on("plotly_relayout", (change) => {

@@ -8,7 +8,7 @@ from typing import Any
 
 from denoisezoo.files import json_safe
 from denoisezoo.report.columns import column, explain
-from denoisezoo.report.markup import Html, code, facts, join, mark, plain, said, table_box, tag
+from denoisezoo.report.markup import Html, code, facts, join, named, plain, said, table_box, tag
 from denoisezoo.report.page import Page, bullets, note
 from denoisezoo.report.records import FILE_NAME
 from denoisezoo.report.rows import flatten
@@ -27,9 +27,11 @@ UNITS = (
 )
 PARETO = (
     "Each mark is the mean over seeds, bars are one standard deviation, faint marks are single seeds. The steps are "
-    "the Pareto front: they join the denoisers that no other one beats in both quality and cost. Costs are on a log "
-    "scale."
+    "the Pareto front: they join the denoisers that no other one beats in both quality and cost. The dashed line is "
+    "the floor: what two halves of the real images score against each other. Costs are on a log scale."
 )
+
+BUDGET = "Of those compared, the denoiser with the best images from this much on."
 
 Section = tuple[str, str, Callable[[Page], Html]]
 
@@ -85,14 +87,15 @@ def pareto_section(page: Page) -> Html:
     tables = choice_tables(page.comparison, page.found)
     if not tables:
         return tag("p", f"No run has both a finite {column(page.comparison.quality).label} and a cost.")
-    return join([tag("p", PARETO) if main or others else "", main, others, tables])
+    choice = join([tag("h3", "Which one for your budget?"), tag("p", BUDGET)])
+    return join([tag("p", PARETO) if main or others else "", main, others, choice, tables])
 
 
 def results_section(page: Page) -> Html:
     """The table of everything."""
     if not page.found:
         return tag("p", "There is no run.")
-    hint = "Sort by a heading. ★ marks the best of its column; ↓ lower is better, ↑ higher is better."
+    hint = "Click a heading to sort. ★ marks the best of its column; ↓ lower is better, ↑ higher is better."
     table = results_table(page.comparison, page.found)
     return join([tag("p", hint), table, note(floor_note(page.comparison), UNITS)])
 
@@ -153,7 +156,7 @@ def _card(page: Page, entry: Entry) -> Html:
     head = tag("thead", tag("tr", tag("th", "Fact", scope="col"), *heads))
     rows = [_card_row(key, [card.get(key) for card in columns]) for key in keys]
     table = table_box(tag("table", head, tag("tbody", *rows), class_="facts"), f"Result card of {entry.name}")
-    summary = tag("summary", mark(page.styles[entry.name]), " ", entry.name, tag("small", entry.first.denoiser))
+    summary = tag("summary", named(page.styles[entry.name], entry.name), tag("small", entry.first.denoiser))
     commands = [code(command) for command in dict.fromkeys(run.command for run in runs) if command]
     return tag("details", summary, table if keys else tag("p", "This run has no card."), *commands, class_="card")
 

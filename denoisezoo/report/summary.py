@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from denoisezoo.report.columns import COSTS, column
 from denoisezoo.report.records import Comparison, RunRecord
 
+DETAILS = ("latency_ms_p10", "latency_ms_p90")  # in the result files, but not in the table, which is wide already
+
 
 @dataclass(frozen=True)
 class Stat:
@@ -117,10 +119,11 @@ def floor_of(comparison: Comparison) -> float | None:
 
 
 def shown_keys(comparison: Comparison) -> list[str]:
-    """Keys of the table's columns: the deciding metric, the other metrics, then costs, each only if some run has it."""
+    """Keys of the table's columns that some run has: what decides, the main costs, other metrics, other costs."""
     quality = comparison.quality
     runs = [run for run in comparison.runs if run.error is None]
-    metrics = dict.fromkeys([quality, f"{quality}_over_halves"] + [key for run in runs for key in run.metrics])
+    metrics = dict.fromkeys(key for run in runs for key in run.metrics)
     costs = dict.fromkeys([known.key for known in COSTS] + [key for run in runs for key in run.costs])
-    metrics.pop(f"{quality}_halves", None)  # one number for all: stated once, above the table
-    return [key for key in (metrics | costs) if any(value_of(run, key) is not None for run in runs)]
+    leading = dict.fromkeys([quality, f"{quality}_over_halves", *(known.key for known in COSTS[:3])])
+    keys = [key for key in leading | metrics | costs if key not in (f"{quality}_halves", *DETAILS)]
+    return [key for key in keys if any(value_of(run, key) is not None for run in runs)]

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from denoisezoo.report.columns import Column, column, format_spread, format_value
-from denoisezoo.report.markup import Html, mark, table_box, tag
+from denoisezoo.report.markup import Html, named, table_box, tag
 from denoisezoo.report.records import Comparison
 from denoisezoo.report.summary import Entry, badness, floor_of, front_of, shown_keys
 from denoisezoo.report.theme import Style, styles
 
 BUDGETS = {
-    "macs_per_image": "Your budget of MACs per image",
-    "latency_ms_per_image": "Your budget of time per image",
-    "params": "Your budget of parameters",
+    "macs_per_image": "MACs per image",
+    "latency_ms_per_image": "Time per image",
+    "params": "Parameters",
 }
 
 
 def results_table(comparison: Comparison, found: Sequence[Entry]) -> Html:
     """One row per denoiser, best first; a click on a heading sorts, and the best value of each column is marked."""
     columns, looks = [column(key) for key in shown_keys(comparison)], styles(found)
-    heads = [_head("Denoiser"), _head("Family"), _head("Process"), _head("Seeds", number=True)]
-    heads += [_head(known.heading, number=True, direction=known.direction) for known in columns]
+    heads = [_head("Denoiser"), *(_head(c.heading, number=True, direction=c.direction) for c in columns)]
+    heads += [_head("Family"), _head("Process"), _head("Seeds", number=True)]
     best = {known.key: _best(known, found) for known in columns}
     rows = [_row(entry, looks[entry.name], columns, best) for entry in found]
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="sortable")
@@ -41,10 +41,12 @@ def _choices(comparison: Comparison, found: Sequence[Entry], cost: str, heading:
         return Html("")
     rows = []
     for entry in front:
-        price = f"from {format_value(entry.mean(cost), known.kind)}{_unit(known)}"
-        name = tag("th", mark(looks[entry.name]), " ", entry.name, scope="row")
-        rows.append(tag("tr", tag("td", price), name, tag("td", _cell_text(entry, quality), class_="number")))
-    heads = [tag("th", text_, scope="col") for text_ in (heading, "Best images from")]
+        price = f"≥ {format_value(entry.mean(cost), known.kind)}{_unit(known)}"
+        name = tag("th", named(looks[entry.name], entry.name), scope="row")
+        rows.append(
+            tag("tr", tag("td", price, class_="price"), name, tag("td", _cell_text(entry, quality), class_="number"))
+        )
+    heads = [tag("th", text_, scope="col") for text_ in (heading, "Best images")]
     heads.append(tag("th", quality.label, scope="col", class_="number"))
     return table_box(tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows)), heading)
 
@@ -63,13 +65,14 @@ def _head(label: str, number: bool = False, direction: str = "") -> Html:
 def _row(entry: Entry, style: Style, columns: Sequence[Column], best: dict[str, float | None]) -> Html:
     first = entry.first
     model = tag("small", first.denoiser) if first.denoiser != entry.name else ""
-    cells = [
-        tag("th", mark(style), " ", entry.name, model, scope="row", data_v=entry.name),
+    failed = tag("small", "failed") if not entry.runs else ""
+    name = tag("th", named(style, entry.name), model, failed, scope="row", data_v=entry.name)
+    facts = [
         tag("td", first.family, data_v=first.family),
         tag("td", first.process, data_v=first.process),
         tag("td", len(entry.runs) or "failed", class_="number", data_v=len(entry.runs)),
     ]
-    return tag("tr", *cells, *(_cell(entry, known, best[known.key]) for known in columns))
+    return tag("tr", name, *(_cell(entry, known, best[known.key]) for known in columns), *facts)
 
 
 def _cell(entry: Entry, known: Column, best: float | None) -> Html:

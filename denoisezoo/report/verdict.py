@@ -45,15 +45,26 @@ class _Saving:
     """A cost by which to choose among the denoisers near the best, and the words for it."""
 
     key: str
+    name: str
     question: str
     less: str
     same: str
 
 
 _SAVINGS = (
-    _Saving("macs_per_image", "Fewest MACs within 10 % of it", "times fewer MACs per image", "the same MACs per image"),
     _Saving(
-        "latency_ms_per_image", "Fastest within 10 % of it", "times less time per image", "the same time per image"
+        "macs_per_image",
+        "MACs per image",
+        "Fewest MACs within 10 % of the best",
+        "times fewer MACs per image",
+        "the same MACs per image",
+    ),
+    _Saving(
+        "latency_ms_per_image",
+        "time per image",
+        "Fastest within 10 % of the best",
+        "times less time per image",
+        "the same time per image",
     ),
 )
 
@@ -124,7 +135,7 @@ def _headline(judged: Sequence[Entry], tied: Sequence[Entry], quality: str) -> S
 
 def _saving(best: Entry, cheap: Entry, saving: _Saving = _SAVINGS[0]) -> str:
     ratio = (best.mean(saving.key) or 0.0) / (cheap.mean(saving.key) or math.nan)
-    return f"{ratio:.3g} {saving.less}" if ratio >= 1.005 else saving.same
+    return f"{ratio:.2g} {saving.less}" if ratio >= 1.005 else saving.same
 
 
 def _value_sentence(best: Entry, comparison: Comparison) -> Sentence:
@@ -143,20 +154,20 @@ def _near_sentences(judged: Sequence[Entry], quality: str) -> list[Sentence]:
     best, near = judged[0], near_best(judged, quality)
     if len(judged) > 1 and len(near) == 1:
         return [[f"No other denoiser comes within 10 % of that {column(quality).label}."]]
-    return [_near_sentence(judged, quality, saving) for saving in _SAVINGS if best.mean(saving.key) and len(near) > 1]
+    picks = [(saving, cheapest_near(judged, quality, saving.key)) for saving in _SAVINGS] if len(near) > 1 else []
+    cheaper = [_cheaper_sentence(best, e, quality, saving) for saving, e in picks if e is not None and e is not best]
+    own = [saving.name for saving, e in picks if e is best]
+    if own:
+        cheaper.append([f"Of those within 10 % of the best, none is cheaper than it by {' or by '.join(own)}."])
+    return cheaper
 
 
-def _near_sentence(judged: Sequence[Entry], quality: str, saving: _Saving) -> Sentence:
-    best, cheap = judged[0], cheapest_near(judged, quality, saving.key)
+def _cheaper_sentence(best: Entry, cheap: Entry, quality: str, saving: _Saving) -> Sentence:
     known = column(saving.key)
-    if cheap is None or cheap is best:
-        return [f"By {known.label}, no denoiser within 10 % of it is cheaper than ", Name(best.name), " itself."]
     worse = (badness(cheap, quality) - badness(best, quality)) / (abs(badness(best, quality)) or 1.0)
-    costs = [format_value(entry.mean(saving.key), known.kind) for entry in (cheap, best)]
-    return [
-        Name(cheap.name),
-        f" is {worse:.1%} worse for {_saving(best, cheap, saving)} ({costs[0]} instead of {costs[1]} {known.unit}).",
-    ]
+    less, more = (format_value(entry.mean(saving.key), known.kind) for entry in (cheap, best))
+    costs = f"{less} instead of {more} {known.unit}"
+    return [Name(cheap.name), f" is {100 * worse:.2g} % worse for {_saving(best, cheap, saving)} ({costs})."]
 
 
 def _spread_sentence(judged: Sequence[Entry], tied: Sequence[Entry], quality: str) -> Sentence:
