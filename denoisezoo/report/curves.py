@@ -121,11 +121,17 @@ def training_speed(found: Sequence[Entry]) -> Figure | None:
         "hoverinfo": "y+text",
         "showlegend": False,
     }
-    axis = linear_axis(f"{known.heading}, {known.direction}", bars["x"])
-    axis["range"][1] *= 1.1  # room for the numbers at the ends
+    axis = linear_axis(known.heading, bars["x"])
+    axis["range"][1] *= 1.25  # room for the numbers at the ends
     names = {"type": "category", "automargin": True, "ticks": "", "fixedrange": True}
     layout = base_layout(axis, names) | {"bargap": 0.35, "showlegend": False, "meta": {"bars": len(drawn)}}
-    return Figure("speed", "Training speed", "Images per second during training, mean over seeds.", [bars], layout)
+    return Figure(
+        "speed",
+        "Training speed",
+        f"Images per second during training, mean over seeds; {known.direction}.",
+        [bars],
+        layout,
+    )
 
 
 def _with_ends(data: Iterable[Trace], x_axis: dict[str, Any], y_axis: dict[str, Any]) -> dict[str, Any]:
@@ -173,6 +179,7 @@ def _calls(entry: Entry, style: Style) -> Trace:
     calls = next((run.trajectory for run in entry.runs if run.trajectory), [])
     calls = [call for call in calls if finite([call.get("sigma")], positive=True) and finite([call.get("macs")])]
     trace = _line(entry, style, [(call["sigma"], call["macs"]) for call in calls], marked=True)
+    trace["marker"]["size"] = 5
     return trace | {"hoverinfo": "text", "hovertext": [_call_text(entry.name, call) for call in calls]}
 
 
