@@ -100,7 +100,7 @@ class ResultCard:
         """
         found: dict[str, Any] = {
             "device": device.split(":")[0],
-            "device_name": device_name(device),
+            "device_name": None if "device_name" in facts else device_name(device),
             "versions": versions(),
             "git_commit": git_commit(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,7 +135,7 @@ def device_name(device: str) -> str | None:
     if device.startswith("cuda"):
         import torch
 
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else None
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,12 +17,25 @@ class GaussianStats:
     Attributes:
         n: Number of features.
         mean: (D,).
-        covariance: (D, D), the unbiased estimate (divided by n - 1), as in published FIDs.
+        covariance: S (D, D), the unbiased estimate (divided by n - 1), as in published FIDs.
+        factor: L (D, R) with L L^T = S, if one is known.
     """
 
     n: int
     mean: Tensor
     covariance: Tensor
+    factor: Tensor | None = None
+
+    def factorised(self) -> Tensor:
+        """Some L (D, R) with L L^T = S: the known one, else Cholesky's, else eigenvectors with variance, scaled."""
+        if self.factor is not None:
+            return self.factor
+        lower, info = torch.linalg.cholesky_ex(self.covariance)
+        if not int(info):
+            return lower
+        values, vectors = torch.linalg.eigh(self.covariance)
+        kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+        return vectors[:, kept] * values[kept].sqrt()
 
 
 class StreamingStats:
@@ -71,15 +84,19 @@ def gaussian_stats(features: Tensor, chunk: int = 4096) -> GaussianStats:
     streaming = StreamingStats()
     for part in features.split(chunk):
         streaming.update(part)
-    return streaming.stats()
+    stats = streaming.stats()
+    if len(features) >= features.shape[1]:
+        return stats
+    # The features themselves are the smaller factor, and one that cost no decomposition.
+    return replace(stats, factor=(features.double() - stats.mean).T / (stats.n - 1) ** 0.5)
 
 
 def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a^1/2 S_b S_a^1/2)^1/2), in the squared unit of the features.
 
-    The trace of the root is the sum of the singular values of S_b^1/2 S_a^1/2. Taken so, directions without variance
-    (images that lie in a subspace, or fewer images than dimensions) add an error of the size of the rounding, where the
-    root of an eigenvalue would add the root of it; and nothing can become complex.
+    The trace of the root is the sum of the singular values of S_b^1/2 S_a^1/2, or of L_b^T L_a for any factors of the
+    two. Taken so, directions without variance (images in a subspace, or fewer images than dimensions) add an error of
+    the size of the rounding, where the root of an eigenvalue would add the root of it; and nothing becomes complex.
 
     Raises:
         UserError: The two have different numbers of dimensions.
@@ -89,12 +106,6 @@ def frechet_distance(a: GaussianStats, b: GaussianStats) -> float:
             f"features of {a.mean.numel()} and of {b.mean.numel()} dimensions cannot be compared",
             "evaluate both sets with the same feature extractor at the same resolution",
         )
-    cross = torch.linalg.svdvals(_root(b.covariance) @ _root(a.covariance)).sum()
+    cross = torch.linalg.svdvals(b.factorised().T @ a.factorised()).sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * cross
     return max(0.0, float(distance))  # rounding can leave -1e-12 for equal sets
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """Symmetric square root (D, D) of a symmetric positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -12,6 +12,7 @@ from denoisezoo.evaluation.grid import image_grid
 from denoisezoo.evaluation.images import to_float, to_uint8
 
 COPY_RATIO = 1 / 3
+EQUAL = 1e-6
 
 
 def flat_pixels(images: Tensor) -> Tensor:
@@ -43,7 +44,9 @@ def training_neighbours(samples: Tensor, training: Tensor, k: int = 2) -> tuple[
     if len(training) < k:
         raise UserError(f"{len(training)} training images have no {k} nearest neighbours", "give more training images")
     distances, indices = nearest(flat_pixels(samples), flat_pixels(training), k)
-    return distances / samples[0].numel() ** 0.5, indices
+    distances = distances / samples[0].numel() ** 0.5
+    # Below one grey level in one pixel there is only rounding: the images are equal.
+    return torch.where(distances < EQUAL, 0.0, distances), indices
 
 
 def memorisation(samples: Tensor, training: Tensor, held_out: Tensor | None = None) -> dict[str, float]:
