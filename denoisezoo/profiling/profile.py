@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,17 +104,29 @@ def profile_backbone(
         UserError: An effort that the network lacks, not enough memory, or a type or compiler that does not work here.
     """
     chosen = backbone.efforts if efforts is None else [backbone.check_effort(effort) for effort in efforts]
-    # One compiled network for all rows; a mistake shows on its first call.
-    network: Any = torch.compile(backbone) if setting.compiled and not setting.counts_only else backbone
     for effort in chosen:
         counts = count_backbone(backbone, setting, effort)
         for batch_size in batch_sizes:
             row = _identity(name, backbone, setting, effort, batch_size) | _counted(counts)
-            with undisturbed(backbone, setting.device), explained(setting, batch_size):
-                row |= _measured(network, backbone, setting, effort, batch_size)
+            with undisturbed(backbone, setting.device), explained(setting, batch_size), _compiled(backbone, setting):
+                row |= _measured(backbone, setting, effort, batch_size)
                 if walk is not None:
                     row |= _walked(backbone, setting, effort, batch_size, walk)
             yield row
+
+
+@contextlib.contextmanager
+def _compiled(backbone: Backbone, setting: Setting) -> Iterator[None]:
+    """Compile the network in place for a while, if the setting says so; each shape gets a program of its own."""
+    if not setting.compiled or setting.counts_only:
+        yield
+        return
+    before = backbone._compiled_call_impl
+    backbone.compile(dynamic=False)
+    try:
+        yield
+    finally:
+        backbone._compiled_call_impl = before
 
 
 def count_backbone(backbone: Backbone, setting: Setting, effort: Effort | None = None) -> Counts:
@@ -183,14 +196,14 @@ def _counted(counts: Counts) -> Row:
     }
 
 
-def _measured(network: Any, backbone: Backbone, setting: Setting, effort: Effort, batch_size: int) -> Row:
+def _measured(backbone: Backbone, setting: Setting, effort: Effort, batch_size: int) -> Row:
     """Latency and memory of a call; None where nothing is really computed."""
     if setting.counts_only:
         return {"latency_ms": None, "images_per_s": None, "peak_memory_bytes": None}
     inputs = example_inputs(backbone.spec, batch_size, setting)
 
     def call() -> Any:
-        return network(**inputs, effort=effort)
+        return backbone(**inputs, effort=effort)
 
     timing = latency(call, setting.device, runs=setting.runs)
     peak = peak_bytes(call, setting.device)

@@ -1,0 +1,156 @@
+"""What this machine and this installation can do, what is missing, and what that costs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+from denoisezoo import __version__
+from denoisezoo.commands.tables import Column, add_output_arguments, human_bytes, print_table, write_rows
+from denoisezoo.errors import UserError
+
+COST_OF_MISSING = {
+    "fvcore": "profile --counter fvcore, the second opinion on MACs",
+    "wandb": "dashboards; training still logs to CSV",
+    "torch-fidelity": "FID and KID; pixel features still work",
+    "torchmetrics": "FID and KID; pixel features still work",
+    "torchdiffeq": "adaptive ODE solvers",
+    "timm": "its backbones and optimizers",
+    "plotly": "the figures of the report",
+    "diffusers": "the comparison with diffusers: benchmarks and its tests",
+    "pytest": "running the tests",
+    "hypothesis": "running the tests",
+    "ruff": "make lint",
+    "mypy": "make lint",
+    "types-pyyaml": "make lint",
+    "triton": "torch.compile on CUDA",
+}
+"""Package -> what does not work without it. Of the others, nothing much works."""
+
+UNSAFE = {"lightning": {"2.6.2", "2.6.3"}}
+"""Versions that were malicious (GHSA-w37p-236h-pfx3)."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the findings."""
+    facts = [*system(), *devices(), *abilities()]
+    installed = packages()
+    row = {fact["what"]: fact["value"] for fact in facts}
+    row["packages"] = {package["name"]: package["version"] for package in installed}
+    row["missing"] = [*missing(facts), *missing(installed)]
+    write_rows([row], args)
+    print_table(facts, [Column("this machine", "what"), Column("", "text")])
+    print()
+    print_table(installed, [Column("package", "name"), Column("version", "version"), Column("for", "extra")])
+    print()
+    if row["missing"]:
+        print_table(row["missing"], [Column("missing", "what"), Column("what that costs", "cost")])
+    else:
+        print("nothing is missing")
+    return 0
+
+
+def fact(what: str, value: Any, text: str | None = None, cost: str | None = None) -> dict[str, Any]:
+    """One finding: its exact value, how to print it, and, if something is missing, what that costs."""
+    return {"what": what, "value": value, "text": str(value) if text is None else text, "cost": cost}
+
+
+def missing(findings: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """What is missing or wrong among findings."""
+    return [{"what": finding["what"], "cost": finding["cost"]} for finding in findings if finding["cost"]]
+
+
+def system() -> Iterator[dict[str, Any]]:
+    """Versions, processor, memory and disk."""
+    import torch
+
+    from denoisezoo.profiling.machine import cpu_name, memory_bytes
+
+    yield fact("denoisezoo", __version__)
+    yield fact("python", platform.python_version(), f"{platform.python_version()} ({sys.executable})")
+    yield fact("torch", torch.__version__)
+    yield fact("system", platform.platform())
+    yield fact("processor", cpu_name())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield fact("cores", cores)
+    yield fact("threads", torch.get_num_threads(), f"{torch.get_num_threads()} used by torch")
+    memory = memory_bytes()
+    if memory is not None:
+        total, free = memory
+        text = f"{human_bytes(total)}, {human_bytes(free)} free"
+        yield fact("memory", {"total_bytes": total, "available_bytes": free}, text)
+    disk = shutil.disk_usage(".")
+    text = f"{human_bytes(disk.total)}, {human_bytes(disk.free)} free here"
+    yield fact("disk", {"total_bytes": disk.total, "free_bytes": disk.free}, text)
+
+
+def devices() -> Iterator[dict[str, Any]]:
+    """Accelerators."""
+    import torch
+
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        name = f"cuda:{index}"
+        found.append({"device": name, "name": properties.name, "memory_bytes": properties.total_memory})
+    if torch.backends.mps.is_available():
+        found.append({"device": "mps", "name": "Apple GPU", "memory_bytes": None})
+    text = "; ".join(f"{d['device']} {d['name']} {human_bytes(d['memory_bytes'] or 0)}" for d in found)
+    yield fact("devices", ["cpu", *found], text or "cpu only", None if found else "speed: everything runs on the CPU")
+
+
+def abilities() -> Iterator[dict[str, Any]]:
+    """What needs more than packages: a compiler, and weights of Inception-v3."""
+    compiler = find_compiler()
+    cost = None if compiler else "torch.compile on the CPU; install g++ or clang++, or set CXX"
+    yield fact("C++ compiler", compiler, compiler or "none found", cost)
+    try:
+        from denoisezoo.evaluation.features import find_inception
+
+        weights = str(find_inception())
+        yield fact("Inception-v3 weights", weights)
+    except UserError as error:
+        yield fact("Inception-v3 weights", None, "not found", f"FID and KID: {error.cure}")
+
+
+def find_compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile would use: $CXX, else g++ or clang++."""
+    candidates = [os.environ.get("CXX", ""), "g++", "clang++", "c++"]
+    return next((path for name in candidates if name and (path := shutil.which(name))), None)
+
+
+def packages() -> list[dict[str, Any]]:
+    """Declared packages, required ones first, each with its version (None if absent) and what its absence costs."""
+    found: dict[str, dict[str, Any]] = {}
+    for requirement in metadata.requires("denoisezoo") or []:
+        name = re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0].lower()
+        extra = re.search(r"extra\s*==\s*[\"']([^\"']+)", requirement)
+        found.setdefault(name, package(name, extra[1] if extra else None))
+    found.setdefault("triton", package("triton", "CUDA"))
+    return sorted(found.values(), key=lambda item: (item["extra"] != "denoisezoo", item["extra"], item["name"]))
+
+
+def package(name: str, extra: str | None) -> dict[str, Any]:
+    """One package."""
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        version = None
+    cost = None
+    if version is None:
+        cost = COST_OF_MISSING.get(name, "nearly everything: install denoisezoo again")
+    elif version in UNSAFE.get(name, ()):
+        cost = f"your safety: {name} {version} is a malicious release, install another one now"
+    return {"name": name, "what": name, "version": version, "extra": extra or "denoisezoo", "cost": cost}
