@@ -15,7 +15,7 @@ from denoisezoo.evaluation.features import (
     find_inception,
 )
 from denoisezoo.evaluation.images import to_float
-from denoisezoo.evaluation.metrics import evaluate_images
+from denoisezoo.evaluation.metrics import Evaluator, evaluate_images
 from denoisezoo.files import sha256
 
 
@@ -133,14 +133,14 @@ def test_weights_of_a_network_that_lacks_layers(tmp_path):
 
 
 def test_inception_gives_fid_and_kid_and_its_hash(weights):
-    generator = torch.Generator().manual_seed(0)
-    real = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    real = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = create_features("inception", weights=weights)
     assert features.weights_sha256 == sha256(weights)
-    extracted = features.extract(real, batch_size=5)
-    assert extracted.shape == (8, 2048)
-    torch.testing.assert_close(extracted[:2], features(real[:2].expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
-    figures = evaluate_images(255 - real, real, features=features)
+    evaluator = Evaluator(real, features=features)
+    assert evaluator.real.shape == (5, 2048)
+    rgb = features(real[:2].expand(-1, 3, -1, -1))
+    torch.testing.assert_close(evaluator.real[:2], rgb, rtol=1e-4, atol=1e-5)
+    figures = evaluator.evaluate(255 - real)
     assert set(figures) == {"fid", "fid_halves", "fid_over_halves", "precision", "recall", "kid"}
     assert figures["fid"] > 0
 
