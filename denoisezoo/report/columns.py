@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +55,24 @@ COSTS = (
 )
 _COSTS = {column.key: column for column in COSTS}
 _HIGH = {"precision", "recall", "density", "coverage", "inception_score"}
-_NAMES = {"fid": "FID", "kid": "KID", "precision": "Precision", "recall": "Recall"}
+_LOW = ("fd_", "fid", "kid", "memorised_share")
+_NAMES = {
+    "fid": "FID",
+    "kid": "KID",
+    "precision": "Precision",
+    "recall": "Recall",
+    "memorised_share": "Memorised share",
+    "nn_ratio": "Neighbour ratio",
+    "nearer_than_held_out": "Nearer than held-out",
+}
+_MEANING = {
+    "precision": "Precision is the share of samples that look like real images, recall the share of real images that "
+    "look like samples (0 to 1).",
+    "memorised_share": "Memorised share is the share of samples at most a third as far from their nearest training "
+    "image as from the second nearest; neighbour ratio is the median of that ratio (1: no training image stands out).",
+    "nearer_than_held_out": "Nearer than held-out is the chance that a sample is nearer to the training images than a "
+    "held-out real image is (0.5: as new images would be; near 1: copies).",
+}
 
 
 def column(key: str) -> Column:
@@ -65,7 +83,7 @@ def column(key: str) -> Column:
         return Column(key, f"{key.removesuffix('_halves')} of two real halves")
     if key.endswith("_over_halves"):
         return Column(key, f"{key.removesuffix('_over_halves')} / floor", "×", "low")
-    better: Better = "high" if key in _HIGH else "low" if key.startswith(("fd_", "fid", "kid")) else None
+    better: Better = "high" if key in _HIGH else "low" if key.startswith(_LOW) else None
     return Column(key, _NAMES.get(key, key), "", better)
 
 
@@ -79,6 +97,11 @@ def explain(quality: str) -> str:
         f"images, on {features} as features (0 means equal mean and covariance; lower is better). This is not FID, "
         "which uses Inception-v3 features, and must not be compared with one."
     )
+
+
+def glossary(keys: Iterable[str]) -> list[str]:
+    """A sentence for each of the metrics that need one."""
+    return [_MEANING[key] for key in keys if key in _MEANING]
 
 
 def format_value(value: float | None, kind: Kind = "plain") -> str:

@@ -91,16 +91,23 @@ def plotly_text(text: object) -> str:
     return escape(str(text), quote=False)
 
 
-def hover(entry: Entry, keys: Iterable[str]) -> str:
-    """All that is known of a denoiser, a line each."""
+def hover(entry: Entry, keys: Sequence[str]) -> str:
+    """All that is known of a denoiser, a line each; then the first of `keys` for each seed."""
     lines = [f"<b>{plotly_text(entry.name)}</b>", plotly_text(f"{entry.first.denoiser} · family {entry.family}")]
     for key in keys:
         stat, known = entry.stat(key), column(key)
         if stat is not None:
             unit = f" {known.unit}" if known.unit else ""
             lines.append(plotly_text(f"{known.label}: {format_spread(stat.mean, stat.std, known.kind)}{unit}"))
-    seeds = ", ".join(map(str, entry.seeds))
-    return "<br>".join([*lines, f"{'seed' if len(entry.seeds) == 1 else 'seeds'} {seeds}"])
+    return "<br>".join([*lines, *_seed_lines(entry, keys[0] if keys else "")])
+
+
+def _seed_lines(entry: Entry, key: str) -> list[str]:
+    """The value of each seed, where there are several."""
+    stat = entry.stat(key)
+    if stat is None or len(stat.values) == 1:
+        return [f"seed {seed}" for seed in entry.seeds[:1]]
+    return [f"seed {seed}: {format_value(value)}" for seed, value in zip(stat.seeds, stat.values, strict=True)]
 
 
 def _reach(drawn: Iterable[Entry], key: str) -> list[float]:
@@ -130,20 +137,16 @@ def _front(front: Sequence[Entry], cost: str, quality: str, x_axis: dict[str, An
 
 def _seed_dots(group: Sequence[Entry], cost: str, quality: str, style: Style) -> Trace:
     runs = [run for entry in group if len(entry.runs) > 1 for run in entry.runs]
-    points = [(x, y, run) for run in runs if (x := value_of(run, cost)) and (y := value_of(run, quality)) is not None]
+    points = [(x, y) for run in runs if (x := value_of(run, cost)) and (y := value_of(run, quality)) is not None]
     return _trace(
         "single seeds",
-        [x for x, _, _ in points],
-        [y for _, y, _ in points],
+        [x for x, _ in points],
+        [y for _, y in points],
         mode="markers",
         marker={"symbol": style.shape, "color": style.colour, "size": 6},
         opacity=0.4,
         showlegend=False,
-        hoverinfo="text",
-        hovertext=[
-            plotly_text(f"{run.name}, seed {run.seed}: {column(quality).label} {format_value(y)}")
-            for _, y, run in points
-        ],
+        hoverinfo="skip",  # seeds lie under their mean, whose text tells of each
     )
 
 

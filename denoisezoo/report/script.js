@@ -143,6 +143,7 @@
   const fitted = (box, layout) => {
     const narrow = box.clientWidth < 560;
     const size = narrow ? 11 : 13;
+    const { fontFamily: family } = getComputedStyle(document.body);
     const meta = layout.meta || {};
     const ends = !narrow && meta.ends ? Math.max(...meta.ends.map((end) => widthOf(`━ ${end.text}`, 12))) + 14 : 0;
     const axis = (given) => ({ ...given, title: { ...given.title, font: { size } }, tickfont: { size: size - 1 } });
@@ -151,7 +152,8 @@
       width: box.clientWidth,
       height: box.clientHeight,
       dragmode: touch ? false : "zoom",
-      font: { ...layout.font, size, family: getComputedStyle(document.body).fontFamily },
+      font: { ...layout.font, size, family },
+      hoverlabel: { ...layout.hoverlabel, font: { ...layout.hoverlabel.font, family, size: 12 } },
       xaxis: axis(layout.xaxis),
       yaxis: axis(layout.yaxis),
       margin: { ...layout.margin, t: configOf(box).displayModeBar ? layout.margin.t : 6, r: Math.max(layout.margin.r, ends) },

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from denoisezoo.files import json_safe
-from denoisezoo.report.columns import column, explain
+from denoisezoo.report.columns import column, explain, glossary
 from denoisezoo.report.markup import Html, code, facts, join, named, plain, said, table_box, tag
 from denoisezoo.report.page import Page, bullets, note
 from denoisezoo.report.records import FILE_NAME
 from denoisezoo.report.rows import flatten
-from denoisezoo.report.summary import Entry
+from denoisezoo.report.summary import Entry, shown_keys
 from denoisezoo.report.table import choice_tables, floor_note, results_table
 from denoisezoo.report.verdict import Name, Sentence, automatic_notes, verdict
 
@@ -97,7 +97,9 @@ def results_section(page: Page) -> Html:
         return tag("p", "There is no run.")
     hint = "Click a heading to sort. ★ marks the best of its column; ↓ lower is better, ↑ higher is better."
     table = results_table(page.comparison, page.found)
-    return join([tag("p", hint), table, note(floor_note(page.comparison), UNITS)])
+    return join(
+        [tag("p", hint), table, note(floor_note(page.comparison), *glossary(shown_keys(page.comparison)), UNITS)]
+    )
 
 
 def samples_section(page: Page) -> Html:

@@ -50,6 +50,7 @@ def test_pareto_shows_means_spread_seeds_front_and_floor(whole):
     assert sum(len(trace["x"]) for trace in traces(figure, name="single seeds")) == 15
     (floor,) = [trace for trace in figure.data if trace["name"].startswith("floor")]
     assert floor["y"] == [FLOOR, FLOOR]
+    assert any("seed 2: " in text for trace in figure.data for text in trace.get("hovertext", []))
     assert figure.layout["xaxis"]["type"] == "log"
     assert "lower is better" in figure.layout["yaxis"]["title"]["text"]
     assert sorted(label["text"] for label in figure.layout["meta"]["labels"]) == sorted(e.name for e in found)

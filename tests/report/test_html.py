@@ -122,6 +122,7 @@ def test_words_state_units_command_and_meaning(whole, folder):
         "Latency per image (ms)",
         "images_generated".replace("_", "."),
         "64,000",
+        "Memorised share is the share of samples",
     ):
         assert expected in words
 

@@ -116,6 +116,8 @@ def test_format_loses_less_than_half_a_percent(value, kind):
         ("recall", "high"),
         ("fd_pixels_halves", None),
         ("odd", None),
+        ("memorised_share", "low"),
+        ("nearer_than_held_out", None),
         ("nfe", "low"),
     ],
 )
