@@ -80,9 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail("interrupted", EXIT_INTERRUPTED, debug)
     except UserError as error:
         return fail(str(error), EXIT_USAGE, debug)
+    except ModuleNotFoundError as error:
+        return fail(f"the package {error.name} is missing; install it, or see denoisezoo doctor", EXIT_ERROR, debug)
     except OSError as error:
-        place = f" {error.filename}" if error.filename is not None else ""
-        return fail(f"{error.strerror or error}:{place}; check that path and its permissions", EXIT_USAGE, debug)
+        place = f": {error.filename}" if error.filename is not None else ""
+        return fail(
+            f"{error.strerror or error}{place}; check the path, its permissions and the disk", EXIT_USAGE, debug
+        )
     except Exception as error:
         what = f"unexpected {type(error).__name__}: {error}".rstrip(": ")
         return fail(f"{what}; run again with --debug to see where, and report it", EXIT_ERROR, debug)

@@ -100,29 +100,29 @@ def devices() -> Iterator[dict[str, Any]]:
     """Accelerators."""
     import torch
 
-    found = []
+    found: list[dict[str, Any]] = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
-        name = f"cuda:{index}"
-        found.append({"device": name, "name": properties.name, "memory_bytes": properties.total_memory})
+        found.append({"device": f"cuda:{index}", "name": properties.name, "memory_bytes": properties.total_memory})
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": "Apple GPU", "memory_bytes": None})
-    text = "; ".join(f"{d['device']} {d['name']} {human_bytes(d['memory_bytes'] or 0)}" for d in found)
-    yield fact("devices", ["cpu", *found], text or "cpu only", None if found else "speed: everything runs on the CPU")
+    names = [f"{device['device']} {device['name']}" for device in found]
+    sizes = [f", {human_bytes(device['memory_bytes'])}" if device["memory_bytes"] else "" for device in found]
+    text = "; ".join(map("".join, zip(names, sizes, strict=True)))
+    yield fact("GPU", found, text or "none", None if found else "speed: everything runs on the CPU")
 
 
 def abilities() -> Iterator[dict[str, Any]]:
     """What needs more than packages: a compiler, and weights of Inception-v3."""
     compiler = find_compiler()
     cost = None if compiler else "torch.compile on the CPU; install g++ or clang++, or set CXX"
-    yield fact("C++ compiler", compiler, compiler or "none found", cost)
+    yield fact("torch.compile", compiler, f"works, with {compiler}" if compiler else "no C++ compiler", cost)
     try:
         from denoisezoo.evaluation.features import find_inception
 
-        weights = str(find_inception())
-        yield fact("Inception-v3 weights", weights)
+        yield fact("Inception-v3", str(find_inception()))
     except UserError as error:
-        yield fact("Inception-v3 weights", None, "not found", f"FID and KID: {error.cure}")
+        yield fact("Inception-v3", None, "no weights", f"FID and KID: {error.cure}")
 
 
 def find_compiler() -> str | None:
