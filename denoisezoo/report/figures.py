@@ -97,7 +97,7 @@ def hover(entry: Entry, keys: Sequence[str]) -> str:
     for key in keys:
         stat, known = entry.stat(key), column(key)
         if stat is not None:
-            unit = f" {known.unit}" if known.unit else ""
+            unit = f" {known.unit}" if known.unit and known.unit not in known.label else ""
             lines.append(plotly_text(f"{known.label}: {format_spread(stat.mean, stat.std, known.kind)}{unit}"))
     return "<br>".join([*lines, *_seed_lines(entry, keys[0] if keys else "")])
 
