@@ -2,6 +2,7 @@
 
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
 from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.noise import Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
@@ -21,6 +22,7 @@ __all__ = [
     "Loss",
     "MixtureOracle",
     "NetworkDenoiser",
+    "Noise",
     "Objective",
     "PointsOracle",
     "Preconditioning",
@@ -29,6 +31,7 @@ __all__ = [
     "SampleResult",
     "Sampler",
     "ScalarProcess",
+    "SeedBlock",
     "StepInfo",
     "Times",
     "apply_blocks",

@@ -56,14 +56,12 @@ class MixtureOracle(Denoiser):
         effort: Effort | None = None,
     ) -> Prediction:
         """Posterior mean and the noise that belongs to it; all of the batch at one time or each at its own."""
-        parts = []
+        u_0, eps = torch.empty_like(u_t), torch.empty_like(u_t)
         for time in t.unique():
             chosen = t == time
-            parts.append((chosen, *self._at(u_t[chosen].double().flatten(1), time.reshape(1).double())))
-        u_0, eps = torch.empty_like(u_t, dtype=torch.float64), torch.empty_like(u_t, dtype=torch.float64)
-        for chosen, part_0, part_eps in parts:
-            u_0[chosen], eps[chosen] = part_0.reshape(-1, *self.shape), part_eps.reshape(-1, *self.shape)
-        return Prediction(u_0.to(u_t.dtype), eps.to(u_t.dtype))
+            found = self._at(u_t[chosen].double().flatten(1), time.reshape(1).double())
+            u_0[chosen], eps[chosen] = (part.reshape(-1, *self.shape).to(u_t.dtype) for part in found)
+        return Prediction(u_0, eps)
 
     def _at(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """E[u_0 | u] and E[eps | u] for states u (n, D) at one time (1,)."""
@@ -71,7 +69,7 @@ class MixtureOracle(Denoiser):
         gaps = u - (self.means @ A.T)[:, None]  # (K, n, D)
         total = A @ self.covariances @ A.T + R @ R.T  # (K, D, D)
         factor = torch.linalg.cholesky(total)
-        solved = torch.cholesky_solve(gaps.mT, factor).mT  # (K, n, D)
+        solved = gaps @ torch.cholesky_inverse(factor)  # (K, n, D)
         log_density = -0.5 * (gaps * solved).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]
         share = torch.softmax(self.log_weights[:, None] + log_density, dim=0)[..., None]
         u_0 = self.means[:, None] + solved @ (A @ self.covariances)

@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.noise import Noise, standard_normal
 from denoisezoo.registry import Registry
 
 PROCESSES: Registry[type[Process]] = Registry("process")
@@ -101,16 +102,24 @@ class Process(ABC):
     def prior(
         self,
         shape: torch.Size | tuple[int, ...],
-        generator: torch.Generator | None = None,
+        generator: Noise = None,
         *,
+        t: float | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """A draw of u_T for images of `shape`: R_T eps, the image's own share at t_max being negligible."""
-        device = device or (generator.device if generator is not None else None)
-        eps = torch.randn(self.state_shape(shape), generator=generator, device=device, dtype=torch.float32).to(dtype)
-        t = torch.full((eps.shape[0],), self.t_max, device=eps.device, dtype=torch.float64)
-        return apply_blocks(self.noise(t), eps)
+        """A draw of u_T for images of `shape` (B, C, H, W): R_T eps, the image's own share there being negligible.
+
+        Args:
+            shape: Shape of the images.
+            generator: Source of the noise, drawn in float32 so that every dtype sees the same numbers.
+            t: The first time of the sampler's grid; t_max unless given.
+            device: Where to draw; the generator's device unless given.
+            dtype: Of the iterates to come.
+        """
+        eps = standard_normal(self.state_shape(shape), generator, device, dtype)
+        start = torch.full((1,), self.t_max if t is None else t, device=eps.device, dtype=torch.float64)
+        return apply_blocks(self.noise(start), eps)
 
     @abstractmethod
     def time_label(self, t: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.process import Process, apply_blocks
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
@@ -112,14 +113,14 @@ class Sampler(ABC):
         plan: EffortPlan | None = None,
         label: Tensor | None = None,
         cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise = None,
         on_step: OnStep | None = None,
     ) -> SampleResult:
         """Sample.
 
         Args:
             denoiser: The denoiser; its process gives the time axis.
-            u_T: States at the first time of the grid (B, C, H, W), from `process.prior`. Its dtype is the iterates'.
+            u_T: States at the first time of the grid (B, C, H, W), from `prior`. Its dtype is the iterates'.
             steps: Solver steps N, at least 1. NFE follows from it (`nfe`).
             plan: How much of the network to use at each noise level.
             label: Class labels (B,).
@@ -144,12 +145,26 @@ class Sampler(ABC):
             images = process.decode(u_0)
         return SampleResult(images, grid, call.nfe)
 
+    def prior(
+        self,
+        process: Process,
+        shape: torch.Size | tuple[int, ...],
+        steps: int,
+        generator: Noise = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """A draw of the state that a walk of `steps` steps starts from, for images of `shape` (B, C, H, W)."""
+        start = float(self.grid(process, steps)[0])
+        return process.prior(shape, generator, t=start, device=device, dtype=dtype)
+
     def check(self, process: Process) -> None:
         """Refuse a process that this sampler cannot walk; the default takes all."""
         return
 
     def grid(self, process: Process, steps: int) -> Tensor:
-        """Time grid (steps + 1,), float64, from `t_max` down to 0; the process's own unless a sampler has another."""
+        """Falling times (steps + 1,), float64, the last 0; the process's own unless a sampler has another."""
         return process.grid(steps)
 
     def nfe(self, steps: int) -> int:
@@ -157,7 +172,7 @@ class Sampler(ABC):
         return steps
 
     @abstractmethod
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """Carry the state `u` (B, C, H, W) from grid[0] to grid[-1] = 0 and return u_0.
 
         The grid stays on the CPU: numbers of it steer the loop and scale tensors on any device, without a wait.

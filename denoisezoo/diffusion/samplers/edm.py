@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.grids import clamped_limits, edm_sigmas
+from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.process import Process, ScalarProcess
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler
-from denoisezoo.diffusion.samplers.first_order import require_scalar, standard_normal
+from denoisezoo.diffusion.samplers.first_order import require_scalar
 from denoisezoo.errors import UserError
 
 Discretization = Literal["edm", "vp", "ve", "iddpm"]
@@ -165,15 +166,14 @@ class EDMSampler(Sampler):
         times = scalar.t_of_sigma(self.sigmas(scalar, steps))
         return torch.cat([times, times.new_zeros(1)])
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """EDM, algorithm 2, with general sigma(t) and s(t)."""
         process = require_scalar(call.process, self.name)
         steps = len(grid) - 1
         path = make_path(self.schedule, self.scaling, *self.limits(process))
         times = path.sigma_inv(self.sigmas(process, steps))
-        t_max = torch.tensor(process.t_max, dtype=torch.float64)
-        # The prior draw is sigma(t_max) z; start from s sigma z.
-        x = u * (path.s(times[0]) * path.sigma(times[0]) / process.sigma(t_max)).to(u.dtype)
+        # u = alpha (y + sigma n) of the process becomes x = s (y + sigma n) of this ODE.
+        x = u * (path.s(times[0]) / process.alpha(grid[0])).to(u.dtype)
         for i, t in enumerate(times):
             t_hat, x = self._churn(process, path, x, t, steps, generator)
             if i == steps - 1:
@@ -188,7 +188,7 @@ class EDMSampler(Sampler):
         x: Tensor,
         t: Tensor,
         steps: int,
-        generator: torch.Generator | None,
+        generator: Noise,
     ) -> tuple[Tensor, Tensor]:
         """Raise the noise level a little by adding fresh noise; returns the new time and state."""
         sigma = path.sigma(t)
@@ -199,7 +199,7 @@ class EDMSampler(Sampler):
         t_hat = path.sigma_inv(process.round_sigma(torch.minimum(sigma * (1 + gamma), ceiling)))
         s_hat = path.s(t_hat)
         std = (path.sigma(t_hat) ** 2 - sigma**2).clamp(min=0).sqrt() * s_hat * self.S_noise
-        x_hat = (s_hat / path.s(t)).to(x.dtype) * x + std.to(x.dtype) * standard_normal(x, generator)
+        x_hat = (s_hat / path.s(t)).to(x.dtype) * x + std.to(x.dtype) * normal_like(x, generator)
         return t_hat, x_hat
 
     def _denoised(self, call: Caller, process: ScalarProcess, path: Path, x: Tensor, t: Tensor) -> Tensor:

@@ -6,19 +6,13 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.denoiser import Prediction
+from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.process import Process, ScalarProcess, apply_blocks
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.errors import UserError
-
-
-def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise like a state, drawn in float32 so that float64 iterates see the same numbers."""
-    noise = torch.randn(like.shape, generator=generator, device=like.device, dtype=torch.float32)
-    return noise.to(like.dtype)
 
 
 def require_scalar(process: Process, name: str) -> ScalarProcess:
@@ -63,7 +57,7 @@ class DDPM(GridSampler):
         """Scalar processes only."""
         require_scalar(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s ~ N(mean of u_s given u_t and the predicted u_0, variance)."""
         process = require_scalar(call.process, self.name)
         for t, s in itertools.pairwise(grid):
@@ -76,7 +70,7 @@ class DDPM(GridSampler):
             of_u_t = alpha_ts * process.sigma(s) ** 2 / process.sigma(t) ** 2
             of_u_0 = process.alpha(s) * var_ts / process.sigma(t) ** 2
             std = (posterior if self.variance == "small" else var_ts).sqrt()
-            u = of_u_t.to(u.dtype) * u + of_u_0.to(u.dtype) * u_0 + std.to(u.dtype) * standard_normal(u, generator)
+            u = of_u_t.to(u.dtype) * u + of_u_0.to(u.dtype) * u_0 + std.to(u.dtype) * normal_like(u, generator)
         return u
 
 
@@ -104,7 +98,7 @@ class DDIM(GridSampler):
         if self.eta or self.clip:
             require_scalar(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s = A_s u_0 + sqrt(R_s^2 - std^2) eps + std z, with std = eta times the posterior's."""
         for t, s in itertools.pairwise(grid):
             found = call(u, t)
@@ -113,11 +107,9 @@ class DDIM(GridSampler):
             u = self._noisy(call.process, found, s, t, generator) if self.eta else transfer(call.process, found, s)
         return u
 
-    def _noisy(
-        self, process: Process, found: Prediction, s: Tensor, t: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _noisy(self, process: Process, found: Prediction, s: Tensor, t: Tensor, generator: Noise) -> Tensor:
         scalar = require_scalar(process, self.name)
         std = self.eta * bridge(scalar, s, t)[2].clamp(min=0).sqrt()
         rest = (scalar.sigma(s) ** 2 - std**2).clamp(min=0).sqrt()
         u = apply_blocks(scalar.signal(s.reshape(1)), found.u_0) + rest.to(found.eps.dtype) * found.eps
-        return u + std.to(u.dtype) * standard_normal(u, generator)
+        return u + std.to(u.dtype) * normal_like(u, generator)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.denoiser import Prediction
+from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.process import Process, ScalarProcess
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.diffusion.samplers.first_order import require_scalar
@@ -33,7 +34,7 @@ class Euler(GridSampler):
         """Scalar processes only."""
         require_scalar(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s = u_t + (s - t) du/dt."""
         process = require_scalar(call.process, self.name)
         for t, s in itertools.pairwise(grid):
@@ -60,7 +61,7 @@ class Heun(GridSampler):
         """Scalar processes only."""
         require_scalar(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """The trapezoidal rule with an Euler step as predictor."""
         process = require_scalar(call.process, self.name)
         for t, s in itertools.pairwise(grid):
@@ -89,7 +90,7 @@ class DPMSolverPP2M(GridSampler):
         """Scalar processes only."""
         require_scalar(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: torch.Generator | None) -> Tensor:
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s = sigma_s/sigma_t u_t - alpha_s (e^-h - 1) D with D extrapolated from two predictions of u_0."""
         process = require_scalar(call.process, self.name)
         lambdas = process.log_snr(grid) / 2

@@ -1,0 +1,85 @@
+"""Arguments and progress that sample, evaluate and compare share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from denoisezoo.errors import UserError
+
+if TYPE_CHECKING:
+    from denoisezoo.train.assess import Settings
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers that are at least `least`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} should be at least {least}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
+    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --compile."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
+    group.add_argument("--steps", type=whole(1), default=18, help="sampler steps (%(default)s)")
+    shown = "as many as reference images" if num is None else str(num)
+    group.add_argument("--num", type=whole(1), default=num, help=f"images to generate ({shown})")
+    group.add_argument("--seed", type=whole(0), default=0, help="seed of the first image; image i has seed + i")
+    group.add_argument("--batch-size", type=whole(1), default=256, help="images at a time (%(default)s)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
+    group.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16 or float64")
+    group.add_argument("--compile", action="store_true", help="compile the network first")
+
+
+def settings_of(args: argparse.Namespace, **more: object) -> Settings:
+    """The terms that the arguments state.
+
+    Raises:
+        UserError: Unknown sampler, device or dtype.
+    """
+    from denoisezoo.profiling.machine import parse_device
+    from denoisezoo.profiling.profile import parse_dtype
+    from denoisezoo.train.assess import Settings
+
+    settings = Settings(
+        sampler=args.sampler,
+        steps=args.steps,
+        num=args.num,
+        first_seed=args.seed,
+        batch_size=args.batch_size,
+        device=str(parse_device(args.device)),
+        dtype=parse_dtype(args.dtype),
+        compile=args.compile,
+        **more,  # type: ignore[arg-type]
+    )
+    settings.build_sampler()
+    return settings
+
+
+@contextlib.contextmanager
+def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; yields the function that moves it to a number."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def refuse_file(path: object, what: str) -> None:
+    """Refuse an output folder that is a file."""
+    from pathlib import Path
+
+    if Path(str(path)).is_file():
+        raise UserError(f"{what} {path} is a file", "give a folder")

@@ -1,0 +1,65 @@
+"""Metrics of a trained run, each with the card without which it is no result."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    from denoisezoo.commands.assessing import add_sampling_arguments
+    from denoisezoo.commands.tables import add_output_arguments
+
+    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
+    add_sampling_arguments(parser, num=None)
+    parser.add_argument(
+        "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "test", "all"), default="all", help="reference images (%(default)s)"
+    )
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
+    parser.add_argument("--out", type=Path, help="folder for the grid, the neighbours and the row (RUN/evaluation)")
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate."""
+    from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.tables import write_rows
+    from denoisezoo.evaluation.grid import image_grid, save_png
+    from denoisezoo.evaluation.neighbours import neighbour_grid
+    from denoisezoo.files import write_json
+    from denoisezoo.train.assess import assess, make_evaluator
+    from denoisezoo.train.runs import load_run
+
+    settings = settings_of(args, features=args.features, split=args.split)
+    found = load_run(args.run, args.weights)
+    out = args.out or found.folder / "evaluation"
+    refuse_file(out, "--out")
+    data = found.data()
+    evaluator = make_evaluator(data, settings)
+    with progress_bar("sampling", args.num or len(evaluator.reference)) as progress:
+        result = assess(found, data, settings, evaluator, progress)
+    images = result.generated.images
+    save_png(image_grid(images[:64]), out / "samples.png")
+    save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")
+    row = {"name": found.name, "family": found.family, "run": str(found.checkpoint), **result.metrics}
+    row |= {"latency_ms_per_image": result.latency_ms, **result.card.as_row()}
+    write_json(out / "result.json", row)
+    write_rows([row], args)
+    print_result(result.metrics, result.card.as_dict())
+    print(f"samples, neighbours and the whole row: {out}")
+    return 0
+
+
+def print_result(metrics: dict[str, float], card: dict[str, object]) -> None:
+    """The metrics as a table, and the parts of the card that one looks for first."""
+    from denoisezoo.commands.tables import Column, print_table
+
+    rows = [{"metric": name, "value": value} for name, value in metrics.items()]
+    print_table(rows, (Column("metric", "metric"), Column("value", "value", "{:.4g}".format, right=True)))
+    shown = ("dataset", "split", "num_generated", "num_reference", "weights", "sampler", "steps", "nfe", "seeds")
+    facts = [{"fact": key, "value": card[key]} for key in (*shown, "images_seen", "train_steps", "macs_per_image")]
+    print_table(facts, (Column("card", "fact"), Column("", "value")))

@@ -1,0 +1,54 @@
+"""Images from a trained run: one PNG each, a grid, and a note of how they were made."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    from denoisezoo.commands.assessing import add_sampling_arguments
+
+    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
+    add_sampling_arguments(parser, num=36)
+    parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
+    parser.add_argument("--out", type=Path, help="folder for the images (RUN/samples/SAMPLER_STEPS)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sample."""
+    from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
+    from denoisezoo.evaluation.grid import image_grid, save_png
+    from denoisezoo.files import write_json
+    from denoisezoo.train.assess import draw_with, prepare
+    from denoisezoo.train.runs import load_run
+
+    settings = settings_of(args)
+    found = load_run(args.run, args.weights)
+    name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
+    out = args.out or found.folder / "samples" / name
+    refuse_file(out, "--out")
+    with progress_bar("sampling", args.num) as progress:
+        denoiser = prepare(found, settings)
+        generated = draw_with(
+            denoiser, found, settings, args.num, steps=args.steps, label=args.label, progress=progress
+        )
+    for i, image in enumerate(generated.images):
+        save_png(image_grid(image[None], scale=1, gap=0), out / f"{args.seed + i:06d}.png")
+    save_png(image_grid(generated.images), out / "grid.png")
+    note = {
+        "run": str(found.checkpoint),
+        "denoiser": found.name,
+        "weights": found.weights,
+        "sampler": args.sampler,
+        "steps": args.steps,
+        "nfe": generated.nfe,
+        "seeds": [args.seed, args.seed + args.num - 1],
+        "labels": None if generated.labels is None else generated.labels.tolist(),
+        "seconds": generated.seconds,
+    }
+    write_json(out / "samples.json", note)
+    print(f"{args.num} images in {generated.seconds:.1f} s, {generated.nfe} denoiser calls each: {out / 'grid.png'}")
+    return 0

@@ -1,0 +1,26 @@
+"""`denoisezoo train`: train a recipe; the same command again resumes."""
+
+from __future__ import annotations
+
+import sys
+
+from denoisezoo.errors import UserError
+
+RESUMABLE = 130
+
+
+def run_raw(argv: list[str]) -> int:
+    """Train with LightningCLI's own arguments."""
+    from denoisezoo.train.fit import train
+    from denoisezoo.train.recipe import list_recipes
+
+    words = {word.partition("=")[0] for word in argv}
+    if not words & {"-c", "--config", "-h", "--help"}:
+        names = ", ".join(list_recipes()[:4])
+        raise UserError("train needs a recipe", f"give --config RECIPE, a YAML file or a shipped one ({names}, ...)")
+    result = train(argv)
+    if result.interrupted:
+        print(f"interrupted after step {result.steps}; run the same command again to go on", file=sys.stderr)
+        return RESUMABLE
+    print(f"trained {result.steps} steps, {result.facts['images_seen']:,} images; run folder: {result.folder}")
+    return 0

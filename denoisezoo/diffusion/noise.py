@@ -1,0 +1,47 @@
+"""Standard normal noise: from one generator, or from one per image, so that an image does not depend on its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class SeedBlock:
+    """One generator per image. Image i is the same whatever the batch size, the order, and the device (numbers are
+    drawn on the CPU); NVlabs' EDM samples so.
+
+    Args:
+        seeds: One seed per image of the batch.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """(B, ...) float32 on the CPU, one draw for each image."""
+        if shape[0] != len(self.generators):
+            raise ValueError(f"{shape[0]} images and {len(self.generators)} seeds")
+        return torch.stack([torch.randn(*shape[1:], generator=g) for g in self.generators])
+
+
+Noise = torch.Generator | SeedBlock | None
+"""Where noise comes from; None is torch's global generator."""
+
+
+def standard_normal(
+    shape: Sequence[int], noise: Noise, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Standard normal noise of a shape, drawn in float32 so that iterates of every dtype see the same numbers."""
+    if isinstance(noise, SeedBlock):
+        drawn = noise.normal(shape)
+        return drawn.to(device=device, dtype=dtype, non_blocking=True)
+    if device is None and noise is not None:
+        device = noise.device
+    return torch.randn(*shape, generator=noise, device=device, dtype=torch.float32).to(dtype)
+
+
+def normal_like(u: Tensor, noise: Noise) -> Tensor:
+    """Standard normal noise like a state (B, C, H, W), in its dtype and on its device."""
+    return standard_normal(u.shape, noise, u.device, u.dtype)

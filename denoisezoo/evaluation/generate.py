@@ -1,0 +1,94 @@
+"""Drawing images from a denoiser in batches, each image from its own seed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion import Denoiser, Sampler, SeedBlock
+from denoisezoo.diffusion.samplers.base import EffortPlan
+from denoisezoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Images and what they took.
+
+    Attributes:
+        images: (N, C, H, W) float32 on the CPU, not clipped.
+        labels: Class of each (N,) int64, for conditional networks.
+        nfe: Denoiser calls for each image.
+        seconds: Wall time of sampling all of them.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    nfe: int
+    seconds: float
+
+
+def generate(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    num: int,
+    image_shape: tuple[int, int, int],
+    *,
+    steps: int,
+    first_seed: int = 0,
+    batch_size: int = 256,
+    num_classes: int = 0,
+    label: int | None = None,
+    plan: EffortPlan | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int], None] | None = None,
+) -> Generated:
+    """Draw `num` images; image i has seed `first_seed` + i, whatever the batch size.
+
+    Args:
+        denoiser: In evaluation mode, on `device`.
+        sampler: The sampler.
+        num: Images to draw.
+        image_shape: (C, H, W).
+        steps: Sampler steps.
+        first_seed: Seed of the first image.
+        batch_size: Images at a time.
+        num_classes: Classes of a conditional network; its labels then go round unless `label` is given.
+        label: One class for all images.
+        plan: Effort at each noise level.
+        device: Where to sample.
+        dtype: Of the iterates; the network keeps its own.
+        progress: Called with the number of images done after each batch.
+
+    Raises:
+        UserError: Nothing to draw, or a label that the network does not know.
+    """
+    if num < 1 or batch_size < 1:
+        raise UserError(f"num {num} or batch_size {batch_size} is below 1", "give whole numbers of at least 1")
+    if label is not None and not 0 <= label < num_classes:
+        raise UserError(
+            f"label {label} is not among the {num_classes} classes of this network", "give a class it knows"
+        )
+    labels = _labels(num, num_classes, label)
+    batches, nfe, start = [], 0, time.perf_counter()
+    for low in range(0, num, batch_size):
+        high = min(low + batch_size, num)
+        noise = SeedBlock(range(first_seed + low, first_seed + high))
+        u_T = sampler.prior(denoiser.process, (high - low, *image_shape), steps, noise, device=device, dtype=dtype)
+        chosen = None if labels is None else labels[low:high].to(device)
+        result = sampler(denoiser, u_T, steps=steps, plan=plan, label=chosen, generator=noise)
+        batches.append(result.images.float().cpu())
+        nfe = result.nfe
+        if progress is not None:
+            progress(high)
+    return Generated(torch.cat(batches), labels, nfe, time.perf_counter() - start)
+
+
+def _labels(num: int, num_classes: int, label: int | None) -> Tensor | None:
+    if not num_classes:
+        return None
+    return torch.arange(num) % num_classes if label is None else torch.full((num,), label)

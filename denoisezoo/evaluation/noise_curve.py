@@ -1,0 +1,50 @@
+"""Denoising error by noise level on held-out images: comparable between all denoisers, however they were trained."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion import Denoiser, ScalarProcess
+
+LOG_SNRS = tuple(float(x) for x in range(-9, 10, 2))
+"""Centres of ten bins of log-SNR, two wide."""
+
+
+@torch.inference_mode()
+def denoising_error(
+    denoiser: Denoiser, images: Tensor, *, label: Tensor | None = None, seed: int = 0, batch_size: int = 256
+) -> list[tuple[float, float, float, float]]:
+    """Mean squared error of the predicted image at ten noise levels, with the same noise for every denoiser.
+
+    Args:
+        denoiser: In evaluation mode.
+        images: Held-out images (N, C, H, W) in [-1, 1].
+        label: Their classes (N,), for conditional networks.
+        seed: Seed of the noise.
+        batch_size: Images at a time.
+
+    Returns:
+        Rows (lower log-SNR, upper log-SNR, mean error per pixel, number of images), noisiest first. A level beyond the
+        range of the process has no row; a process with several noise levels at a time has none.
+    """
+    process = denoiser.process
+    if not isinstance(process, ScalarProcess):
+        return []
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+    device = next(denoiser.parameters()).device
+    rows = []
+    for log_snr in LOG_SNRS:
+        t = process.nearest_time(process.t_of_sigma(torch.tensor([-log_snr / 2], dtype=torch.float64).exp()))
+        if not process.t_min <= float(t) <= process.t_max:
+            continue
+        total = 0.0
+        for low in range(0, len(images), batch_size):
+            part = slice(low, low + batch_size)
+            u_0, eps = images[part].to(device), noise[part].to(device)
+            times = t.to(device).expand(len(u_0))
+            chosen = None if label is None else label[part].to(device)
+            u_0_hat = denoiser(process.perturb(u_0, eps, times), times, label=chosen).u_0
+            total += float((u_0_hat - u_0).square().mean(dim=(1, 2, 3)).sum())
+        rows.append((log_snr - 1, log_snr + 1, total / len(images), float(len(images))))
+    return rows

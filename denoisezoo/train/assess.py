@@ -1,0 +1,202 @@
+"""Sampling, evaluating and pricing a trained run: one result with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion import NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.evaluation.card import ResultCard, seed_range
+from denoisezoo.evaluation.generate import Generated, generate
+from denoisezoo.evaluation.images import to_float
+from denoisezoo.evaluation.metrics import Evaluator
+from denoisezoo.evaluation.noise_curve import denoising_error
+from denoisezoo.profiling.trajectory import Trajectory, counting_copy, trace
+from denoisezoo.train.data import ImageData
+from denoisezoo.train.runs import Run, to_device
+
+
+@dataclass(frozen=True)
+class Settings:
+    """On what terms a run is assessed.
+
+    Attributes:
+        sampler: Sampler with its options.
+        steps: Its steps.
+        num: Images to generate; None is as many as there are reference images.
+        first_seed: Seed of the first image.
+        features: Feature extractor of the Frechet distance.
+        split: Reference images: "train", "test" or "all".
+        batch_size: Images at a time.
+        device: Where to sample.
+        dtype: Of the network while sampling.
+        compile: Compile the network first.
+    """
+
+    sampler: str = "heun"
+    steps: int = 18
+    num: int | None = None
+    first_seed: int = 0
+    features: str = "pixels"
+    split: Any = "all"
+    batch_size: int = 256
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    compile: bool = False
+
+    def build_sampler(self) -> Sampler:
+        """The sampler, or a `UserError` that names the nearest."""
+        return create_sampler(self.sampler)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What was found of one run.
+
+    Attributes:
+        metrics: Figures by name.
+        card: Their circumstances.
+        generated: The images.
+        trajectory: Cost of every denoiser call; measured at batch 1.
+        noise_curve: Denoising error by noise level on held-out images.
+        latency_ms: Sampling time per image at `Settings.batch_size`.
+    """
+
+    metrics: dict[str, float]
+    card: ResultCard
+    generated: Generated
+    trajectory: Trajectory
+    latency_ms: float
+    noise_curve: list[tuple[float, float, float, float]] = field(default_factory=list)
+
+
+def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
+    """The run's denoiser where and as the settings want it, after one warm-up call of the sampler's batch."""
+    denoiser = to_device(run, settings.device, settings.dtype)
+    if settings.compile:
+        denoiser.backbone.compile()
+    draw_with(denoiser, run, settings, min(settings.num or settings.batch_size, settings.batch_size), steps=1)
+    return denoiser
+
+
+def draw_with(
+    denoiser: NetworkDenoiser,
+    run: Run,
+    settings: Settings,
+    num: int,
+    *,
+    steps: int,
+    label: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Generated:
+    """`num` images of a prepared denoiser on the settings' terms."""
+    return generate(
+        denoiser,
+        settings.build_sampler(),
+        num,
+        run.image_shape,
+        steps=steps,
+        first_seed=settings.first_seed,
+        batch_size=settings.batch_size,
+        num_classes=denoiser.backbone.spec.num_classes,
+        label=label,
+        device=settings.device,
+        progress=progress,
+    )
+
+
+def price(run: Run, settings: Settings, timed: bool = True) -> Trajectory:
+    """One image by the real sampler: what every denoiser call costs; `timed` False only counts."""
+    denoiser = run.denoiser if timed else counting_copy(run.denoiser)
+    sampler = settings.build_sampler()
+    device = settings.device if timed else "cpu"
+    noise = SeedBlock([settings.first_seed])
+    shape = (1, *run.image_shape)
+    u_T = sampler.prior(denoiser.process, shape, settings.steps, noise, device=device, dtype=torch.float32)
+    label = torch.zeros(1, dtype=torch.int64, device=device) if run.denoiser.backbone.spec.num_classes else None
+    return trace(denoiser, sampler, u_T, steps=settings.steps, label=label, generator=noise, timed=timed)
+
+
+def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
+    """The reference side of the metrics, computed once for all runs on the same data."""
+    held_out = data.images("test")
+    return Evaluator(
+        data.images(settings.split),
+        features=settings.features,
+        training=data.images("train"),
+        held_out=held_out if len(held_out) else None,
+    )
+
+
+def assess(
+    run: Run,
+    data: ImageData,
+    settings: Settings,
+    evaluator: Evaluator | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Assessment:
+    """Sample a run, evaluate the images and price them.
+
+    Args:
+        run: The trained run.
+        data: The data that it was trained on.
+        settings: The terms.
+        evaluator: From `make_evaluator`, to share it between runs.
+        progress: Called with the number of images done.
+    """
+    evaluator = evaluator or make_evaluator(data, settings)
+    num = settings.num or len(evaluator.reference)
+    generated = draw_with(prepare(run, settings), run, settings, num, steps=settings.steps, progress=progress)
+    trajectory = price(run, settings)
+    return Assessment(
+        metrics=evaluator.evaluate(generated.images),
+        card=make_card(run, data, settings, evaluator, generated, trajectory),
+        generated=generated,
+        trajectory=trajectory,
+        latency_ms=1000 * generated.seconds / num,
+        noise_curve=held_out_curve(run, data),
+    )
+
+
+def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float, float]]:
+    """Denoising error by noise level on the held-out images (the training images where nothing is held out)."""
+    split: Any = "test" if len(data.images("test")) else "train"
+    images: Tensor = to_float(data.images(split)[:1024])
+    label = data.labels(split)[:1024] if run.denoiser.backbone.spec.num_classes else None
+    return denoising_error(run.denoiser, images, label=label)
+
+
+def make_card(
+    run: Run, data: ImageData, settings: Settings, evaluator: Evaluator, generated: Generated, trajectory: Trajectory
+) -> ResultCard:
+    """The circumstances of the metrics (DESIGN, section 7)."""
+    facts = data.card()
+    return ResultCard.here(
+        settings.device,
+        dataset=facts["dataset"],
+        dataset_sha256=facts["dataset_sha256"],
+        split=settings.split,
+        resolution=data.resolution,
+        num_generated=len(generated.images),
+        num_reference=len(evaluator.reference),
+        features=settings.features,
+        features_sha256=evaluator.features.weights_sha256,
+        weights=run.weights,
+        sampler=settings.sampler,
+        steps=settings.steps,
+        nfe=generated.nfe,
+        seeds=seed_range(settings.first_seed, len(generated.images)),
+        training_seed=run.facts.get("seed"),
+        images_seen=run.facts.get("images_seen"),
+        train_steps=run.facts.get("train_steps"),
+        train_seconds=run.facts.get("train_seconds"),
+        train_macs=run.facts.get("train_macs"),
+        params=sum(p.numel() for p in run.denoiser.backbone.parameters()),
+        macs_per_image=trajectory.macs_per_image,
+        dtype=str(settings.dtype).removeprefix("torch."),
+        compiled=settings.compile,
+    )

@@ -1,0 +1,65 @@
+"""From the plain configuration that a checkpoint keeps back to objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from denoisezoo.errors import UserError
+from denoisezoo.train.data import ImageData
+from denoisezoo.train.module import DiffusionModule
+
+PACKAGE = "denoisezoo."
+
+
+def check_classes(config: Any) -> None:
+    """Refuse a configuration that names a class outside of this package: a file must not choose what is imported."""
+    if isinstance(config, dict):
+        name = config.get("class_path")
+        if isinstance(name, str) and not name.startswith(PACKAGE):
+            raise UserError(
+                f"the checkpoint asks for the class {name}", "train it again with a class of denoisezoo, or import it"
+            )
+        for value in config.values():
+            check_classes(value)
+    if isinstance(config, list):
+        for value in config:
+            check_classes(value)
+
+
+def build_module(config: dict[str, Any]) -> DiffusionModule:
+    """The training module of a recipe's `model` section, uncompiled.
+
+    Raises:
+        UserError: The section does not fit this version.
+    """
+    check_classes(config)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DiffusionModule, "model")
+    return _instantiate(parser, "model", config | {"compile": False})
+
+
+def build_data(config: dict[str, Any]) -> ImageData:
+    """The data module of a recipe's `data` section.
+
+    Raises:
+        UserError: The section does not fit this version.
+    """
+    check_classes(config)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageData, "data")
+    return _instantiate(parser, "data", config)
+
+
+def _instantiate(parser: ArgumentParser, key: str, config: dict[str, Any]) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        parsed = parser.parse_object({key: config})
+    except ArgumentError as error:
+        raise UserError(
+            f"the checkpoint's {key} section does not fit this version: {str(error).splitlines()[0]}",
+            "use the version of denoisezoo that wrote it",
+        ) from error
+    return parser.instantiate_classes(parsed)[key]

@@ -1,0 +1,118 @@
+"""Training one recipe in its run folder; the same call again resumes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from denoisezoo.errors import UserError
+from denoisezoo.files import write_json, write_text
+from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
+from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
+from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+
+# What may differ between a run and its resumption: how long, how fast and how talkative, not what.
+FREE_SECTIONS = ("trainer", "checkpoint", "samples", "wandb")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training did.
+
+    Attributes:
+        folder: The run folder.
+        steps: Optimiser steps so far.
+        interrupted: Whether Ctrl-C ended it.
+        facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs, seed, ...
+    """
+
+    folder: Path
+    steps: int
+    interrupted: bool
+    facts: dict[str, Any]
+
+
+def train(args: Sequence[str]) -> TrainResult:
+    """Train as `denoisezoo train ARGS` does.
+
+    Args:
+        args: `--config RECIPE` and any overrides, as on the command line.
+
+    Raises:
+        UserError: The recipe or a value is wrong, the run folder holds another run, or it cannot be written.
+    """
+    cli = parse_recipe(args)
+    folder = Path(cli.trainer.default_root_dir)
+    config = plain_config(cli)
+    checkpoint = resumable(folder, config)
+    cli.model.recipe = config
+    cli.datamodule.setup("fit")
+    cli.model.check_data(cli.datamodule)
+    save_config(folder, config)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    return finish(cli, folder)
+
+
+def resumable(folder: Path, config: dict[str, Any]) -> str | None:
+    """The checkpoint that a run folder goes on from, or None for a fresh one.
+
+    Raises:
+        UserError: The folder holds a run of other settings, or its checkpoint is damaged.
+    """
+    last = folder / FOLDER / LAST
+    if not last.is_file():
+        return None
+    before = read_checkpoint(last)["denoisezoo"]["recipe"]
+    if key := first_difference(kept(before), kept(config)):
+        raise UserError(
+            f"{folder} holds a run with another {key}",
+            f"give another --trainer.default_root_dir, or delete {folder}",
+        )
+    return str(last)
+
+
+def kept(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that a resumed run must share."""
+    return {key: value for key, value in config.items() if key not in FREE_SECTIONS}
+
+
+def first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    """The first key, dotted, at which two plain configurations differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            inside = f"{path}.{key}" if path else str(key)
+            if found := first_difference(a.get(key), b.get(key), inside):
+                return found
+        return None
+    return None if a == b else path or "configuration"
+
+
+def save_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write the resolved configuration into the run folder."""
+    write_text(folder / CONFIG_NAME, yaml.safe_dump(config, sort_keys=False))
+
+
+def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
+    """Write run.json and say how it ended."""
+    trainer, module = cli.trainer, cli.model
+    per_image = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
+    interrupted = any(c.interrupted for c in trainer.callbacks if isinstance(c, StopOnInterrupt))
+    facts = {
+        "denoiser": module.name,
+        "family": module.family,
+        "seed": module.seed,
+        "train_steps": trainer.global_step,
+        "images_seen": module.images_seen,
+        "train_seconds": module.train_seconds,
+        "train_macs": per_image * module.images_seen,
+        "finished": not interrupted,
+        "data": cli.datamodule.card(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(folder / "run.json", facts)
+    return TrainResult(folder, trainer.global_step, interrupted, facts)

@@ -1,0 +1,181 @@
+"""The one LightningModule that trains every denoiser. It knows no architecture and no process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.train.noise_bins import NoiseBins
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its learning rate over time.
+
+    Args:
+        name: Any optimiser of timm, e.g. adamw, adam, muon, lion.
+        lr: Learning rate after warm-up.
+        betas: Momentum factors.
+        weight_decay: Decay of weights; not of biases and norms.
+        warmup_steps: Steps of linear warm-up.
+        schedule: What follows: "constant", "linear" to zero, or "cosine" to zero, at the last step.
+    """
+
+    name: str = "adamw"
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Learning rate at a step as a share of `lr`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
+        return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
+
+    def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
+        """The optimiser for the parameters of `module`, fused where torch offers it."""
+        from timm.optim import create_optimizer_v2, list_optimizers
+
+        names = [str(name) for name in list_optimizers()]
+        if self.name not in names:
+            raise unknown("optimizer", self.name, names)
+        options: dict[str, Any] = {"betas": self.betas}
+        if self.name in {"adam", "adamw"}:
+            options["fused"] = True
+        try:
+            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+        except TypeError:
+            del options["betas"]  # not all optimisers have two of them
+            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+
+
+class DiffusionModule(LightningModule):
+    """Trains one denoiser.
+
+    Times and noise of a step depend on nothing but (seed, step, rank), so a resumed run draws what an unbroken one
+    would have drawn.
+
+    Args:
+        denoiser: Registry name of the backbone.
+        process: How images are destroyed.
+        preconditioning: How the backbone's input and output relate to the process.
+        objective: Which noise levels count, and how much.
+        network: Fields of the backbone's configuration to change, e.g. {num_classes: 10}.
+        optimizer: Optimiser and learning rate.
+        channels_last: Keep weights and activations in channels-last layout.
+        compile: Compile the backbone in place.
+        seed: Seed of times and noise; the trainer's unless given.
+    """
+
+    def __init__(
+        self,
+        denoiser: str,
+        process: Process,
+        preconditioning: Preconditioning,
+        objective: Objective,
+        network: dict[str, Any] | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        channels_last: bool = True,
+        compile: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.family = denoiser, get_variant(denoiser).family.name
+        backbone = create_denoiser(denoiser, **(network or {}))
+        if channels_last:
+            backbone = backbone.to(memory_format=torch.channels_last)
+        if compile:
+            backbone.compile()  # in place: keys of the checkpoint stay as they are
+        self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
+        self.objective, self.optimizer_config = objective, optimizer
+        self.seed = torch.initial_seed() % 2**31 if seed is None else seed
+        self.noise_bins = NoiseBins()
+        self.images_seen, self.train_seconds = 0, 0.0
+        self.recipe: Mapping[str, Any] = {}
+        """The resolved configuration, kept in every checkpoint, so that a checkpoint alone can be sampled."""
+        self._started = 0.0
+
+    def check_data(self, data: Any) -> None:
+        """Refuse data of other channels, size or classes than the network takes."""
+        spec = self.denoiser.backbone.spec
+        for what, needs, has, field_ in (
+            ("channels", spec.in_channels, data.channels, "in_channels"),
+            ("pixels a side", spec.resolution, data.resolution, "resolution"),
+        ):
+            if needs != has:
+                raise UserError(
+                    f"{self.name} takes images of {needs} {what}, and {data.title} has {has}",
+                    f"add --model.network.{field_} {has}, or choose other data",
+                )
+        if data.num_classes != spec.num_classes:
+            raise UserError(
+                f"{self.name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
+                f"add --model.network.num_classes {data.num_classes}, or set --data.labels to match",
+            )
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser with its schedule by step."""
+        optimizer = self.optimizer_config.build(self.denoiser)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def generator(self, *key: int) -> torch.Generator:
+        """A generator on the module's device whose numbers depend on the seed and `key` alone."""
+        mixed = int(np.random.SeedSequence([self.seed, *key]).generate_state(1)[0])
+        return torch.Generator(self.device).manual_seed(mixed)
+
+    def on_train_start(self) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter() - self.train_seconds
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The objective of one batch."""
+        key = (0, self.global_step, batch_idx, self.global_rank)
+        loss, per_sample, t = self.objective(self.denoiser, batch, self.generator(*key))
+        self.noise_bins.add(self.denoiser.process.log_snr(t), per_sample)
+        self.images_seen += len(batch["image"]) * self.trainer.world_size
+        self.train_seconds = time.perf_counter() - self._started
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the loss by noise level and the images seen as often as the loss."""
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log_dict({f"loss_by_noise/{name}": value for name, value in self.noise_bins.means().items()})
+            self.log("images_seen", float(self.images_seen))
+            self.noise_bins.reset()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The objective on held-out images, with the same times and noise every time."""
+        loss = self.objective(self.denoiser, batch, self.generator(1, batch_idx, self.global_rank)).loss
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the recipe and what training has cost so far."""
+        checkpoint["denoisezoo"] = {
+            "recipe": dict(self.recipe),
+            "images_seen": self.images_seen,
+            "train_seconds": self.train_seconds,
+            "seed": self.seed,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint was written."""
+        found = checkpoint.get("denoisezoo", {})
+        self.images_seen = int(found.get("images_seen", 0))
+        self.train_seconds = float(found.get("train_seconds", 0.0))

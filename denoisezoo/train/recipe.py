@@ -1,0 +1,229 @@
+"""Recipes: YAML files whose keys are the arguments of the classes they build (LightningCLI, jsonargparse)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+# Imported so that recipes can name their classes without the module path.
+from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
+from denoisezoo.errors import UserError, nearest, unknown
+from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
+from denoisezoo.train.checkpoint import AtomicCheckpointIO, Checkpoints
+from denoisezoo.train.data import ImageData
+from denoisezoo.train.ema import EMA
+from denoisezoo.train.module import DiffusionModule
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIG_NAME = "config.yaml"
+BASES = (Process, Preconditioning, Objective, Times, ImageData)
+
+
+def list_recipes() -> list[str]:
+    """Names of the shipped recipes, such as "digits/ddpm"."""
+    return sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one.
+
+    Raises:
+        UserError: There is no such file or name.
+    """
+    shipped = CONFIGS / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in {".yaml", ".yml"} or path.is_absolute():
+        raise UserError(f"there is no recipe file {name}", "give a YAML file, or the name of a shipped recipe")
+    raise unknown("recipe", name, list_recipes())
+
+
+class RecipeParser(LightningArgumentParser):
+    """A parser whose mistakes are one line that names the nearest key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise a `UserError` instead of printing the usage."""
+        raise UserError(*explain(message, ex))
+
+
+def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
+    """What is wrong and what to do, from a message of jsonargparse; a `UserError` inside it wins."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause.what, cause.cure
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(message.split())
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    what = lines[0] if lines else text
+    key = re.search(r"(?:[Kk]ey|[Oo]ption|argument)s?:? [\"'`]?(--)?([\w.]+)", text)
+    cure = "see `denoisezoo train --config RECIPE --print_config` for the valid keys"
+    if key and (near := nearest(key.group(2).split(".")[-1], _known_keys())):
+        cure = f"did you mean {' or '.join(near)}? " + cure
+    details = [line for line in lines[1:] if line != what][:1]
+    return (f"{what}: {details[0]}" if details else what)[:400].rstrip(".:;"), cure
+
+
+def _known_keys() -> set[str]:
+    """Every key that a recipe may hold: the parameters of the classes that it can build."""
+    import inspect
+
+    from lightning.pytorch import Trainer
+
+    classes: list[Any] = [Trainer, DiffusionModule, EMA, SampleGrid, Checkpoints]
+    for base in BASES:
+        classes.extend(_subclasses(base))
+    keys = {"trainer", "model", "data", "ema", "samples", "checkpoint", "seed_everything", "wandb"}
+    return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
+
+
+def _subclasses(base: type) -> list[type]:
+    found: list[type] = [base]
+    child: type
+    for child in base.__subclasses__():
+        found += _subclasses(child)
+    return found
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI with the callbacks that every run has, as sections of the recipe."""
+
+    def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(
+            model_class=DiffusionModule,
+            datamodule_class=ImageData,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": -1,
+                "log_every_n_steps": 50,
+                "num_sanity_val_steps": 0,
+                "check_val_every_n_epoch": None,
+                "enable_model_summary": False,
+                "logger": False,
+            },
+            args=list(args),
+            run=False,
+            auto_configure_optimizers=False,
+            **kwargs,
+        )
+
+    def init_parser(self, **kwargs: Any) -> RecipeParser:
+        """As LightningCLI's, with short errors."""
+        kwargs.setdefault("dump_header", ["denoisezoo recipe"])
+        parser = RecipeParser(prog="denoisezoo train", **kwargs)
+        parser.add_argument("-c", "--config", action="config", help="A recipe: a YAML file or a shipped name.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The sections beside trainer, model and data."""
+        parser.add_lightning_class_args(EMA, "ema")
+        parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_argument("--wandb", type=str | None, default=None, help="Project to log to; offline without a key.")
+
+    def before_instantiate_classes(self) -> None:
+        """Hash the seed into the parts that have their own only if they were not given one."""
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """The trainer with its loggers, in its run folder."""
+        trainer_config = self._get(self.config_init, "trainer")
+        root = Path(trainer_config.get("default_root_dir") or "runs")
+        extra = [StopOnInterrupt(), Throughput()]
+        plugins = [AtomicCheckpointIO(), *as_list(trainer_config.get("plugins"))]
+        trainer = super().instantiate_trainer(
+            default_root_dir=str(root), logger=loggers(root, self), plugins=plugins, **kwargs
+        )
+        trainer.callbacks[:0] = extra
+        for callback in trainer.callbacks:
+            if isinstance(callback, Checkpoints):
+                callback.dirpath = str(root / "checkpoints")
+        return trainer
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list of what may be None, one thing, or several."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def loggers(root: Path, cli: RecipeCLI) -> list[Any]:
+    """CSV always; W&B when asked, offline without a key."""
+    from lightning.pytorch.loggers import CSVLogger
+
+    found: list[Any] = [CSVLogger(root, name="logs", version="", flush_logs_every_n_steps=100)]
+    project = cli._get(cli.config_init, "wandb")
+    if project:
+        found.append(wandb_logger(root, str(project), cli))
+    return found
+
+
+def wandb_logger(root: Path, project: str, cli: RecipeCLI) -> Any:
+    """A W&B logger that resumes the run of this folder.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    try:
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+    except ImportError:
+        raise UserError("wandb is not installed", "install it (pip install wandb), or drop --wandb") from None
+    offline = not (os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None))
+    root.mkdir(parents=True, exist_ok=True)
+    logger = WandbLogger(project=project, name=root.name, save_dir=root, offline=offline, log_model=False)
+    logger.experiment.define_metric("*", step_metric="trainer/global_step")
+    return logger
+
+
+def parse_recipe(args: Sequence[str]) -> RecipeCLI:
+    """Build trainer, module and data from command-line arguments in which `--config` may name a shipped recipe.
+
+    Raises:
+        UserError: Unknown recipe, key or class, or a value of the wrong type.
+    """
+    words = resolve_configs(list(args))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            cli = RecipeCLI(words)
+        except (TypeError, ValueError, yaml.YAMLError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(*explain(str(error), error)) from error
+    return cli
+
+
+def resolve_configs(words: list[str]) -> list[str]:
+    """Replace names of recipes after --config (or -c) by the paths of their files."""
+    resolved = []
+    follows = False
+    for word in words:
+        if follows:
+            word = str(find_recipe(word))
+        elif word.startswith(("--config=", "-c=")):
+            flag, _, name = word.partition("=")
+            word = f"{flag}={find_recipe(name)}"
+        follows = word in {"--config", "-c"}
+        resolved.append(word)
+    return resolved
+
+
+def plain_config(cli: RecipeCLI) -> dict[str, Any]:
+    """The resolved configuration as plain data."""
+    text = cli.parser.dump(cli.config, skip_none=False)
+    config: dict[str, Any] = yaml.safe_load(text)
+    config.pop("config", None)
+    return config

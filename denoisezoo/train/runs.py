@@ -1,0 +1,131 @@
+"""Trained runs: from a run folder or a checkpoint to a denoiser that can be sampled."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.errors import UserError
+from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained denoiser.
+
+    Attributes:
+        name: Registry name of its backbone.
+        family: Family of the backbone.
+        denoiser: With the averaged (or raw) weights, in evaluation mode, on the CPU.
+        config: The resolved recipe.
+        folder: Its run folder.
+        checkpoint: The file that the weights come from.
+        weights: "ema" or "raw".
+        facts: images_seen, train_steps, train_seconds, train_macs (None where unknown), seed.
+    """
+
+    name: str
+    family: str
+    denoiser: NetworkDenoiser
+    config: dict[str, Any]
+    folder: Path
+    checkpoint: Path
+    weights: str
+    facts: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        spec = self.denoiser.backbone.spec
+        return spec.in_channels, spec.resolution, spec.resolution
+
+    def data(self) -> Any:
+        """The data module that the run was trained on, not yet read."""
+        from denoisezoo.train.build import build_data
+
+        return build_data(self.config["data"])
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint of a run folder, or the file itself.
+
+    Raises:
+        UserError: There is nothing there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    last = path / FOLDER / LAST
+    if last.is_file():
+        return last
+    if path.is_dir():
+        raise UserError(f"{path} holds no run", f"train into it, or give a folder with {FOLDER}/{LAST} in it")
+    raise UserError(f"there is no run {path}", "give a run folder or a .ckpt file that train has written")
+
+
+def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
+    """Load a run.
+
+    Args:
+        path: Run folder or checkpoint.
+        weights: "ema" for the averaged weights, "raw" for those of the optimiser.
+
+    Raises:
+        UserError: There is no run, or its checkpoint is damaged or of another network.
+    """
+    from denoisezoo.train.build import build_module
+
+    file = find_checkpoint(path)
+    found = read_checkpoint(file)
+    module = build_module(found["denoisezoo"]["recipe"]["model"])
+    state = found["state_dict"] if weights == "ema" else found.get("current_model_state", found["state_dict"])
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
+            "use the version of denoisezoo that wrote it",
+        ) from error
+    folder = file.parent.parent if file.parent.name == FOLDER else file.parent
+    return Run(
+        name=module.name,
+        family=module.family,
+        denoiser=module.denoiser.eval(),
+        config=found["denoisezoo"]["recipe"],
+        folder=folder,
+        checkpoint=file,
+        weights=weights,
+        facts=_facts(found, folder),
+    )
+
+
+def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
+    facts = {k: found["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed")}
+    facts |= {"train_steps": found.get("global_step"), "train_macs": None}
+    summary = folder / "run.json"
+    if summary.is_file():
+        written = json.loads(summary.read_text())
+        if written.get("train_steps") == facts["train_steps"]:
+            facts["train_macs"] = written.get("train_macs")
+    return facts
+
+
+def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:
+    """The run's denoiser on a device, its network in a dtype.
+
+    Raises:
+        UserError: The device is absent.
+    """
+    try:
+        run.denoiser.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used", "give cpu, or cuda where there is a GPU") from error
+    run.denoiser.backbone.to(dtype)
+    return run.denoiser

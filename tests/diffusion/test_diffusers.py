@@ -1,0 +1,103 @@
+"""A second implementation: DDPM, DDIM and DPM-Solver++ steps agree with the schedulers of diffusers."""
+
+import pytest
+import torch
+
+from denoisezoo.diffusion import Denoiser, Prediction, create_sampler
+from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.processes import VPDiscrete
+from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
+from denoisezoo.diffusion.samplers.ode import DPMSolverPP2M
+
+diffusers = pytest.importorskip("diffusers", reason="the test extra brings diffusers")
+SHAPE = (5, 3, 8, 8)
+CHAIN = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
+
+
+def eps_model(x, index):
+    """Any smooth function will do for a network."""
+    return torch.tanh(0.7 * x + torch.sin(x.roll(1, -1)) * index / 1500)
+
+
+class Toy(Denoiser):
+    def __init__(self):
+        super().__init__()
+        self.process = VPDiscrete()
+
+    def forward(self, u_t, t, **kwargs):
+        eps = eps_model(u_t, t[0].item() - 1)
+        alpha, sigma = self.process.alpha(t[0]), self.process.sigma(t[0])
+        return Prediction((u_t - sigma * eps) / alpha, eps)
+
+
+def run_diffusers(scheduler, steps, **kwargs):
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(SHAPE, generator=generator)
+    for index in scheduler.timesteps:
+        x = scheduler.step(eps_model(x, index.item()), index, x, generator=generator, **kwargs).prev_sample
+    return x, torch.cat([scheduler.timesteps.double() + 1, torch.zeros(1, dtype=torch.float64)])
+
+
+def run_ours(sampler_class, grid, **options):
+    name = f"as_diffusers_{len(GRIDS)}"
+    GRIDS.add(name, lambda process, steps: grid)
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(SHAPE, generator=generator)
+    return sampler_class(time_grid=name, **options)(Toy(), x, steps=len(grid) - 1, generator=generator).images
+
+
+def step_of_ours(sampler_class, x, t, s, generator, **options):
+    name = f"as_diffusers_{len(GRIDS)}"
+    GRIDS.add(name, lambda process, steps: torch.tensor([t, s], dtype=torch.float64))
+    return sampler_class(time_grid=name, **options)(Toy(), x, steps=1, generator=generator).images
+
+
+@pytest.mark.parametrize("steps", [1000, 50])
+@pytest.mark.parametrize(("variance", "theirs"), [("small", "fixed_small"), ("large", "fixed_large")])
+@pytest.mark.parametrize("clip", [True, False])
+def test_every_tenth_ddpm_step(steps, variance, theirs, clip):
+    scheduler = diffusers.DDPMScheduler(**CHAIN, variance_type=theirs, clip_sample=clip)
+    scheduler.set_timesteps(steps)
+    for index in [*scheduler.timesteps[::10].tolist(), 0]:
+        previous = index - 1000 // steps
+        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(index + 1))
+        theirs_next = scheduler.step(
+            eps_model(x, index), index, x, generator=torch.Generator().manual_seed(index)
+        ).prev_sample
+        generator = torch.Generator().manual_seed(index)
+        found = step_of_ours(DDPM, x, index + 1, max(previous, -1) + 1, generator, variance=variance, clip=clip)
+        torch.testing.assert_close(found, theirs_next, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("variance", "theirs"), [("small", "fixed_small"), ("large", "fixed_large")])
+def test_a_whole_ddpm_chain(variance, theirs):
+    expected, grid = run_diffusers(diffusers.DDPMScheduler(**CHAIN, variance_type=theirs, clip_sample=True), 50)
+    torch.testing.assert_close(run_ours(DDPM, grid, variance=variance, clip=True), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddim(steps, eta):
+    scheduler = diffusers.DDIMScheduler(**CHAIN, clip_sample=False, set_alpha_to_one=True)
+    expected, grid = run_diffusers(scheduler, steps, eta=eta)
+    torch.testing.assert_close(run_ours(DDIM, grid, eta=eta), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [10, 25])
+def test_dpmpp_2m(steps):
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **CHAIN,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+        lower_order_final=True,
+    )
+    expected, grid = run_diffusers(scheduler, steps)
+    torch.testing.assert_close(run_ours(DPMSolverPP2M, grid), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_options_are_parsed_and_checked():
+    sampler = create_sampler("ddim:eta=0.5,time_grid=edm,clip=true")
+    assert (sampler.eta, sampler.time_grid, sampler.clip) == (0.5, "edm", True)

@@ -1,0 +1,171 @@
+"""Preconditionings and objectives: exact recovery, EDM's table, published weights."""
+
+import pytest
+import torch
+
+from denoisezoo.archs import BackboneConfig
+from denoisezoo.archs.base import Backbone
+from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, NetworkDenoiser, ScalarProcess
+from denoisezoo.diffusion.objectives import EDMLoss, LogitNormalTimes, LogNormalSigma, MinSNR, Simple, UniformTimes
+from denoisezoo.diffusion.preconditioning import X0, EDMPreconditioning, Epsilon, V
+from denoisezoo.diffusion.process import Process
+from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow, VPDiscrete
+from denoisezoo.errors import UserError
+
+f64 = torch.float64
+
+
+@pytest.mark.parametrize("process", list(PROCESSES))
+@pytest.mark.parametrize("name", list(PRECONDITIONINGS))
+def test_a_perfect_network_recovers_image_and_noise(name, process):
+    preconditioning, process = PRECONDITIONINGS[name](), PROCESSES[process]()
+    t = process.sample_times(torch.linspace(0.02, 0.98, 9, dtype=f64))
+    u_0, eps = torch.randn(2, 9, 3, 4, 4, dtype=f64)
+    u_t = process.perturb(u_0, eps, t)
+    found_u_0, found_eps = preconditioning.prediction(process, u_t, t, preconditioning.target(process, u_0, eps, t))
+    torch.testing.assert_close(found_u_0, u_0, atol=1e-7, rtol=1e-7)
+    torch.testing.assert_close(found_eps, eps, atol=1e-7, rtol=1e-7)
+
+
+def test_no_signal_at_all_is_no_trouble():
+    """At t = 1 of rectified flow the state is pure noise."""
+    process, t = RectifiedFlow(), torch.ones(2, dtype=f64)
+    eps, F_x = torch.randn(2, 2, 1, 4, 4, dtype=f64)
+    for name in ("velocity", "x0", "v", "edm"):
+        preconditioning = PRECONDITIONINGS[name]()
+        assert all(p.isfinite().all() for p in preconditioning.prediction(process, eps, t, F_x))
+        assert all(p.isfinite().all() for p in preconditioning.inputs(process, eps, t))
+
+
+def test_edm_is_its_published_table():
+    """c_skip, c_out, c_in, c_noise of EDM, table 1; lambda c_out^2 = 1; unit variance of input and target."""
+    process, edm, sd = EDM(), EDMPreconditioning(0.5), 0.5
+    sigma = torch.tensor([0.002, 0.1, 1.0, 80.0], dtype=f64)
+    x, F_x = torch.randn(2, 4, 3, 2, 2, dtype=f64)
+    c = sigma.reshape(-1, 1, 1, 1)
+    D = sd**2 / (c**2 + sd**2) * x + c * sd / (c**2 + sd**2).sqrt() * F_x
+    torch.testing.assert_close(edm.prediction(process, x, sigma, -F_x)[0], D - 2 * c * sd / (c**2 + sd**2).sqrt() * F_x)
+    torch.testing.assert_close(edm.prediction(process, x, sigma, F_x)[0], D)
+    torch.testing.assert_close(edm.c_out(process, sigma), sigma * sd / (sigma**2 + sd**2).sqrt())
+    scaled, c_noise = edm.inputs(process, x, sigma)
+    torch.testing.assert_close(scaled, x / (c**2 + sd**2).sqrt())
+    torch.testing.assert_close(c_noise, sigma.log() / 4)
+    p, q = edm.mix(process, sigma)
+    torch.testing.assert_close((p * sd) ** 2 + q**2, torch.ones(4, dtype=f64))
+
+
+def test_edm_on_vp_with_unit_data_is_v_prediction():
+    process, t = VP(), torch.linspace(0.01, 1, 5, dtype=f64)
+    p, q = EDMPreconditioning(1.0).mix(process, t)
+    p_v, q_v = V().mix(process, t)
+    torch.testing.assert_close(p, -p_v)
+    torch.testing.assert_close(q, -q_v)
+
+
+class Toy(Backbone):
+    """Two outputs for each input channel, as with learned variance."""
+
+    def __init__(self):
+        super().__init__(BackboneConfig(in_channels=1, out_channels=2, resolution=4))
+        self.conv = torch.nn.Conv2d(1, 2, 1)
+
+    def forward(self, x, c_noise, *, label=None, cond=None, augment=None, effort=None):
+        return self.conv(x) + 0.01 * c_noise[:, None, None, None]
+
+
+@pytest.mark.parametrize("name", list(PRECONDITIONINGS))
+def test_training_error_is_the_error_of_the_image_over_c_out(name):
+    denoiser = NetworkDenoiser(Toy(), VP(), PRECONDITIONINGS[name]())
+    t = torch.linspace(0.05, 0.9, 6, dtype=f64)
+    u_0, eps = torch.randn(2, 6, 1, 4, 4)
+    error, c_out = denoiser.training_error(u_0, eps, t)
+    image_error = denoiser(denoiser.process.perturb(u_0, eps, t), t).u_0 - u_0
+    expected = image_error.abs().mean((1, 2, 3))
+    torch.testing.assert_close(error.abs().mean((1, 2, 3)) * c_out.float(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_float64_states_stay_float64_round_a_float32_network():
+    denoiser = NetworkDenoiser(Toy(), EDM(), EDMPreconditioning())
+    u_t = torch.randn(2, 1, 4, 4, dtype=f64)
+    found = denoiser(u_t, torch.tensor([0.1, 2.0], dtype=f64))
+    assert found.u_0.dtype == found.eps.dtype == f64
+    assert found.u_0.shape == u_t.shape
+    half = NetworkDenoiser(Toy().to(torch.bfloat16), EDM(), EDMPreconditioning())
+    assert half(u_t, torch.tensor([0.1, 2.0], dtype=f64)).u_0.dtype == f64
+
+
+def test_min_snr_weights_are_the_papers():
+    """min(SNR, gamma)/SNR for eps, min(SNR, gamma)/(SNR + 1) for v, min(SNR, gamma) for x0 (arXiv 2303.09556)."""
+    process, t = VP(), torch.linspace(0.01, 1, 7, dtype=f64)
+    snr = process.log_snr(t).exp()
+    objective = MinSNR(gamma=5.0)
+    papers = {Epsilon: snr.clamp(max=5) / snr, V: snr.clamp(max=5) / (snr + 1), X0: snr.clamp(max=5)}
+    for cls, expected in papers.items():
+        weight = objective.weight(process, t, cls().c_out(process, t))
+        torch.testing.assert_close(weight, expected)
+
+
+def test_objective_values():
+    """A network that returns zero errs by the target itself: mean square 1 for eps whatever the times."""
+
+    class Zero(Toy):
+        def forward(self, x, c_noise, **kwargs):
+            return super().forward(x, c_noise) * 0
+
+    denoiser = NetworkDenoiser(Zero(), VPDiscrete(), Epsilon())
+    batch = {"image": torch.rand(4000, 1, 4, 4) * 2 - 1}
+    loss, per_sample, t = Simple()(denoiser, batch, torch.Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(1, abs=4 * (2 / 64_000) ** 0.5)
+    assert per_sample.shape == t.shape == (4000,)
+    assert t.min() >= 1
+    assert t.max() <= 1000
+    assert torch.equal(t, t.round())
+    again = Simple()(denoiser, batch, torch.Generator().manual_seed(0))
+    assert torch.equal(loss, again.loss)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_log_normal_times(stratified):
+    times = LogNormalSigma(stratified=stratified)
+    t = times(EDM(), times.uniform(20_000, torch.Generator().manual_seed(0), torch.device("cpu")))
+    # The ends of the range cut 3.1 and 4.2 standard deviations away.
+    assert t.log().mean().item() == pytest.approx(-1.2, abs=0.03)
+    assert t.log().std().item() == pytest.approx(1.2, abs=0.03)
+
+
+def test_stratified_times_fill_every_stratum():
+    u = UniformTimes(stratified=True).uniform(64, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert sorted((u * 64).floor().int().tolist()) == list(range(64))
+
+
+def test_logit_normal_times_stay_inside():
+    times = LogitNormalTimes()
+    t = times(RectifiedFlow(), times.uniform(5000, torch.Generator().manual_seed(0), torch.device("cpu")))
+    assert 0 < t.min() < t.max() < 1
+    assert t.median().item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_edm_objective_trains_at_its_own_times():
+    objective = EDMLoss(P_mean=0.0, P_std=0.1)
+    denoiser = NetworkDenoiser(Toy(), EDM(), EDMPreconditioning())
+    _, _, t = objective(denoiser, {"image": torch.zeros(1000, 1, 4, 4)}, torch.Generator().manual_seed(0))
+    assert t.log().abs().max() < 0.5
+
+
+class NotScalar(Process):
+    t_min, t_max = 0.1, 1.0
+
+    def psi(self, s, t): ...
+    def noise(self, t): ...
+    def log_snr(self, t): ...
+    def grid(self, steps): ...
+    def time_label(self, t): ...
+
+
+def test_nonsense_is_refused():
+    assert not isinstance(NotScalar(), ScalarProcess)
+    with pytest.raises(UserError, match="NotScalar"):
+        NetworkDenoiser(Toy(), NotScalar(), Epsilon())
+    for make in (lambda: EDMPreconditioning(0.0), lambda: LogNormalSigma(P_std=0), lambda: MinSNR(gamma=-1)):
+        with pytest.raises(UserError):
+            make()

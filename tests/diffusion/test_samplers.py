@@ -1,0 +1,104 @@
+"""Sampler names, options, plans and hooks."""
+
+import pytest
+import torch
+
+from denoisezoo.diffusion import SAMPLERS, Denoiser, Prediction, create_sampler
+from denoisezoo.diffusion.processes import EDM, VP, VPDiscrete
+from denoisezoo.errors import UserError
+
+from .conftest import SHAPE
+
+
+@pytest.mark.parametrize(
+    ("spec", "word"),
+    [
+        ("hevn", "heun"),
+        ("ddim:etta=1", "eta"),
+        ("ddim:eta=two", "number"),
+        ("ddim:eta=3", "eta"),
+        ("ddpm:variance=medium", "variance"),
+        ("ddpm:clip=perhaps", "true or false"),
+        ("edm:S_churn=-1", "S_churn"),
+    ],
+)
+def test_wrong_specs_say_what_is_right(spec, word):
+    with pytest.raises(UserError, match=word):
+        create_sampler(spec)
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_no_steps_is_refused(gaussian, name, steps):
+    truth = gaussian(EDM())
+    with pytest.raises(UserError, match="steps"):
+        create_sampler(name)(truth.oracle, torch.zeros(1, *SHAPE), steps=steps)
+
+
+def test_unknown_time_grid_names_the_nearest(gaussian):
+    truth = gaussian(EDM())
+    with pytest.raises(UserError, match="quadratic"):
+        create_sampler("ddim:time_grid=quadratc")(truth.oracle, torch.zeros(1, *SHAPE), steps=3)
+
+
+class Recorder(Denoiser):
+    """Records how it was called; predicts zero."""
+
+    def __init__(self, process):
+        super().__init__()
+        self.process, self.calls = process, []
+
+    def forward(self, u_t, t, **kwargs):
+        self.calls.append((t.clone(), kwargs))
+        return Prediction(torch.zeros_like(u_t), u_t)
+
+
+class HalfPlan:
+    """Half the network while there is more noise than signal."""
+
+    def effort(self, log_snr):
+        return 0.5 if log_snr < 0 else 1.0
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_plan_label_and_condition_reach_every_call(name):
+    denoiser, sampler = Recorder(VP()), create_sampler(name)
+    label, cond = torch.tensor([1, 2]), torch.ones(2, 1, 2, 2)
+    u_T = sampler.prior(denoiser.process, (2, *SHAPE), 6)
+    sampler(denoiser, u_T, steps=6, plan=HalfPlan(), label=label, cond=cond)
+    efforts = [kwargs["effort"] for _, kwargs in denoiser.calls]
+    for t, kwargs in denoiser.calls:
+        assert t.dtype == torch.float64
+        assert t.shape == (2,)
+        assert kwargs["label"] is label
+        assert kwargs["cond"] is cond
+        assert kwargs["effort"] == HalfPlan().effort(denoiser.process.log_snr(t[:1]).item())
+    assert set(efforts) == {0.5, 1.0}
+
+
+@pytest.mark.parametrize("spec", ["ddpm", "ddim", "heun", "edm", "edm:S_churn=30", "edm:discretization=iddpm"])
+def test_discrete_networks_are_only_asked_at_whole_times(spec):
+    denoiser, sampler = Recorder(VPDiscrete()), create_sampler(spec)
+    generator = torch.Generator().manual_seed(0)
+    sampler(denoiser, sampler.prior(denoiser.process, (1, *SHAPE), 18), steps=18, generator=generator)
+    times = torch.cat([t for t, _ in denoiser.calls])
+    assert torch.equal(times, times.round())
+    assert times.min() >= 1
+    assert times.max() <= 1000
+
+
+def test_edm_limits_are_clamped_to_the_network():
+    sampler = create_sampler("edm")
+    low, high = sampler.limits(VPDiscrete())
+    assert low == pytest.approx(0.0100005, rel=1e-5)
+    assert high == 80
+    assert create_sampler("edm:discretization=vp").limits(VPDiscrete())[1] == pytest.approx(152.16697)
+    assert create_sampler("edm:sigma_max=20").limits(EDM()) == (0.002, 20.0)
+
+
+def test_iterates_keep_their_dtype():
+    for dtype in (torch.float32, torch.float64):
+        for name in SAMPLERS:
+            denoiser, sampler = Recorder(EDM()), create_sampler(name)
+            u_T = sampler.prior(denoiser.process, (1, *SHAPE), 4, dtype=dtype)
+            assert u_T.dtype == sampler(denoiser, u_T, steps=4).images.dtype == dtype
