@@ -94,8 +94,10 @@ class ZipSource(Source):
             raise UserError(f"{self.path} {what}", "give the path of a zip file of images")
         try:
             self.zip = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except zipfile.BadZipFile as error:
             raise UserError(f"{self.path} is not a zip file, or is damaged", "make or fetch it again") from error
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}", "check its permissions") from error
         return [info.filename for info in self.zip.infolist() if not info.is_dir()]
 
     def read(self, name: str) -> bytes:

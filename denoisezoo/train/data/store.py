@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -58,12 +59,13 @@ class LazyStore:
     Args:
         names: One name per image.
         decode: Reads one of them; called from several threads.
-        workers: Threads that decode; image decoders release the interpreter's lock.
+        workers: Threads that decode (decoders of large images release the interpreter's lock); None is one per core, at
+            most 16.
     """
 
-    def __init__(self, names: Sequence[str], decode: Decode, workers: int = 4) -> None:
+    def __init__(self, names: Sequence[str], decode: Decode, workers: int | None = None) -> None:
         self.names, self.decode = names, decode
-        self.pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self.pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1), thread_name_prefix="decode")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -176,6 +176,16 @@ def test_missing_empty_and_wrong_paths(folder, tmp_path):
             kind(str(path), **OPTIONS).setup()
 
 
+def test_a_zip_that_may_not_be_read(folder, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    packed = pack(folder)
+    monkeypatch.setattr("zipfile.ZipFile", refuse)
+    with pytest.raises(UserError, match=r"images.zip cannot be read: Permission denied; check its permissions"):
+        ImageZip(str(packed), **OPTIONS).setup()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
