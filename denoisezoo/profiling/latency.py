@@ -91,7 +91,6 @@ def _cuda_ms(call: Callable[[], Any]) -> float:
 
 def summarise(times: Sequence[float]) -> Latency:
     """Median, 10th and 90th percentile (linear between neighbours) of times in milliseconds."""
-    p10, median, p90 = (
-        torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.1, 0.5, 0.9]).double()).tolist()
-    )
+    levels = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    p10, median, p90 = torch.tensor(times, dtype=torch.float64).quantile(levels).tolist()
     return Latency(median, p10, p90, len(times))

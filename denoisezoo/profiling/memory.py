@@ -40,7 +40,10 @@ def _peak_on_cuda(call: Callable[[], Any], device: torch.device) -> int:
 
 
 def _peak_on_cpu(call: Callable[[], Any]) -> int:
-    """Every allocation and release of torch's CPU allocator, scratch space of kernels included, in order of time."""
+    """Every allocation and release of torch's CPU allocator, scratch space of kernels included, in order of time.
+
+    The allocator does not report the release of what was allocated before the call; that is not credited to it.
+    """
     with _quiet_kineto(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     results = profiler.profiler.kineto_results if profiler.profiler is not None else None

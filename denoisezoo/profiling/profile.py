@@ -137,8 +137,8 @@ def count_backbone(backbone: Backbone, setting: Setting, effort: Effort | None =
         setting: How to run it.
         effort: How much of it; None is all.
     """
-    inputs = example_inputs(backbone.spec, 1, setting)
     with undisturbed(backbone, setting.device), explained(setting, 1):
+        inputs = example_inputs(backbone.spec, 1, setting)
         return count(lambda: backbone(**inputs, effort=effort), root=backbone)
 
 

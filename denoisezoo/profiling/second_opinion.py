@@ -41,8 +41,8 @@ def fvcore_fields(backbone: Backbone, setting: Setting, effort: Effort | None) -
     """
     if setting.counts_only:  # fvcore traces, which needs a real device
         backbone, setting = _zeros_on_cpu(backbone), replace(setting, device=torch.device("cpu"))
-    inputs = example_inputs(backbone.spec, 1, setting)
     with undisturbed(backbone, setting.device), torch.inference_mode(False), torch.no_grad():
+        inputs = example_inputs(backbone.spec, 1, setting)
         analysis = _analysis(_Positional(backbone, list(inputs), effort), tuple(inputs.values()))
         return {"macs_fvcore": int(analysis.total()), "uncounted_by_fvcore": dict(analysis.unsupported_ops())}
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
-from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Prediction, Sampler
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Noise, Prediction, Sampler
 from denoisezoo.diffusion.samplers.base import EffortPlan
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import counting
@@ -105,7 +105,7 @@ def trace(
     plan: EffortPlan | None = None,
     label: Tensor | None = None,
     cond: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: Noise = None,
     timed: bool = True,
 ) -> Trajectory:
     """Sample once and price every call.
