@@ -9,11 +9,9 @@ from torch.nn.modules import module as torch_module
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import Counts, count, is_heavy, operator_macs
 
-DEVICES = ["cpu", "meta", pytest.param("cuda", marks=pytest.mark.gpu)]
+needs_cuda = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+DEVICES = ["cpu", "meta", pytest.param("cuda", marks=needs_cuda)]
 GRAD_MODES = [torch.enable_grad, torch.no_grad, torch.inference_mode]
-
-if not torch.cuda.is_available():
-    DEVICES[2] = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skip(reason="needs a CUDA device")])
 
 
 @pytest.fixture(params=DEVICES)
