@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import os
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +22,7 @@ from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
+LOGS, SUMMARY = "logs", "run.json"
 FREE_SECTIONS = ("trainer", "checkpoint", "samples", "wandb")
 
 
@@ -49,31 +55,82 @@ def train(args: Sequence[str]) -> TrainResult:
     cli = parse_recipe(args)
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
-    checkpoint = resumable(folder, config)
+    done = steps_done(folder, config)
+    if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
+        return TrainResult(folder, done, False, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
     save_config(folder, config)
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    add_loggers(cli, folder, done)
+    with quiet():
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(folder / FOLDER / LAST) if done else None)
     return finish(cli, folder)
 
 
-def resumable(folder: Path, config: dict[str, Any]) -> str | None:
-    """The checkpoint that a run folder goes on from, or None for a fresh one.
+def steps_done(folder: Path, config: dict[str, Any]) -> int:
+    """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
 
     Raises:
         UserError: The folder holds a run of other settings, or its checkpoint is damaged.
     """
     last = folder / FOLDER / LAST
     if not last.is_file():
-        return None
-    before = read_checkpoint(last)["denoisezoo"]["recipe"]
-    if key := first_difference(kept(before), kept(config)):
+        return 0
+    found = read_checkpoint(last)
+    if key := first_difference(kept(found["denoisezoo"]["recipe"]), kept(config)):
         raise UserError(
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
-    return str(last)
+    return int(found["global_step"])
+
+
+def read_facts(folder: Path) -> dict[str, Any] | None:
+    """What run.json says of a run that ended in order, or None."""
+    path = folder / SUMMARY
+    facts: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return facts if facts and facts.get("finished") else None
+
+
+def add_loggers(cli: RecipeCLI, folder: Path, step: int) -> None:
+    """CSV always, a file for each time that training starts; W&B when asked, offline without a key."""
+    from lightning.pytorch.loggers import CSVLogger
+
+    loggers = [CSVLogger(folder, name=LOGS, version=f"from_step_{step:08d}", flush_logs_every_n_steps=100)]
+    if project := plain_config(cli).get("wandb"):
+        loggers.append(wandb_logger(folder, str(project)))
+    cli.trainer.loggers = loggers
+
+
+def wandb_logger(folder: Path, project: str) -> Any:
+    """A W&B logger that goes on with the run of this folder.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    try:
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+    except ImportError:
+        raise UserError("wandb is not installed", "install it (pip install wandb), or drop --wandb") from None
+    # The id of a run is its folder, so that resuming goes on in the same run.
+    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    offline = not (os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None))
+    logger = WandbLogger(
+        project=project, name=folder.name, save_dir=folder, id=identity, resume="allow", offline=offline
+    )
+    logger.experiment.define_metric("*", step_metric="trainer/global_step")
+    return logger
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Lightning's hints, which speak of options that recipes set on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        yield
 
 
 def kept(config: dict[str, Any]) -> dict[str, Any]:
@@ -114,5 +171,5 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_json(folder / "run.json", facts)
+    write_json(folder / SUMMARY, facts)
     return TrainResult(folder, trainer.global_step, interrupted, facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -134,19 +133,13 @@ class RecipeCLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--wandb", type=str | None, default=None, help="Project to log to; offline without a key.")
 
-    def before_instantiate_classes(self) -> None:
-        """Hash the seed into the parts that have their own only if they were not given one."""
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """The trainer with its loggers, in its run folder."""
+        """The trainer in its run folder."""
         trainer_config = self._get(self.config_init, "trainer")
         root = Path(trainer_config.get("default_root_dir") or "runs")
         extra = [StopOnInterrupt(), Throughput()]
         plugins = [AtomicCheckpointIO(), *as_list(trainer_config.get("plugins"))]
-        trainer = super().instantiate_trainer(
-            default_root_dir=str(root), logger=loggers(root, self), plugins=plugins, **kwargs
-        )
+        trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
@@ -159,35 +152,6 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def loggers(root: Path, cli: RecipeCLI) -> list[Any]:
-    """CSV always; W&B when asked, offline without a key."""
-    from lightning.pytorch.loggers import CSVLogger
-
-    found: list[Any] = [CSVLogger(root, name="logs", version="", flush_logs_every_n_steps=100)]
-    project = cli._get(cli.config_init, "wandb")
-    if project:
-        found.append(wandb_logger(root, str(project), cli))
-    return found
-
-
-def wandb_logger(root: Path, project: str, cli: RecipeCLI) -> Any:
-    """A W&B logger that resumes the run of this folder.
-
-    Raises:
-        UserError: wandb is not installed.
-    """
-    try:
-        import wandb
-        from lightning.pytorch.loggers import WandbLogger
-    except ImportError:
-        raise UserError("wandb is not installed", "install it (pip install wandb), or drop --wandb") from None
-    offline = not (os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None))
-    root.mkdir(parents=True, exist_ok=True)
-    logger = WandbLogger(project=project, name=root.name, save_dir=root, offline=offline, log_model=False)
-    logger.experiment.define_metric("*", step_metric="trainer/global_step")
-    return logger
-
-
 def parse_recipe(args: Sequence[str]) -> RecipeCLI:
     """Build trainer, module and data from command-line arguments in which `--config` may name a shipped recipe.
 
@@ -195,6 +159,8 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
         UserError: Unknown recipe, key or class, or a value of the wrong type.
     """
     words = resolve_configs(list(args))
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # the command says what is worth saying
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -1,0 +1,87 @@
+"""The main job: train each recipe on equal terms, sample, evaluate, price, and write one report.
+
+The same command again goes on where it stopped: finished trainings are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from denoisezoo.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from denoisezoo.commands.comparing import Budget
+
+INTERRUPTED = 130
+
+
+def seeds(text: str) -> list[int]:
+    """Comma-separated seeds, each once."""
+    values = [int(part) for part in text.split(",")]
+    if min(values) < 0 or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} should be different whole numbers of at least 0")
+    return values
+
+
+seeds.__name__ = "list of whole numbers"
+
+
+def budget(text: str) -> Budget:
+    """`images=N,macs=N,minutes=N`, any of them."""
+    from denoisezoo.commands.comparing import Budget
+
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key not in Budget.__dataclass_fields__:
+            raise argparse.ArgumentTypeError(str(unknown("budget", key, Budget.__dataclass_fields__)))
+        found[key] = float(value)
+        if not found[key] > 0:
+            raise argparse.ArgumentTypeError(f"{part!r} should be positive")
+    return Budget(**found)
+
+
+budget.__name__ = "budget such as images=64000"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    from denoisezoo.commands.assessing import add_sampling_arguments
+
+    parser.add_argument(
+        "recipes", metavar="RECIPE", nargs="+", help="recipe files, or names or patterns of shipped ones"
+    )
+    parser.add_argument("--budget", type=budget, help="images=N,macs=N,minutes=N of training; the first to end counts")
+    parser.add_argument("--seeds", type=seeds, default=[0], help="training seeds, e.g. 0,1,2 (0)")
+    parser.add_argument("--features", default="pixels", help="feature space of the distance: pixels, inception")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the report (%(default)s)")
+    parser.add_argument("--title", default="Comparison of denoisers", help="heading of the report")
+    add_sampling_arguments(parser, num=None)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare."""
+    from denoisezoo.commands.assessing import refuse_file, settings_of
+    from denoisezoo.commands.comparing import Budget, Job, compare, plan_jobs
+
+    refuse_file(args.out, "--out")
+    settings = settings_of(args, features=args.features)
+    jobs: list[Job] = plan_jobs(args.recipes, args.seeds, args.budget or Budget(), args.out)
+    outcome = compare(jobs, settings, args.out, title=args.title, command=command_line())
+    if outcome.interrupted:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED
+    failed = [record.name for record in outcome.records if record.error]
+    if len(failed) == len(outcome.records):
+        raise UserError(f"every training failed ({outcome.records[0].error})", f"see {outcome.report}")
+    print(f"report: {outcome.report}")
+    return 0
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    return shlex.join(["denoisezoo", *sys.argv[1:]])

@@ -1,0 +1,286 @@
+"""How `compare` works: jobs of equal budget, one after another, into records and a report."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import math
+import shlex
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denoisezoo.commands.assessing import progress_bar
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.evaluation.grid import image_grid, save_png
+from denoisezoo.evaluation.metrics import Evaluator
+from denoisezoo.evaluation.neighbours import neighbour_grid
+from denoisezoo.report import Comparison, RunRecord, write_report
+from denoisezoo.train.assess import Assessment, Settings, assess, make_evaluator
+from denoisezoo.train.callbacks import training_macs
+from denoisezoo.train.data import ImageData
+from denoisezoo.train.fit import LOGS, train
+from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
+from denoisezoo.train.runs import Run, load_run
+
+GRID_IMAGES = 36
+NEIGHBOUR_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Equal training for all; what is None does not limit.
+
+    Attributes:
+        images: Training images, repeats included.
+        macs: Multiply-adds of training, forward and backward.
+        minutes: Wall time of training.
+    """
+
+    images: float | None = None
+    macs: float | None = None
+    minutes: float | None = None
+
+    def arguments(self, batch_size: int, macs_per_image: int) -> list[str]:
+        """The budget as arguments of `train`."""
+        words: list[str] = []
+        images = [x for x in (self.images, self.macs and self.macs / macs_per_image) if x]
+        if images:
+            words += ["--trainer.max_steps", str(max(1, math.floor(min(images) / batch_size)))]
+        if self.minutes:
+            minutes, seconds = divmod(round(self.minutes * 60), 60)
+            hours, minutes = divmod(minutes, 60)
+            words += ["--trainer.max_time", f"00:{hours:02d}:{minutes:02d}:{seconds:02d}"]
+            if not images:
+                words += ["--trainer.max_steps", "-1"]
+        return words
+
+    def text(self) -> str:
+        """The budget in words."""
+        parts = [f"{value:g} {key}" for key, value in vars(self).items() if value]
+        return ", ".join(parts) or "as each recipe says"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        name: Name of the recipe.
+        seed: Training seed.
+        folder: Its run folder.
+        arguments: Arguments of `train`.
+        budget: The budget in words.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    arguments: list[str]
+    budget: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a comparison gave.
+
+    Attributes:
+        records: One record for each job that was reached.
+        report: The report, None if there was nothing to report yet.
+        interrupted: Whether Ctrl-C ended it.
+    """
+
+    records: list[RunRecord]
+    report: Path | None
+    interrupted: bool
+
+
+def expand(recipes: list[str]) -> list[str]:
+    """Recipes of names, paths and patterns, each once.
+
+    Raises:
+        UserError: A name or pattern that matches nothing.
+    """
+    found: list[str] = []
+    for name in recipes:
+        matching = (
+            [r for r in list_recipes() if fnmatch.fnmatchcase(r, name)] if any(c in name for c in "*?[") else [name]
+        )
+        if not matching:
+            raise unknown("recipe", name, list_recipes())
+        found += [r for r in matching if r not in found]
+    for name in found:
+        find_recipe(name)
+    return found
+
+
+def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path) -> list[Job]:
+    """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
+
+    Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing.
+    """
+    names = expand(recipes)
+    limits: dict[str, list[str]] = {}
+    for name in names:
+        cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
+        cli.model.check_data(cli.datamodule)
+        limits[name] = budget.arguments(cli.datamodule.batch_size, training_macs(cli.model.denoiser.backbone))
+    jobs = []
+    for seed in seeds:
+        for name in names:
+            folder = out / "runs" / label(name) / f"seed_{seed}"
+            arguments = ["--config", name, "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
+            arguments += ["--trainer.default_root_dir", str(folder), *limits[name]]
+            jobs.append(Job(label(name), seed, folder, arguments, budget.text()))
+    return jobs
+
+
+def label(recipe: str) -> str:
+    """What the report calls a recipe: its file's name."""
+    return Path(recipe).stem
+
+
+def compare(jobs: list[Job], settings: Settings, out: Path, *, title: str, command: str) -> Outcome:
+    """Run the jobs and write the report, which is whole after every one of them."""
+    records: list[RunRecord] = []
+    bench: Bench | None = None
+    report: Path | None = None
+    for i, job in enumerate(jobs, 1):
+        say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: training")
+        try:
+            if train(job.arguments).interrupted:
+                return Outcome(records, report, True)
+            run = load_run(job.folder)
+            bench = bench or Bench.of(run.data(), settings, out)
+            say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: sampling and evaluating")
+            records.append(bench.record(job, run))
+        except Exception as error:  # one failed training must not end the others; the report names it
+            records.append(failed(job, error))
+            say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed} failed: {records[-1].error}")
+        if bench is not None:
+            report = write_report(bench.comparison(jobs, records, title, command), out)
+    return Outcome(records, report, False)
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def failed(job: Job, error: Exception) -> RunRecord:
+    """The record of a training that failed; the traceback goes into its folder."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return RunRecord(job.name, "", "", "", job.seed, error=reason, command=train_command(job))
+
+
+def train_command(job: Job) -> str:
+    """The command that repeats one training."""
+    return shlex.join(["denoisezoo", "train", *job.arguments])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a comparison share: the data, the reference side of the metrics, the terms."""
+
+    data: ImageData
+    settings: Settings
+    evaluator: Evaluator
+    out: Path
+
+    @classmethod
+    def of(cls, data: ImageData, settings: Settings, out: Path) -> Bench:
+        """Read the data, compute its features, and draw the real images."""
+        evaluator = make_evaluator(data, settings)
+        save_png(
+            image_grid(evaluator.reference[:: max(1, len(evaluator.reference) // GRID_IMAGES)][:GRID_IMAGES]),
+            out / "real.png",
+        )
+        return cls(data, settings, evaluator, out)
+
+    def record(self, job: Job, run: Run) -> RunRecord:
+        """Assess one run on the shared terms.
+
+        Raises:
+            UserError: The run was trained on other data than the others.
+        """
+        if run.data().content_hash() != self.data.content_hash():
+            raise UserError(f"{job.name} was trained on other data than the rest", "compare recipes of one data set")
+        with progress_bar("sampling", self.settings.num or len(self.evaluator.reference)) as progress:
+            found = assess(run, self.data, self.settings, self.evaluator, progress)
+        pictures = self.out / "pictures"
+        samples, neighbours = (pictures / f"{job.name}_{job.seed}_{kind}.png" for kind in ("samples", "neighbours"))
+        save_png(image_grid(found.generated.images[:GRID_IMAGES]), samples)
+        save_png(neighbour_grid(found.generated.images[:NEIGHBOUR_ROWS], self.data.images("train")), neighbours)
+        return RunRecord(
+            name=job.name,
+            denoiser=run.name,
+            family=run.family,
+            process=type(run.denoiser.process).__name__,
+            seed=job.seed,
+            metrics=found.metrics,
+            costs=costs(run, found),
+            card=found.card.as_dict(),
+            loss_curve=loss_curve(job.folder),
+            loss_by_noise=found.noise_curve,
+            trajectory=found.trajectory.to_dict()["trajectory"],
+            samples=samples,
+            neighbours=neighbours,
+            command=train_command(job),
+        )
+
+    def comparison(self, jobs: list[Job], records: list[RunRecord], title: str, command: str) -> Comparison:
+        """Everything found so far."""
+        card = next((r.card for r in records if r.card), {})
+        terms = {
+            "budget": jobs[0].budget,
+            "batch size": self.data.batch_size,
+            "sampler": self.settings.sampler,
+            "sampler steps": self.settings.steps,
+            "images evaluated": self.settings.num or len(self.evaluator.reference),
+            "reference images": len(self.evaluator.reference),
+            "sampling batch": self.settings.batch_size,
+            "weights": "ema",
+        }
+        machine = {key: card.get(key) for key in ("device", "device_name", "versions", "git_commit")}
+        return Comparison(
+            title=title,
+            command=command,
+            runs=records,
+            data=self.data.card() | {"split": self.settings.split},
+            terms=terms,
+            real=self.out / "real.png",
+            created=str(card.get("date", "")),
+            machine=machine,
+            quality=self.evaluator.features.distance_name,
+        )
+
+
+def costs(run: Run, found: Assessment) -> dict[str, Any]:
+    """What a run costs, by the report's names."""
+    seconds, images = found.card.train_seconds, found.card.images_seen
+    return {
+        "params": found.card.params,
+        "macs_per_call": max(call.macs for call in found.trajectory.calls),
+        "macs_per_image": found.trajectory.macs_per_image,
+        "nfe": found.trajectory.nfe,
+        "latency_ms_per_image": found.latency_ms,
+        "train_seconds": seconds,
+        "train_macs": found.card.train_macs,
+        "images_per_s_training": images / seconds if images and seconds else None,
+    }
+
+
+def loss_curve(folder: Path) -> list[tuple[float, float]]:
+    """(step, training loss) from the logs of a run; where a resumed part overlaps, the later one counts."""
+    losses: dict[int, float] = {}
+    for path in sorted((folder / LOGS).glob("*/metrics.csv")):
+        with open(path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
+        if rows:
+            losses = {step: loss for step, loss in losses.items() if step < int(rows[0]["step"])}
+        losses |= {int(row["step"]): float(row["train/loss"]) for row in rows}
+    return [(float(step), loss) for step, loss in sorted(losses.items())]
