@@ -96,10 +96,12 @@ def run(args: argparse.Namespace) -> int:
     setting, walk = make_setting(args), make_walk(args)
     subjects = list(find_subjects(args.names, args.process))
     rows: list[Row] = []
-    for number, subject in enumerate(subjects, start=1):
-        show_progress(f"{number}/{len(subjects)} {subject.name} ...")
-        rows += profile_subject(subject, args, setting, walk(subject))
-    show_progress("")
+    try:
+        for number, subject in enumerate(subjects, start=1):
+            show_progress(f"{number}/{len(subjects)} {subject.name} ...")
+            rows += profile_subject(subject, args, setting, walk(subject))
+    finally:
+        show_progress("")
     write_rows(rows, args)
     print_rows(rows, args)
     return 0
@@ -204,7 +206,7 @@ def columns(rows: list[Row]) -> list[Column]:
         Column("effort", "effort", plain, right=True),
         Column("batch", "batch_size", right=True),
         Column("params", "params", human, right=True),
-        Column("MACs", macs_text, right=True),
+        Column("MACs", lambda row: bound(row, "macs"), right=True),
         Column("FLOPs", "flops", human, right=True),
         Column("attention", "macs_attention", human, right=True),
         Column("fvcore", "macs_fvcore", human, right=True),
@@ -214,7 +216,7 @@ def columns(rows: list[Row]) -> list[Column]:
         Column("sampler", "sampler"),
         Column("steps", "steps", right=True),
         Column("NFE", "nfe", right=True),
-        Column("MACs/image", "macs_per_image", human, right=True),
+        Column("MACs/image", lambda row: bound(row, "macs_per_image"), right=True),
         Column("device", "device"),
         Column("dtype", "dtype"),
     ]
@@ -240,9 +242,9 @@ CALL_COLUMNS = [
 ]
 
 
-def macs_text(row: Any) -> str:
-    """MACs, marked where they are a lower bound."""
-    return ("≥ " if row["uncounted_ops"] else "") + human(row["macs"])
+def bound(row: Any, key: str) -> str | None:
+    """A number of MACs, marked where it is a lower bound."""
+    return None if key not in row else ("≥ " if row["uncounted_ops"] else "") + human(row[key])
 
 
 def latency_text(row: Any) -> str | None:

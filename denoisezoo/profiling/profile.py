@@ -231,7 +231,9 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
         cond=torch.zeros((batch_size, spec.cond_channels, *shape[2:]), device=device) if spec.cond_channels else None,
         timed=not setting.counts_only,
     )
-    return {"sampler": walk.spec, "steps": walk.steps} | trajectory.to_dict()
+    row = {"sampler": walk.spec, "steps": walk.steps} | trajectory.to_dict()
+    # The denoiser around the backbone may have heavy operators of its own; their calls are those of the whole walk.
+    return row | ({"uncounted_ops": trajectory.uncounted} if trajectory.uncounted else {})
 
 
 class explained:  # noqa: N801 (reads as a statement where it is used)

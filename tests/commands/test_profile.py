@@ -1,12 +1,23 @@
 import csv
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
 from denoisezoo.diffusion import default_denoiser
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def profile(tmp_path, *words):
@@ -68,7 +79,7 @@ def test_modules_and_a_second_counter(tmp_path, capsys):
 
 
 def test_without_fvcore_only_its_column_is_lost(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "fvcore.nn", None)
+    monkeypatch.setitem(sys.modules, "fvcore.nn", None)
     (row,) = profile(tmp_path, "ddpm_tiny", "--counts-only", "--counter", "torch,fvcore")
     assert row["macs"] == get_variant("ddpm_tiny").costs[0].macs
     assert "macs_fvcore" not in row

@@ -60,6 +60,15 @@ def toy_macs(effort):
     return STEM + int(effort) * FIELD + HEAD
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors gain nothing from threads, and lose much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def toy():
     torch.manual_seed(0)

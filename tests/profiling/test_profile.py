@@ -72,6 +72,19 @@ def test_a_sampler_adds_the_trajectory(toy):
     assert row["macs_per_image"] == 4 * toy_macs(1) == sum(call["macs"] for call in row["trajectory"])
 
 
+def test_heavy_operators_around_the_network_make_the_price_a_lower_bound(toy):
+    def spectral(backbone):
+        denoiser = default_denoiser(backbone)
+        decode = denoiser.preconditioning.prediction
+        denoiser.preconditioning.prediction = lambda process, u, t, F_x: decode(
+            process, u, t, torch.fft.ifft2(torch.fft.fft2(F_x)).real
+        )
+        return denoiser
+
+    (row,) = profile_backbone("toy", toy, CPU, efforts=[1.0], walk=Walk("euler", create_sampler("euler"), 3, spectral))
+    assert row["uncounted_ops"] == {"aten._fft_c2c": 2 * 3}
+
+
 def test_nothing_about_the_network_changes(toy):
     toy.train()
     toy.head.eval()
