@@ -1,0 +1,66 @@
+"""DDPM against a second implementation: diffusers' UNet2DModel with the same weights."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from denoisezoo.archs import create_denoiser
+
+pytest.importorskip("diffusers")
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peers.py"
+
+
+@pytest.fixture(scope="module")
+def peers():
+    spec = importlib.util.spec_from_file_location("peers", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def pair(peers):
+    torch.manual_seed(0)
+    ours = create_denoiser(
+        "ddpm_cifar10", resolution=16, channels=128, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.0
+    )
+    theirs = peers.build_peer(ours.config)
+    peers.copy_weights(theirs, ours)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+    return ours, theirs
+
+
+def test_outputs_and_gradients_equal_those_of_diffusers(pair):
+    ours, theirs = pair
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 980])
+    y, z = ours(x, t), theirs(x, t).sample
+    assert z.std() > 0.05
+    torch.testing.assert_close(y, z, rtol=0, atol=1e-5)
+    y.square().mean().backward()
+    z.square().mean().backward()
+    for mine, peer in ((ours.stem, theirs.conv_in), (ours.embedding.first, theirs.time_embedding.linear_1)):
+        scale = peer.weight.grad.abs().max().item()
+        torch.testing.assert_close(mine.weight.grad, peer.weight.grad, rtol=0, atol=1e-4 * scale)
+
+
+def test_networks_that_differ_are_not_timed(peers, pair):
+    ours, theirs = pair
+    with torch.no_grad():
+        ours.head.bias.add_(1e-3)
+        x, t = torch.randn(1, 3, 16, 16), torch.tensor([3])
+        with pytest.raises(RuntimeError, match=r"outputs differ by 1\.0e-03"):
+            peers.difference(theirs(x, t).sample, ours(x, t))
+
+
+def test_table_row(peers, tmp_path):
+    row = peers.Row("inference, eager", 1, 10.0, 9.0, 12.0, 8.0, 7.0, 9.0, 0.8, 0.7, 0.9, 1.0, 1e-6, 3)
+    assert "0.800 (0.70-0.90)  1.00 ok" in peers.line(row)
+    peers.write_csv(tmp_path / "rows.csv", [row], peers.machine())
+    header, values = (tmp_path / "rows.csv").read_text().splitlines()
+    record = dict(zip(header.split(","), values.split(","), strict=True))
+    assert record["ratio"] == "0.8"
+    assert record["torch"] == torch.__version__
