@@ -116,13 +116,13 @@ FAMILY.variant(
         in_channels=1,
         out_channels=1,
         resolution=16,
-        channels=16,
-        multipliers=(1, 2, 4),
+        channels=8,
+        multipliers=(1, 2, 8),
         blocks=1,
         attention=(4,),
         head_channels=32,
     ),
-    Cost(793_969, 28_795_904),
+    Cost(620_633, 16_716_032),
     tags=("small",),
 )
 FAMILY.variant(

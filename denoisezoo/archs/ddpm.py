@@ -63,9 +63,9 @@ FAMILY.variant(
 FAMILY.variant(
     "ddpm_digits",
     DDPMConfig(
-        in_channels=1, out_channels=1, resolution=16, channels=16, multipliers=(1, 2, 4), blocks=1, attention=(4,)
+        in_channels=1, out_channels=1, resolution=16, channels=8, multipliers=(1, 2, 8), blocks=1, attention=(4,)
     ),
-    Cost(686_769, 23_734_272),
+    Cost(558_265, 13_673_984),
     tags=("small",),
 )
 FAMILY.variant(

@@ -208,8 +208,8 @@ DIGITS: dict[str, Any] = {
     "in_channels": 1,
     "out_channels": 1,
     "resolution": 16,
-    "channels": 16,
-    "multipliers": (1, 2, 4),
+    "channels": 8,
+    "multipliers": (1, 2, 8),
     "blocks": 1,
     "attention": (4,),
 }
@@ -231,7 +231,7 @@ FAMILY.variant("ddpmpp_64", replace(DDPMPP, **IMAGES_64), Cost(61_805_571, 41_86
 FAMILY.variant("ncsnpp_64", replace(NCSNPP, **IMAGES_64), Cost(62_761_091, 42_429_824_768), tags=("reference",))
 FAMILY.variant("ddpmpp_small32", replace(DDPMPP, **SMALL32), Cost(2_815_459, 158_653_440), tags=("small",))
 FAMILY.variant("ncsnpp_small32", replace(NCSNPP, **SMALL32), Cost(2_840_067, 163_292_864), tags=("small",))
-FAMILY.variant("ddpmpp_digits", replace(DDPMPP, **DIGITS), Cost(744_225, 29_019_136), tags=("small",))
-FAMILY.variant("ncsnpp_digits", replace(NCSNPP, **DIGITS), Cost(750_049, 29_699_648), tags=("small",))
+FAMILY.variant("ddpmpp_digits", replace(DDPMPP, **DIGITS), Cost(592_273, 16_741_120), tags=("small",))
+FAMILY.variant("ncsnpp_digits", replace(NCSNPP, **DIGITS), Cost(593_777, 16_982_304), tags=("small",))
 FAMILY.variant("ddpmpp_tiny", replace(DDPMPP, **TINY), Cost(48_395, 1_216_296), tags=("tiny",))
 FAMILY.variant("ncsnpp_tiny", replace(NCSNPP, **TINY), Cost(48_995, 1_259_728), tags=("tiny",))
