@@ -66,8 +66,8 @@ class OptimizerConfig:
 class DiffusionModule(LightningModule):
     """Trains one denoiser.
 
-    Times and noise of a step depend on nothing but (seed, step, rank), so a resumed run draws what an unbroken one
-    would have drawn.
+    Times, noise and dropout of a step depend on nothing but (seed, step, rank), so a resumed run draws what an unbroken
+    one would have drawn.
 
     Args:
         denoiser: Registry name of the backbone.
@@ -136,8 +136,10 @@ class DiffusionModule(LightningModule):
 
     def generator(self, *key: int) -> torch.Generator:
         """A generator on the module's device whose numbers depend on the seed and `key` alone."""
-        mixed = int(np.random.SeedSequence([self.seed, *key]).generate_state(1)[0])
-        return torch.Generator(self.device).manual_seed(mixed)
+        return torch.Generator(self.device).manual_seed(self._mixed(*key))
+
+    def _mixed(self, *key: int) -> int:
+        return int(np.random.SeedSequence([self.seed, *key]).generate_state(1)[0])
 
     def on_train_start(self) -> None:
         """Start the clock."""
@@ -146,6 +148,7 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The objective of one batch."""
         key = (0, self.global_step, batch_idx, self.global_rank)
+        torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
         loss, per_sample, t = self.objective(self.denoiser, batch, self.generator(*key))
         self.noise_bins.add(self.denoiser.process.log_snr(t), per_sample)
         self.images_seen += len(batch["image"]) * self.trainer.world_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 # Imported so that recipes can name their classes without the module path.
@@ -19,7 +21,7 @@ from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, Checkpoints
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.ema import EMA
-from denoisezoo.train.module import DiffusionModule
+from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
@@ -56,6 +58,9 @@ class RecipeParser(LightningArgumentParser):
         raise UserError(*explain(message, ex))
 
 
+SEE = "see `denoisezoo train --config RECIPE --print_config`"
+
+
 def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
     """What is wrong and what to do, from a message of jsonargparse; a `UserError` inside it wins."""
     cause: BaseException | None = error
@@ -64,23 +69,32 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
             return cause.what, cause.cure
         cause = cause.__cause__ or cause.__context__
     text = " ".join(message.split())
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    what = lines[0] if lines else text
-    key = re.search(r"(?:[Kk]ey|[Oo]ption|argument)s?:? [\"'`]?(--)?([\w.]+)", text)
-    cure = "see `denoisezoo train --config RECIPE --print_config` for the valid keys"
-    if key and (near := nearest(key.group(2).split(".")[-1], _known_keys())):
-        cure = f"did you mean {' or '.join(near)}? " + cure
-    details = [line for line in lines[1:] if line != what][:1]
-    return (f"{what}: {details[0]}" if details else what)[:400].rstrip(".:;"), cure
+    if found := re.search(r"dot import path string: (\S+)", text):
+        return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
+    if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
+        return _unknown(f"key {found[1]!r}", found[1].split(".")[-1], _known_keys())
+    if found := re.search(r"Parser key \"([\w.]+)\".*?Expected an? (.+?)\. Got value: (.+)", text):
+        kind = found[2].removeprefix("<class '").removesuffix("'>")
+        return f"{found[1]} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")] or ["the recipe is wrong"]
+    return ": ".join(lines[:2])[:300].rstrip(".:; "), SEE
+
+
+def _unknown(what: str, name: str, choices: set[str]) -> tuple[str, str]:
+    near = nearest(name, choices)
+    return f"unknown {what}", (f"did you mean {' or '.join(near)}? " if near else "") + SEE
+
+
+def _class_names() -> set[str]:
+    """Classes that a recipe may name."""
+    return {cls.__name__ for base in BASES for cls in _subclasses(base) if not inspect.isabstract(cls)}
 
 
 def _known_keys() -> set[str]:
     """Every key that a recipe may hold: the parameters of the classes that it can build."""
-    import inspect
-
     from lightning.pytorch import Trainer
 
-    classes: list[Any] = [Trainer, DiffusionModule, EMA, SampleGrid, Checkpoints]
+    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, EMA, SampleGrid, Checkpoints]
     for base in BASES:
         classes.extend(_subclasses(base))
     keys = {"trainer", "model", "data", "ema", "samples", "checkpoint", "seed_everything", "wandb"}
@@ -122,7 +136,7 @@ class RecipeCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> RecipeParser:
         """As LightningCLI's, with short errors."""
         kwargs.setdefault("dump_header", ["denoisezoo recipe"])
-        parser = RecipeParser(prog="denoisezoo train", **kwargs)
+        parser = RecipeParser(prog="denoisezoo train", allow_abbrev=False, **kwargs)
         parser.add_argument("-c", "--config", action="config", help="A recipe: a YAML file or a shipped name.")
         return parser
 
@@ -165,7 +179,7 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
         warnings.simplefilter("ignore")
         try:
             cli = RecipeCLI(words)
-        except (TypeError, ValueError, yaml.YAMLError) as error:
+        except (TypeError, ValueError, yaml.YAMLError, MisconfigurationException) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(*explain(str(error), error)) from error

@@ -8,15 +8,6 @@ from denoisezoo.diffusion import GaussianOracle
 SHAPE = (1, 2, 2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Four-pixel images gain nothing from threads and lose much where others want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class GaussianTruth:
     """Data N(mean, covariance) of shape (1, 2, 2) under a scalar process."""
 

@@ -1,0 +1,167 @@
+"""Training a recipe: what the run folder holds, resuming, interrupting, and what is refused."""
+
+import errno
+import json
+import os
+import signal
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+from denoisezoo.errors import UserError
+from denoisezoo.train import fit
+from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
+from denoisezoo.train.fit import train
+from denoisezoo.train.runs import load_run
+
+
+def test_a_run_folder_holds_all_that_is_needed(arguments, tmp_path):
+    result = train(arguments())
+    folder = tmp_path / "run"
+    assert (result.folder, result.steps, result.interrupted) == (folder, 4, False)
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["images_seen"] == 4 * 32
+    assert facts["finished"]
+    assert facts["train_macs"] % facts["images_seen"] == 0
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["data"]["init_args"]["batch_size"] == 32
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    assert len(list((folder / "logs").glob("*/metrics.csv"))) == 1
+
+
+def weights(folder, key="state_dict"):
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")[key]
+
+
+def test_resuming_gives_what_an_unbroken_run_gives(arguments, tmp_path):
+    train(arguments("--trainer.max_steps", 4, folder="whole"))
+    train(arguments("--trainer.max_steps", 2, folder="broken"))
+    result = train(arguments("--trainer.max_steps", 4, folder="broken"))
+    assert result.steps == 4
+    assert result.facts["images_seen"] == 4 * 32
+    for key in ("state_dict", "current_model_state"):
+        whole, broken = weights(tmp_path / "whole", key), weights(tmp_path / "broken", key)
+        assert whole.keys() == broken.keys()
+        for name in whole:
+            assert torch.equal(whole[name], broken[name]), name
+
+
+def test_averaged_and_raw_weights_differ_and_both_load(arguments, tmp_path):
+    train(arguments("--ema.half_life", 1000, "--ema.ramp_up", 0))
+    ema, raw = (load_run(tmp_path / "run", w).denoiser.state_dict() for w in ("ema", "raw"))
+    assert any(not torch.equal(ema[k], raw[k]) for k in ema)
+
+
+def test_a_finished_run_is_not_trained_again(arguments, tmp_path):
+    train(arguments())
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    again = train(arguments())
+    assert again.facts["images_seen"] == 4 * 32
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_folder_with_another_run_is_refused(arguments):
+    train(arguments())
+    with pytest.raises(UserError, match=r"another model\.optimizer\.lr"):
+        train(arguments("--model.optimizer.lr", 0.01))
+
+
+def test_an_interrupted_run_stops_in_order_and_goes_on(arguments, tmp_path, monkeypatch):
+    """Ctrl-C in the second step: that step ends, a checkpoint is written, and the run goes on from there."""
+
+    class PressCtrlC(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            if trainer.global_step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    build = fit.parse_recipe
+
+    def with_ctrl_c(args):
+        cli = build(args)
+        cli.trainer.callbacks.append(PressCtrlC())
+        return cli
+
+    monkeypatch.setattr(fit, "parse_recipe", with_ctrl_c)
+    result = train(arguments(folder="broken"))
+    assert (result.interrupted, result.steps) == (True, 2)
+    assert not json.loads((tmp_path / "broken" / "run.json").read_text())["finished"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(fit, "parse_recipe", build)
+    assert train(arguments(folder="broken")).steps == 4
+    train(arguments(folder="whole"))
+    whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(arguments, tmp_path, monkeypatch):
+    train(arguments("--trainer.max_steps", 2))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+
+    def full(*args, **kwargs):
+        args[1].write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        train(arguments("--trainer.max_steps", 4))
+    assert last.read_bytes() == before
+    assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+
+
+def test_torch_reports_a_full_disk_in_its_own_way(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        args[1].write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="cannot write"):
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "x.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "foreign"])
+def test_damaged_checkpoints_are_refused(arguments, tmp_path, damage):
+    train(arguments("--trainer.max_steps", 2))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    whole = last.read_bytes()
+    if damage == "foreign":
+        torch.save({"state_dict": {}}, last)
+    else:
+        last.write_bytes(
+            {"truncated": whole[: len(whole) // 2], "garbage": b"not a checkpoint" * 64, "empty": b""}[damage]
+        )
+    for act in (lambda: load_run(last), lambda: train(arguments("--trainer.max_steps", 4))):
+        with pytest.raises(UserError, match=r"last\.ckpt"):
+            act()
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("/tmp/denoisezoo_was_here",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    path = tmp_path / "bad.ckpt"
+    torch.save({"state_dict": {}, "denoisezoo": Malicious()}, path)
+    with pytest.raises(UserError, match="damaged or no checkpoint"):
+        load_run(path)
+    assert not os.path.exists("/tmp/denoisezoo_was_here")
+
+
+def test_a_checkpoint_cannot_choose_what_is_imported(arguments, tmp_path):
+    train(arguments("--trainer.max_steps", 2))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    found = read_checkpoint(last)
+    found["denoisezoo"]["recipe"]["model"]["process"]["class_path"] = "os.path.Evil"
+    torch.save(found, last)
+    with pytest.raises(UserError, match=r"os\.path\.Evil"):
+        load_run(last)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "."])
+def test_no_run_there(tmp_path, path):
+    with pytest.raises(UserError, match="run"):
+        load_run(tmp_path / path)

@@ -1,0 +1,68 @@
+"""Every shipped recipe builds; every mistake in one is told in a line that names what is right."""
+
+import pytest
+import torch
+
+from denoisezoo.errors import UserError
+from denoisezoo.train.fit import train
+from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe, plain_config
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_shipped_recipes_build(name):
+    with torch.device("meta"):
+        cli = parse_recipe(["--config", name, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"])
+    cli.model.check_data(cli.datamodule)
+    assert cli.trainer.default_root_dir.endswith(f"runs/{name}")
+    head = find_recipe(name).read_text().splitlines()
+    assert head[0].startswith("# ")
+    assert any(f"denoisezoo train --config {name}" in line for line in head if line.startswith("#"))
+    assert plain_config(cli)["model"]["denoiser"] == cli.model.name
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--config", "digits/dpm"], "digits/ddpm"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--model.optimizer.lrr", "1"], "lr"),
+        (["--trainer.max_step", "1"], "max_steps"),
+        (["--trainer.max_steps", "many"], "max_steps"),
+        (["--trainer.max_steps", "-5"], "max_steps"),
+        (["--model.denoiser", "ddpm_cifar11"], "ddpm_cifar10"),
+        (["--model.network.blockz", "3"], "blocks"),
+        (["--model.process", "EDMM"], "EDM"),
+        (["--data.batch_size", "0"], "batch_size"),
+        (["--data.batch_size", "100000"], "batch_size"),
+        (["--data.class_path", "Digitz"], "Digits"),
+        (["--ema.half_life", "-1"], "half_life"),
+        (["--samples.sampler", "hevn"], "heun"),
+        (["--model.optimizer.name", "adamww"], "adamw"),
+        (["--model.network.resolution", "15"], "15"),
+        (["--model.network.resolution", "32"], "resolution"),
+        (["--model.network.in_channels", "3"], "channels"),
+        (["--model.network.num_classes", "10"], "classes"),
+        (["--model.process.sigma_min", "9999"], "sigma_min"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_cure(arguments, words, expected, tmp_path):
+    with pytest.raises(UserError) as caught:
+        train(arguments(*words))
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_recipe_that_is_no_yaml(tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_text("model: [unclosed")
+    with pytest.raises(UserError) as caught:
+        parse_recipe(["--config", str(path)])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written(arguments, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        train(arguments(folder="file/run"))
