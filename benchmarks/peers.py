@@ -163,7 +163,7 @@ class Bench:
     ) -> Row:
         """Times a forward pass of `net`, ours by default."""
         x, t = self.inputs(batch)
-        net = net or self.ours
+        net = self.ours if net is None else net
 
         def theirs() -> Tensor:
             with torch.no_grad():
