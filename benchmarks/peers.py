@@ -3,6 +3,8 @@
     python benchmarks/peers.py --csv results/peers_cpu.csv
 
 Both run in one process and alternate, the first one changing from round to round, so that a busy machine slows both.
+A round during which other programs took processor time is repeated, for a minute per case at most ("disturbed" counts
+them): two threads that wait for each other suffer from a third program beyond measure.
 diffusers runs as it comes: eager, default layout. Ours runs in channels_last; "compiled" is `torch.compile` with frozen
 weights; "compiled, Winograd" is that of `denoisezoo.archs.winograd.with_winograd(net)`. A case fails when outputs
 differ by more than 1e-4. Exit status 1 means that a target was missed. Needs the extra `bench`.
@@ -33,7 +35,8 @@ from denoisezoo.archs.ddpm import DDPM, DDPMConfig
 from denoisezoo.archs.winograd import with_winograd
 
 TOLERANCE = 1e-4
-WARM_UP = 2
+QUIET = 0.06
+"""Rounds in which other programs take more of the processors than this are repeated."""
 Call = Callable[[], object]
 
 
@@ -119,7 +122,7 @@ def _joined(layers: list[nn.Linear]) -> nn.Linear:
 
 @dataclass(frozen=True)
 class Row:
-    """One case: times in milliseconds and ours / theirs, with 10th and 90th percentile.
+    """One case: times in milliseconds and ours / theirs, with 10th and 90th percentile; `disturbed` rounds not counted.
 
     The ratio is the median over rounds, whose two calls are neighbours in time: that is steadier than the ratio of two
     medians when other programs come and go.
@@ -139,14 +142,15 @@ class Row:
     target: float | None
     max_difference: float
     rounds: int
+    disturbed: int
 
 
 class Bench:
     """The two networks with equal weights, and the cases to time."""
 
-    def __init__(self, rounds: int) -> None:
+    def __init__(self, rounds: int, patience: float) -> None:
         torch.manual_seed(0)
-        self.rounds = rounds
+        self.rounds, self.patience = rounds, patience
         ours = create_denoiser("ddpm_cifar10", dropout=0.0)
         assert isinstance(ours, DDPM)
         self.theirs = build_peer(ours.config).eval()  # type: ignore[arg-type]
@@ -197,18 +201,64 @@ class Bench:
 
     def time(self, case: str, batch: int, theirs: Call, ours: Call, target: float | None, gap: float) -> Row:
         """Alternates the two calls; see `Row`."""
-        times: dict[Call, list[float]] = {theirs: [], ours: []}
-        for i in range(-WARM_UP, self.rounds):
-            for call in (theirs, ours) if i % 2 else (ours, theirs):
-                start = time.perf_counter()
-                call()
-                if i >= 0:
-                    times[call].append(1e3 * (time.perf_counter() - start))
-        ratios = [y / x for x, y in zip(times[theirs], times[ours], strict=True)]
-        values = (*spread(times[theirs]), *spread(times[ours]), *spread(ratios))
-        row = Row(case, batch, *values, target, gap, self.rounds)
+        for call in (theirs, ours, theirs, ours):
+            call()
+        pairs, disturbed = self.measure(theirs, ours)
+        a, b = ([pair[i] for pair in pairs] for i in (0, 1))
+        ratios = [y / x for x, y in pairs]
+        row = Row(case, batch, *spread(a), *spread(b), *spread(ratios), target, gap, len(pairs), disturbed)
         print(line(row), flush=True)
         return row
+
+    def measure(self, theirs: Call, ours: Call) -> tuple[list[tuple[float, float]], int]:
+        """Milliseconds of `rounds` pairs of calls, and how many pairs were thrown away because other programs ran."""
+        pairs: list[tuple[float, float]] = []
+        thrown: list[tuple[float, float]] = []
+        deadline = time.monotonic() + self.patience
+        while len(pairs) < self.rounds:
+            before = Load.now()
+            pair = timed_pair(theirs, ours, swap=len(pairs) % 2 == 1)
+            if before.others_since() < QUIET or time.monotonic() > deadline:
+                pairs.append(pair)
+            else:
+                thrown.append(pair)
+                time.sleep(0.5)
+        return pairs, len(thrown)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Processor time that the whole machine and this process have used so far, in seconds."""
+
+    wall: float
+    machine: float
+    own: float
+
+    @classmethod
+    def now(cls) -> Load:
+        """Read the counters; a system without /proc/stat counts as quiet."""
+        own, stat = time.process_time(), Path("/proc/stat")
+        if not stat.exists():
+            return cls(time.monotonic(), own, own)
+        ticks = [int(word) for word in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        idle = ticks[3] + ticks[4]
+        return cls(time.monotonic(), (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), own)
+
+    def others_since(self) -> float:
+        """Share of the machine's processors that other programs have used since then."""
+        now = Load.now()
+        available = (now.wall - self.wall) * (os.cpu_count() or 1)
+        return (now.machine - self.machine - (now.own - self.own)) / available
+
+
+def timed_pair(theirs: Call, ours: Call, swap: bool) -> tuple[float, float]:
+    """Milliseconds of one call of each; `swap` runs ours first."""
+    times = {}
+    for call in (ours, theirs) if swap else (theirs, ours):
+        start = time.perf_counter()
+        call()
+        times[call] = 1e3 * (time.perf_counter() - start)
+    return times[theirs], times[ours]
 
 
 def _training_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, t: Tensor) -> Callable[[], Tensor]:
@@ -241,9 +291,8 @@ def spread(values: list[float]) -> tuple[float, float, float]:
     return statistics.median(values), deciles[0], deciles[8]
 
 
-def run(rounds: int, batches: list[int], compiled: bool) -> list[Row]:
+def run(bench: Bench, batches: list[int], compiled: bool) -> list[Row]:
     """All cases, printed as they come."""
-    bench = Bench(rounds)
     rows = [case(batch) for case in (bench.inference, bench.training) for batch in batches]
     if compiled:
         fast = with_winograd(bench.ours)
@@ -301,11 +350,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, help="also write the table there")
     parser.add_argument("--rounds", type=int, default=21, help="timed calls of each network per case")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--patience", type=float, default=60, help="seconds per case to wait for a quiet machine")
     parser.add_argument("--no-compile", action="store_true", help="eager cases only")
     args = parser.parse_args(argv)
     where = machine()
     print("  ".join(f"{key} {value}" for key, value in where.items()), HEADER, sep="\n")
-    rows = run(args.rounds, args.batch_size, not args.no_compile)
+    rows = run(Bench(args.rounds, args.patience), args.batch_size, not args.no_compile)
     if args.csv:
         write_csv(args.csv, rows, where)
     missed = [row for row in rows if row.target is not None and row.ratio > row.target]

@@ -58,10 +58,31 @@ def test_networks_that_differ_are_not_timed(peers, pair):
 
 
 def test_table_row(peers, tmp_path):
-    row = peers.Row("inference, eager", 1, 10.0, 9.0, 12.0, 8.0, 7.0, 9.0, 0.8, 0.7, 0.9, 1.0, 1e-6, 3)
+    row = peers.Row("inference, eager", 1, 10.0, 9.0, 12.0, 8.0, 7.0, 9.0, 0.8, 0.7, 0.9, 1.0, 1e-6, 3, 0)
     assert "0.800 (0.70-0.90)  1.00 ok" in peers.line(row)
     peers.write_csv(tmp_path / "rows.csv", [row], peers.machine())
     with (tmp_path / "rows.csv").open() as file:
         (record,) = csv.DictReader(file)
     assert (record["case"], record["ratio"]) == ("inference, eager", "0.8")
     assert record["torch"] == torch.__version__
+
+
+def test_disturbed_rounds_are_repeated_until_patience_ends(peers, monkeypatch):
+    shares = iter([0.5, 0.0, 0.9, 0.01, 0.0])
+    monkeypatch.setattr(peers.Load, "others_since", lambda self: next(shares))
+    monkeypatch.setattr(peers.time, "sleep", lambda seconds: None)
+    bench = peers.Bench.__new__(peers.Bench)
+    bench.rounds, bench.patience = 3, 60.0
+    pairs, disturbed = bench.measure(lambda: None, lambda: None)
+    assert (len(pairs), disturbed) == (3, 2)
+    bench.patience = -1.0
+    monkeypatch.setattr(peers.Load, "others_since", lambda self: 1.0)
+    assert bench.measure(lambda: None, lambda: None)[1] == 0
+
+
+def test_own_work_is_no_disturbance(peers):
+    before = peers.Load.now()
+    sum(i * i for i in range(3_000_000))
+    now = peers.Load.now()
+    assert now.own - before.own > 0.05
+    assert now.machine - before.machine >= now.own - before.own - 0.05
