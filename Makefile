@@ -22,7 +22,8 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/uv
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/denoisezoo compare --demo --out $(OUT)
+	$(BIN)/denoisezoo compare digits/ddpm digits/ddpmpp digits/ncsnpp digits/adm --seeds 0,1,2 \
+		--budget images=25600 --sampler dpmpp_2m --steps 15 --num 1000 --title 'Four denoisers on digits' --out $(OUT)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -30,6 +30,14 @@ def test_equals_the_convolution(size, layout, bias):
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_large_batches_are_cut_into_chunks():
+    conv = nn.Conv2d(4, 4, 3, padding=1).double()
+    x = torch.randn(5, 4, 32, 32, dtype=torch.float64)  # 64 tiles per image: chunks of 2, 2 and 1 images
+    y = WinogradConv2d(conv)(x)
+    torch.testing.assert_close(y, conv(x))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_takes_a_quarter_of_the_products():
     conv = nn.Conv2d(64, 64, 3, padding=1)
     fast, x = WinogradConv2d(conv), torch.randn(1, 64, 16, 16)
