@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from denoisezoo.archs import create_denoiser
-from denoisezoo.archs.winograd import A_T, B_T, G, WinogradConv2d, with_winograd
+from denoisezoo.archs.winograd import A_T, B_T, G, WinogradConv2d, opaque_convolve, with_winograd
 from denoisezoo.profiling.counting import count
 
 
@@ -67,6 +67,16 @@ def test_network_gives_the_same_numbers(prefix):
         assert not any(isinstance(m, WinogradConv2d) for m in net.modules())
         expected = net(x, c_noise)
         torch.testing.assert_close(fast(x, c_noise), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_compiles_as_one_graph():
+    fast, x = WinogradConv2d(nn.Conv2d(8, 4, 3, padding=1)), torch.randn(2, 8, 16, 16)
+    torch.compiler.reset()
+    with torch.no_grad():
+        compiled = torch.compile(fast, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), fast(x))
+    kernel, into, out_of = fast.kernel, fast.into, fast.out_of
+    torch.library.opcheck(opaque_convolve, (x, kernel, into, out_of), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_only_plain_convolutions_change():
