@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Everything that needs a CUDA device, in one call: the tests marked gpu, latency tables, and a short real training of
+# each family on a zip of CIFAR-10 images. Rows go to results/*_<name>.csv.
+#
+#   benchmarks/gpu.sh h200 path/to/cifar10-train.zip [python]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+NAME=${1:?name of the machine, for the file names}
+ZIP=${2:?zip of CIFAR-10 images, CLASS/NAME.jpg}
+PYTHON=${3:-python}
+DZ=("$PYTHON" -m denoisezoo)
+OUT=${OUT:-results}
+NETS=(ddpm_cifar10 ddpmpp_cifar10 ncsnpp_cifar10 adm_imagenet64)
+
+"$PYTHON" -m pytest -m gpu tests
+
+# Eager, channels-last, bf16 and compiled, at batch 1 and 64.
+"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --csv "$OUT/latency_eager_$NAME.csv"
+"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --channels-last --csv "$OUT/latency_channels_last_$NAME.csv"
+"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --channels-last --dtype bfloat16 \
+  --csv "$OUT/latency_bf16_$NAME.csv"
+"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --channels-last --dtype bfloat16 --compile \
+  --csv "$OUT/latency_bf16_compiled_$NAME.csv"
+
+# Each family on the same zip, equal images; the test split is held out of the training zip.
+WORK=$(mktemp -d)
+for family in ddpm ddpmpp ncsnpp adm; do
+  sed -e "s#path: data/cifar10-jpeg-train.zip#path: $ZIP#" -e "/test_path:/d" \
+    "denoisezoo/configs/cifar10_zip/$family.yaml" > "$WORK/$family.yaml"
+done
+"${DZ[@]}" compare "$WORK"/*.yaml --budget images=512000 --device cuda --sampler heun --steps 18 --num 5000 \
+  --features pixels --title "Four families on CIFAR-10, $NAME" --out "$WORK/compare"
+cp "$WORK/compare/results.csv" "$OUT/cifar10_zip_$NAME.csv"
