@@ -24,6 +24,7 @@ LAYERS = [
     {"interop", "report"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
 """A file may import from its own entry and from those of earlier layers; entries of one layer do not know each other.
 Leaves may know each other."""
