@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import netrc
 import os
 import time
 import warnings
@@ -110,18 +111,28 @@ def wandb_logger(folder: Path, project: str) -> Any:
         UserError: wandb is not installed.
     """
     try:
-        import wandb
+        import wandb  # noqa: F401 - Lightning's own message does not say what to do
         from lightning.pytorch.loggers import WandbLogger
     except ImportError:
         raise UserError("wandb is not installed", "install it (pip install wandb), or drop --wandb") from None
     # The id of a run is its folder, so that resuming goes on in the same run.
     identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    offline = not (os.environ.get("WANDB_API_KEY") or getattr(wandb.api, "api_key", None))
+    offline = os.environ.get("WANDB_MODE") == "offline" or not has_wandb_key()
     logger = WandbLogger(
         project=project, name=folder.name, save_dir=folder, id=identity, resume="allow", offline=offline
     )
     logger.experiment.define_metric("*", step_metric="trainer/global_step")
     return logger
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B can log in: by its environment variable, or by the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 @contextlib.contextmanager

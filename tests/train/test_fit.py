@@ -165,3 +165,12 @@ def test_a_checkpoint_cannot_choose_what_is_imported(arguments, tmp_path):
 def test_no_run_there(tmp_path, path):
     with pytest.raises(UserError, match="run"):
         load_run(tmp_path / path)
+
+
+def test_wandb_is_offline_without_a_key(arguments, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    train(arguments("--wandb", "tests", "--samples.every_n_steps", 4, "--samples.steps", 2))
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
