@@ -47,7 +47,7 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
         UserError: Unknown sampler, device or dtype.
     """
     from denoisezoo.profiling.machine import parse_device
-    from denoisezoo.profiling.profile import parse_dtype
+    from denoisezoo.profiling.setting import parse_dtype
     from denoisezoo.train.assess import Settings
 
     settings = Settings(

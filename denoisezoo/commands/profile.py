@@ -1,36 +1,31 @@
 """What denoisers cost: parameters, MACs (1 MAC = 1 multiply-add), latency and memory; with a sampler, a whole image.
 
 Names may be patterns, such as 'ddpm*', and trained runs are given by their folder or checkpoint. MACs are those of one
-image. Latency is that of a single call for the whole batch: median, and 10th to 90th percentile.
+image. Latency is that of a single call for the whole batch: median, and 10th to 90th percentile. Several registered
+networks are measured in a process each, so that one that fails does not end the rest.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from denoisezoo.commands.isolation import in_own_process
+from denoisezoo.commands.profile_tables import print_rows
 from denoisezoo.commands.subjects import Subject, find_subjects
-from denoisezoo.commands.tables import (
-    Column,
-    add_output_arguments,
-    human,
-    human_bytes,
-    plain,
-    print_table,
-    write_rows,
-)
+from denoisezoo.commands.tables import add_output_arguments, write_rows
 from denoisezoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from denoisezoo.archs import Backbone
-    from denoisezoo.profiling.profile import Row, Setting, Walk
+    from denoisezoo.profiling.profile import Row, Walk
+    from denoisezoo.profiling.setting import Setting
 
-COUNTERS = ("torch", "fvcore")
-LONGEST_TRAJECTORY = 40
-MOST_TRAJECTORIES = 4
-"""Calls of a sampler run, and runs, that are printed; the files have them all."""
+COUNTERS = ("torch", "fvcore", "diff-pruning")
 
 
 def numbers(kind: Callable[[str], float], least: float) -> Callable[[str], list[Any]]:
@@ -72,85 +67,150 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", metavar="B,...", type=numbers(int, 1), default=[1], help="images per call; a row for each"
     )
     setting.add_argument("--effort", metavar="E,...", type=numbers(float, 0), help="efforts; a row for each (all)")
+    setting.add_argument("--resolution", type=at_least_one, metavar="R", help="size of the images (each its own)")
     setting.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
     setting.add_argument("--dtype", default="float32", help="float32, bfloat16, float16 or float64")
     setting.add_argument("--compile", action="store_true", help="time the network as torch.compile makes it")
     setting.add_argument("--channels-last", action="store_true", help="channels-last weights and images")
+    setting.add_argument(
+        "--variants",
+        metavar="V,...",
+        type=lambda text: text.split(","),
+        help="side by side: all, or some of eager, channels_last, bf16, compiled, compiled_bf16, cuda_graphs",
+    )
     setting.add_argument("--runs", type=at_least_one, metavar="N", help="timed calls (as many as fit into 2 s)")
+    setting.add_argument("--training", action="store_true", help="also measure a training step")
+    setting.add_argument(
+        "--compare", action="store_true", help="two networks in turns: ratios, that of the latency with its interval"
+    )
     counting = parser.add_argument_group("counting")
     counting.add_argument("--counts-only", action="store_true", help="only count, on no device: seconds for any size")
-    counting.add_argument("--by-module", action="store_true", help="also print where parameters and MACs sit")
+    counting.add_argument("--by-module", action="store_true", help="also print where parameters, MACs and time sit")
     counting.add_argument("--depth", type=at_least_one, default=2, metavar="D", help="levels of --by-module (2)")
     counting.add_argument(
-        "--counter", type=counters, default=["torch"], metavar="C,...", help="torch, fvcore or both, side by side"
+        "--counter", type=counters, default=["torch"], metavar="C,...", help=f"side by side: {', '.join(COUNTERS)}"
     )
     image = parser.add_argument_group("price of an image")
     image.add_argument("--sampler", metavar="S", help="run this sampler, e.g. heun or ddim:eta=0.5")
     image.add_argument("--steps", type=at_least_one, metavar="N", help="its steps")
     image.add_argument("--process", metavar="P", help="process for registered names (the zoo's default)")
+    image.add_argument("--plan", metavar="PATH", help="effort at each noise level, a JSON file")
+    image.add_argument("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
+    image.add_argument("--plot", metavar="PATH", help="write a page that shows MACs against noise level")
     add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    setting, walk = make_setting(args), make_walk(args)
-    subjects = list(find_subjects(args.names, args.process))
+    settings, walk = make_settings(args), make_walk(args)
+    subjects = list(find_subjects(args.names, args.process, args.resolution))
+    if args.compare:
+        from denoisezoo.commands.versus import compare
+
+        return compare(subjects, settings, args)
     rows: list[Row] = []
+    alone = len(subjects) > 1 and not args.counts_only
     try:
         for number, subject in enumerate(subjects, start=1):
             show_progress(f"{number}/{len(subjects)} {subject.name} ...")
-            rows += profile_subject(subject, args, setting, walk(subject))
+            if alone:
+                rows += in_own_process(measured, subject.run or subject.name, args)
+            else:
+                rows += profile_subject(subject, args, settings, walk(subject))
     finally:
         show_progress("")
+    return deliver(rows, args)
+
+
+def deliver(rows: list[Row], args: argparse.Namespace) -> int:
+    """Write and print what was found; the exit status is 1 if a network failed."""
+    failed = [row for row in rows if "error" in row]
+    found = [row for row in rows if "error" not in row]
     write_rows(rows, args)
-    print_rows(rows, args)
-    return 0
+    print_rows(found, args)
+    if args.plot:
+        from denoisezoo.report.trajectory import write_trajectories
+
+        write_trajectories(args.plot, found)
+    for row in failed:
+        print(f"{row['name']} failed: {row['error']}", file=sys.stderr)
+    return int(bool(failed))
 
 
-def make_setting(args: argparse.Namespace) -> Setting:
-    """How to run the networks.
+def measured(name: str, args: argparse.Namespace) -> list[Row]:
+    """The rows of one network, found again by name or path: the work of a process of its own."""
+    settings, walk = make_settings(args), make_walk(args)
+    (subject,) = find_subjects([name], args.process, args.resolution)
+    return profile_subject(subject, args, settings, walk(subject))
+
+
+def make_settings(args: argparse.Namespace) -> list[Setting]:
+    """How to run the networks: one setting, or one for each variant.
 
     Raises:
-        UserError: A device or type that does not exist here.
+        UserError: A device, type or variant that does not exist here.
     """
     import torch
 
     from denoisezoo.profiling.machine import parse_device
-    from denoisezoo.profiling.profile import Setting, parse_dtype
+    from denoisezoo.profiling.setting import Setting, parse_dtype, variants_of
 
+    if args.counts_only and (args.variants or args.training):
+        what = "--variants" if args.variants else "--training"
+        raise UserError(f"{what} measures, and --counts-only does not", "leave one of them out")
     device = torch.device("meta") if args.counts_only else parse_device(args.device)
-    return Setting(device, parse_dtype(args.dtype), args.channels_last, args.compile, args.runs)
+    setting = Setting(device, parse_dtype(args.dtype), args.channels_last, args.compile, args.runs)
+    return variants_of(setting, args.variants) if args.variants else [setting]
 
 
 def make_walk(args: argparse.Namespace) -> Callable[[Subject], Walk | None]:
     """The sampler run to price for a subject; None without `--sampler`.
 
     Raises:
-        UserError: An unknown sampler or option, or steps without a sampler or the reverse.
+        UserError: An unknown sampler or option, a plan that cannot be read, steps without a sampler or the reverse.
     """
     from denoisezoo.diffusion import create_sampler
+    from denoisezoo.plans import load_plan
     from denoisezoo.profiling.profile import Walk
 
-    if (args.sampler is None) != (args.steps is None):
-        given, missing = ("--sampler", "--steps") if args.steps is None else ("--steps", "--sampler")
-        raise UserError(f"{given} is given without {missing}", "give both, e.g. --sampler heun --steps 18")
     if args.sampler is None:
+        for name in ("steps", "plan", "guidance", "plot"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} is given without --sampler", "give both, e.g. --sampler heun --steps 18")
         return lambda subject: None
-    sampler = create_sampler(args.sampler)
-    return lambda subject: Walk(args.sampler, sampler, args.steps, subject.denoiser)
+    if args.steps is None:
+        raise UserError("--sampler is given without --steps", "give both, e.g. --sampler heun --steps 18")
+    sampler, plan = create_sampler(args.sampler), load_plan(args.plan) if args.plan else None
+    return lambda subject: Walk(args.sampler, sampler, args.steps, subject.denoiser, plan, args.guidance)
 
 
-def profile_subject(subject: Subject, args: argparse.Namespace, setting: Setting, walk: Walk | None) -> list[Row]:
-    """The rows of one network."""
+def profile_subject(
+    subject: Subject, args: argparse.Namespace, settings: list[Setting], walk: Walk | None
+) -> list[Row]:
+    """The rows of one network, in every setting."""
     from denoisezoo.profiling.profile import profile_backbone
 
-    backbone = subject.build(setting.counts_only)
-    setting.prepare(backbone)
-    rows = profile_backbone(
-        subject.name, backbone, setting, efforts=args.effort, batch_sizes=args.batch_size, walk=walk
-    )
-    source = {} if subject.run is None else {"run": subject.run}
-    return [row | source | dict(opinions(backbone, setting, row["effort"], args)) for row in rows]
+    rows: list[Row] = []
+    for setting in settings:
+        begin = time.perf_counter()
+        backbone = subject.build(setting.counts_only)
+        setting.prepare(backbone)
+        build = (time.perf_counter() - begin) * 1e3
+        found = profile_backbone(
+            subject.name,
+            backbone,
+            setting,
+            efforts=args.effort,
+            batch_sizes=args.batch_size,
+            walk=walk,
+            training=args.training,
+        )
+        for row in found:
+            if row["cold_start_ms"] is not None:
+                row["cold_start_ms"] = {"build": build} | row["cold_start_ms"]
+            source = {} if subject.run is None else {"run": subject.run}
+            rows.append(row | source | dict(opinions(backbone, setting, row["effort"], args)))
+    return rows
 
 
 def opinions(
@@ -158,117 +218,29 @@ def opinions(
 ) -> Iterator[tuple[str, Any]]:
     """Further fields of a row that were asked for: fvcore's count, and the tree of modules."""
     if "fvcore" in args.counter:
-        from denoisezoo.profiling.second_opinion import fvcore_fields
-
         try:
-            yield from fvcore_fields(backbone, setting, effort).items()
+            yield from second_opinion(backbone, setting, effort).items()
         except UserError as error:
             print(f"note: {error}", file=sys.stderr)
     if args.by_module:
-        from dataclasses import asdict
-
         from denoisezoo.profiling.modules import module_rows
-        from denoisezoo.profiling.profile import count_backbone
+        from denoisezoo.profiling.profile import count_backbone, time_modules
 
-        counts = count_backbone(backbone, setting, effort)
-        yield "modules", [asdict(row) for row in module_rows(backbone, counts, args.depth)]
+        counts, seconds = count_backbone(backbone, setting, effort), time_modules(backbone, setting, effort)
+        yield "modules", [asdict(row) for row in module_rows(backbone, counts, args.depth, seconds)]
+
+
+def second_opinion(backbone: Backbone, setting: Setting, effort: float) -> Row:
+    """fvcore's count beside ours, and how they differ for each kind of operator."""
+    from denoisezoo.profiling.profile import count_backbone
+    from denoisezoo.profiling.second_opinion import differences, fvcore_fields
+
+    fields = fvcore_fields(backbone, setting, effort)
+    by_operator = count_backbone(backbone, setting, effort).by_operator
+    return fields | {"differences": differences(by_operator, fields.pop("fvcore_by_operator"))}
 
 
 def show_progress(text: str) -> None:
     """Say on a terminal what is being measured, on a line that the next such text replaces."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-
-def print_rows(rows: list[Row], args: argparse.Namespace) -> None:
-    """Print the table of all rows, then the trees and trajectories that were asked for."""
-    print_table(rows, columns(rows))
-    for row in rows:
-        title = f"{row['name']} at effort {plain(row['effort'])}"
-        if args.by_module:
-            print()
-            print_table(row["modules"], MODULE_COLUMNS, title)
-    walked = [row for row in rows if "trajectory" in row]
-    for row in walked[:MOST_TRAJECTORIES]:
-        print()
-        print_trajectory(row)
-    if len(walked) > MOST_TRAJECTORIES:
-        print(f"\n{len(walked) - MOST_TRAJECTORIES} more trajectories are not shown; --json writes them all")
-    print_notes(rows)
-
-
-def columns(rows: list[Row]) -> list[Column]:
-    """Columns of the main table; those that no row has a value for are left out."""
-    every = [
-        Column("name", "name"),
-        Column("run", "run"),
-        Column("input", "input"),
-        Column("effort", "effort", plain, right=True),
-        Column("batch", "batch_size", right=True),
-        Column("params", "params", human, right=True),
-        Column("MACs", lambda row: bound(row, "macs"), right=True),
-        Column("FLOPs", "flops", human, right=True),
-        Column("attention", "macs_attention", human, right=True),
-        Column("fvcore", "macs_fvcore", human, right=True),
-        Column("latency ms", latency_text, right=True),
-        Column("images/s", "images_per_s", lambda value: f"{value:.4g}", right=True),
-        Column("memory", "peak_memory_bytes", human_bytes, right=True),
-        Column("sampler", "sampler"),
-        Column("steps", "steps", right=True),
-        Column("NFE", "nfe", right=True),
-        Column("MACs/image", lambda row: bound(row, "macs_per_image"), right=True),
-        Column("device", "device"),
-        Column("dtype", "dtype"),
-    ]
-    return [column for column in every if any(column.text(row) != "-" for row in rows)]
-
-
-MODULE_COLUMNS = [
-    Column("module", lambda row: "  " * row["depth"] + (row["path"].rpartition(".")[2] or "(all)")),
-    Column("type", "type"),
-    Column("params", "params", human, right=True),
-    Column("MACs", "macs", human, right=True),
-    Column("share", "share", lambda value: f"{value:.1%}", right=True),
-]
-
-CALL_COLUMNS = [
-    Column("call", "call", right=True),
-    Column("t", "t", lambda value: f"{value:.4g}", right=True),
-    Column("sigma", "sigma", lambda value: f"{value:.4g}", right=True),
-    Column("effort", "effort", plain, right=True),
-    Column("MACs", "macs", human, right=True),
-    Column("inner NFE", "inner_nfe", right=True),
-    Column("latency ms", "latency_ms", lambda value: f"{value:.2f}", right=True),
-]
-
-
-def bound(row: Any, key: str) -> str | None:
-    """A number of MACs, marked where it is a lower bound."""
-    return None if key not in row else ("≥ " if row["uncounted_ops"] else "") + human(row[key])
-
-
-def latency_text(row: Any) -> str | None:
-    """Median and spread."""
-    timing = row["latency_ms"]
-    return timing and f"{timing['median']:.2f} ({timing['p10']:.2f} to {timing['p90']:.2f})"
-
-
-def print_trajectory(row: Row) -> None:
-    """Print the calls of a sampler run; of a long one, the first and last."""
-    calls, half = row["trajectory"], LONGEST_TRAJECTORY // 2
-    title = (
-        f"{row['name']} at effort {plain(row['effort'])}: {row['sampler']}, {row['steps']} steps, NFE {row['nfe']}, "
-        f"inner NFE {row['inner_nfe']}, {human(row['macs_per_image'])} MACs per image"
-    )
-    if len(calls) > LONGEST_TRAJECTORY:
-        title += f"; {len(calls) - 2 * half} calls in the middle are not shown"
-        calls = calls[:half] + calls[-half:]
-    print_table(calls, CALL_COLUMNS, title)
-
-
-def print_notes(rows: list[Row]) -> None:
-    """Say which counts are incomplete, and why."""
-    for row in rows:
-        if row["uncounted_ops"]:
-            missing = ", ".join(f"{name} ({calls} calls)" for name, calls in row["uncounted_ops"].items())
-            print(f"{row['name']}: MACs are a lower bound; no formula for {missing}")

@@ -34,15 +34,16 @@ class Subject:
     run: str | None = None
 
 
-def find_subjects(arguments: list[str], process: str | None) -> Iterator[Subject]:
+def find_subjects(arguments: list[str], process: str | None, resolution: int | None = None) -> Iterator[Subject]:
     """Subjects of names, patterns and paths, in the order given, each once.
 
     Args:
         arguments: Names ("ddpm_cifar10"), patterns ("ddpm*"), run folders or checkpoints.
         process: Process to wrap registered networks for; None is the default.
+        resolution: Size of the images for registered networks; None is what they were made for.
 
     Raises:
-        UserError: An unknown name (the nearest are given), process or path.
+        UserError: An unknown name (the nearest are given), process or path, or a size for a trained network.
     """
     seen: set[str] = set()
     for argument in arguments:
@@ -50,7 +51,7 @@ def find_subjects(arguments: list[str], process: str | None) -> Iterator[Subject
         for key in names or [argument]:
             if key not in seen:
                 seen.add(key)
-                yield _registered(key, process) if names else _trained(key, process)
+                yield _registered(key, process, resolution) if names else _trained(key, process, resolution)
 
 
 def _is_path(argument: str) -> bool:
@@ -58,29 +59,36 @@ def _is_path(argument: str) -> bool:
     return any(separator in argument for separator in separators) or Path(argument).exists()
 
 
-def _registered(name: str, process: str | None) -> Subject:
+def _registered(name: str, process: str | None, resolution: int | None) -> Subject:
     from denoisezoo.diffusion import DEFAULT_PROCESS, PROCESSES, default_denoiser
 
     process_name = DEFAULT_PROCESS if process is None else process
     PROCESSES[process_name]  # an unknown name ends here, before anything is built
-    return Subject(name, lambda meta: _create(name, meta), lambda backbone: default_denoiser(backbone, process_name))
+    overrides = {} if resolution is None else {"resolution": resolution}
+    return Subject(
+        name,
+        lambda meta: _create(name, meta, **overrides),
+        lambda backbone: default_denoiser(backbone, process_name),
+    )
 
 
-def _create(name: str, meta: bool) -> Backbone:
+def _create(name: str, meta: bool, **overrides: int) -> Backbone:
     import torch
 
     from denoisezoo.archs import create_denoiser
 
     with torch.device("meta" if meta else "cpu"):
-        return create_denoiser(name)
+        return create_denoiser(name, **overrides)
 
 
-def _trained(path: str, process: str | None) -> Subject:
+def _trained(path: str, process: str | None, resolution: int | None) -> Subject:
     from denoisezoo.diffusion import NetworkDenoiser
     from denoisezoo.train.runs import load_run
 
     if process is not None:
         raise UserError(f"{path} was trained with a process of its own", "leave --process out")
+    if resolution is not None:
+        raise UserError(f"{path} was trained for images of one size", "leave --resolution out")
     run = load_run(path)
     trained = run.denoiser
 

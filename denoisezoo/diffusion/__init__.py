@@ -2,6 +2,7 @@
 
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
 from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.noise import Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
@@ -19,6 +20,7 @@ __all__ = [
     "SAMPLERS",
     "Denoiser",
     "GaussianOracle",
+    "Guided",
     "Loss",
     "MixtureOracle",
     "NetworkDenoiser",

@@ -5,19 +5,20 @@ products and attention products are counted, forward and backward; bias, norms, 
 look-ups are not. Zeros of the padding count as inputs, and causal attention counts as full attention. An operator that
 does heavy arithmetic and has no formula is listed in `Counts.uncounted`, and the total is then a lower bound.
 
-The formulas are torch's own (`torch.utils.flop_counter`) where they are right, completed by those in `_FORMULAS`.
 `FlopCounterMode` itself is not used: its module tracker breaks the backward pass of adjoint solvers, it counts
 a grouped convolution's weight gradient `groups` times over, and it cannot tell attention products from other ones.
-Triton kernels that are launched outside a registered operator are invisible to any dispatcher.
+Triton kernels that are launched outside a registered operator are invisible to any dispatcher. A compiled network is
+counted as it was written: its kernels are private to the compiler, the arithmetic is the same.
+
+Everything else, norms, activations, sums, copies, is given as the bytes that it reads and writes when each operator
+runs by itself, which is what it costs; a compiler that fuses operators moves fewer.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,13 +28,24 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from denoisezoo.errors import UserError
+from denoisezoo.profiling.formulas import (
+    FLOPS_PER_MAC,
+    attention_macs,
+    diff_pruning_macs,
+    has_formula,
+    is_attention,
+    is_batched_product,
+    is_heavy,
+    moved_bytes,
+    new_bytes,
+    operator_macs,
+    tensor_bytes,
+)
 
-aten = torch.ops.aten
-
-FLOPS_PER_MAC = 2
+ATTENTION = "attention"
+"""Key of attention products in `Counts.by_operator`, whatever kernel computes them."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +57,25 @@ class Counts:
         macs_attention: The part of `macs` in the forward products QK^T and AV of scaled dot-product attention.
         uncounted: Heavy operators that have no formula, with their number of calls. If any, `macs` is a lower bound.
         by_module: Forward multiply-adds inside each module that was called, children included, by its path.
+        by_operator: `macs` by operator; attention products stand under `ATTENTION`.
+        macs_diff_pruning: The same call by the rule of Diff-Pruning (Fang et al. 2023, arXiv 2305.10924; its code): one
+            for each multiply-add of convolutions and linear layers, and for each addition of a bias in them; two for
+            each element that enters a group norm; none for attention products.
+        bytes_products: Bytes read and written by the operators that `macs` counts.
+        bytes_elementwise: Bytes read and written by all others: norms, activations, sums, copies, resampling.
+        activation_bytes: Bytes of new tensors that are made inside each module, children included, by its path: what
+            training keeps, roughly, and what inference would without freeing any.
     """
 
     macs: int
     macs_attention: int
     uncounted: dict[str, int]
     by_module: dict[str, int]
+    by_operator: dict[str, int]
+    macs_diff_pruning: int
+    bytes_products: int
+    bytes_elementwise: int
+    activation_bytes: dict[str, int]
 
     @property
     def flops(self) -> int:
@@ -58,18 +83,27 @@ class Counts:
         return FLOPS_PER_MAC * self.macs
 
     def per_image(self, batch_size: int) -> Counts:
-        """The share of one image of the batch.
+        """The share of one image of the batch; weights that are read once for all of them are shared, too.
 
         Raises:
             UserError: Some work is not done once per image, so that the share is no whole number.
         """
-        numbers = [self.macs, self.macs_attention, *self.by_module.values()]
+        numbers = [self.macs, self.macs_attention, *self.by_module.values(), *self.by_operator.values()]
         if any(number % batch_size for number in numbers):
             raise UserError(
                 f"{self.macs} MACs are no whole number for each of {batch_size} images", "price it with a batch of 1"
             )
-        by_module = {path: macs // batch_size for path, macs in self.by_module.items()}
-        return Counts(self.macs // batch_size, self.macs_attention // batch_size, self.uncounted, by_module)
+        return Counts(
+            macs=self.macs // batch_size,
+            macs_attention=self.macs_attention // batch_size,
+            uncounted=self.uncounted,
+            by_module={path: macs // batch_size for path, macs in self.by_module.items()},
+            by_operator={operator: macs // batch_size for operator, macs in self.by_operator.items()},
+            macs_diff_pruning=self.macs_diff_pruning // batch_size,
+            bytes_products=self.bytes_products // batch_size,
+            bytes_elementwise=self.bytes_elementwise // batch_size,
+            activation_bytes={path: size // batch_size for path, size in self.activation_bytes.items()},
+        )
 
 
 def count(call: Callable[[], Any], root: nn.Module | None = None) -> Counts:
@@ -96,21 +130,42 @@ class Tally:
     macs_attention: int = 0
     uncounted: Counter[str] = field(default_factory=Counter)
     by_module: Counter[str] = field(default_factory=Counter)
+    by_operator: Counter[str] = field(default_factory=Counter)
+    macs_diff_pruning: int = 0
+    bytes_products: int = 0
+    bytes_elementwise: int = 0
+    activation_bytes: Counter[str] = field(default_factory=Counter)
     muted: bool = False
     """Inside an attention call that has been counted by its own shapes."""
     in_multi_head: bool = False
     """Inside `multi_head_attention_forward`, whose batched products are those of attention."""
 
-    def add(self, macs: int, paths: set[str], attention: bool = False) -> None:
+    def add(self, operator: str, macs: int, paths: set[str], attention: bool = False) -> None:
         """Count `macs` multiply-adds of an operator that ran inside the modules `paths`."""
         self.macs += macs
         self.macs_attention += macs * attention
+        self.by_operator[ATTENTION if attention else operator] += macs
         for path in paths:
             self.by_module[path] += macs
 
+    def made(self, size: int, paths: set[str]) -> None:
+        """Note that an operator inside the modules `paths` made new tensors of `size` bytes."""
+        for path in paths:
+            self.activation_bytes[path] += size
+
     def counts(self) -> Counts:
         """What has been counted up to now."""
-        return Counts(self.macs, self.macs_attention, dict(self.uncounted), dict(self.by_module))
+        return Counts(
+            macs=self.macs,
+            macs_attention=self.macs_attention,
+            uncounted=dict(self.uncounted),
+            by_module=dict(self.by_module),
+            by_operator=dict(self.by_operator),
+            macs_diff_pruning=self.macs_diff_pruning,
+            bytes_products=self.bytes_products,
+            bytes_elementwise=self.bytes_elementwise,
+            activation_bytes=dict(self.activation_bytes),
+        )
 
 
 @contextlib.contextmanager
@@ -121,7 +176,8 @@ def counting(root: nn.Module | None = None) -> Iterator[Tally]:
     # The fast path of nn.MultiheadAttention and nn.TransformerEncoderLayer is one operator without a formula.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with ModulePaths(root) as modules, _Functions(tally, modules), _Dispatch(tally, modules):
+        eager = torch.compiler.set_stance("force_eager")
+        with eager, ModulePaths(root) as modules, _Functions(tally, modules), _Dispatch(tally, modules):
             yield tally
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -168,7 +224,7 @@ class ModulePaths:
 
 
 class _Functions(TorchFunctionMode):
-    """Sees attention calls before they are taken apart, so that its products are known on every device and backend."""
+    """Sees attention and linear layers before they are taken apart, into operators that depend on layout and device."""
 
     def __init__(self, tally: Tally, modules: ModulePaths) -> None:
         super().__init__()
@@ -178,10 +234,20 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._attention(func, args, kwargs)
+        if func is F.linear:
+            return self._linear(func, *args, **kwargs)
         if func is F.multi_head_attention_forward:
             with _flag(self.tally, "in_multi_head"):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _linear(self, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        before = self.tally.macs_diff_pruning
+        out: Tensor = func(input, weight, bias)
+        # The bias of some layouts is added by an operator of its own, which is not seen to be one.
+        additions = 0 if bias is None else out.numel()
+        self.tally.macs_diff_pruning = before + out.numel() * weight.shape[-1] + additions
+        return out
 
     def _attention(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
@@ -189,8 +255,11 @@ class _Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         with _flag(self.tally, "muted"):
             out: Tensor = func(*args, **kwargs)
-        macs = _attention_macs(named["query"].shape, named["key"].shape, named["value"].shape, out=out.shape)
-        self.tally.add(macs, self.modules.paths(), attention=True)
+        q, k, v = named["query"], named["key"], named["value"]
+        macs = attention_macs(q.shape, k.shape, v.shape, out=out.shape)
+        self.tally.add(ATTENTION, macs, self.modules.paths(), attention=True)
+        self.tally.bytes_products += sum(map(tensor_bytes, (q, k, v, out)))
+        self.tally.made(tensor_bytes(out), self.modules.paths())
         return out
 
 
@@ -206,7 +275,7 @@ class _Dispatch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         operator = getattr(func, "_overloadpacket", func)  # a higher-order operator has no overloads
-        known = operator in _FORMULAS or operator in flop_registry
+        known = has_formula(operator)
         if not known and operator is not func and func.namespace != "prim":
             with self:  # in inference mode, composite operators such as matmul arrive whole
                 out = func.decompose(*args, **kwargs)
@@ -215,15 +284,22 @@ class _Dispatch(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self.tally.muted:
             return out
+        self.tally.made(new_bytes(func, out), self.modules.paths())
         if known:
             self._count(operator, args, kwargs, out)
-        elif is_heavy(str(operator)):
+            self.tally.bytes_products += moved_bytes(func, args, kwargs, out)
+            return out
+        if is_heavy(str(operator)):
             self.tally.uncounted[str(operator)] += 1
+        self.tally.macs_diff_pruning += diff_pruning_macs(operator, args, 0, out)
+        self.tally.bytes_elementwise += moved_bytes(func, args, kwargs, out)
         return out
 
     def _count(self, operator: Any, args: Any, kwargs: Any, out: Any) -> None:
-        attention = operator in _ATTENTION or (self.tally.in_multi_head and operator in _BATCHED_PRODUCTS)
-        self.tally.add(operator_macs(operator, args, kwargs, out), self.modules.paths(), attention)
+        attention = is_attention(operator) or (self.tally.in_multi_head and is_batched_product(operator))
+        macs = operator_macs(operator, args, kwargs, out)
+        self.tally.add(str(operator), macs, self.modules.paths(), attention)
+        self.tally.macs_diff_pruning += diff_pruning_macs(operator, args, macs, out)
 
 
 @contextlib.contextmanager
@@ -234,107 +310,3 @@ def _flag(tally: Tally, name: str) -> Iterator[None]:
         yield
     finally:
         setattr(tally, name, before)
-
-
-def operator_macs(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
-    """Multiply-adds of one operator, from the shapes of its arguments and result."""
-    if operator in _FORMULAS:
-        shapes = [arg.shape if isinstance(arg, Tensor) else arg for arg in args]
-        return _FORMULAS[operator](*shapes, out=out.shape if isinstance(out, Tensor) else None)
-    # torch counts a multiply-add as two; this is the only place that halves.
-    return flop_registry[operator](*args, **kwargs, out_val=out) // FLOPS_PER_MAC
-
-
-def _attention_macs(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, out: Sequence[int]) -> int:
-    """QK^T and AV for q (..., L, E), k (..., S, E), v (..., S, V), out (..., L, V); q may have more heads than k."""
-    return math.prod(out[:-1]) * k[-2] * (q[-1] + v[-1])
-
-
-def _convolution_backward_macs(
-    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, out: Any
-) -> int:
-    """Gradients of input and weight each take as many products as the convolution itself, grouped or not."""
-    transposed, mask = rest[4], rest[7]
-    positions = math.prod((x if transposed else grad)[2:])
-    return x[0] * positions * math.prod(weight) * (mask[0] + mask[1])
-
-
-def _linear_macs(x: Sequence[int], weight: Sequence[int], *_: Any, out: Any) -> int:
-    return math.prod(x) * math.prod(weight[:-1])
-
-
-def _vector_macs(a: Sequence[int], *_: Any, out: Any) -> int:
-    return math.prod(a)
-
-
-def _added_vector_macs(_added: Sequence[int], a: Sequence[int], *_: Any, out: Any) -> int:
-    return math.prod(a)
-
-
-def _added_product_macs(_added: Sequence[int], a: Sequence[int], b: Sequence[int], *_: Any, out: Any) -> int:
-    return math.prod(a) * b[-1]
-
-
-_FORMULAS: dict[Any, Callable[..., int]] = {
-    aten.scaled_dot_product_attention: _attention_macs,
-    aten.convolution_backward: _convolution_backward_macs,
-    aten.linear: _linear_macs,
-    aten.mv: _vector_macs,
-    aten.dot: _vector_macs,
-    aten.vdot: _vector_macs,
-    aten.addmv: _added_vector_macs,
-    aten.addmv_: _added_vector_macs,
-    aten.addmm_: _added_product_macs,
-    aten.addbmm: _added_product_macs,
-    aten.addbmm_: _added_product_macs,
-    aten.baddbmm_: _added_product_macs,
-}
-
-
-def _fused_attention() -> dict[Any, Callable[..., int]]:
-    """Forward kernels of attention, as far as this torch has them; (B, heads, tokens, channels) each."""
-    names = (
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_fused_attention_overrideable",
-        "_scaled_dot_product_attention_math_for_mps",
-    )
-
-    def macs(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_: Any, out: Any) -> int:
-        return _attention_macs(q, k, v, out=[*q[:-1], v[-1]])
-
-    return {getattr(aten, name): macs for name in names if hasattr(aten, name)}
-
-
-# Older versions of torch have no formula for attention on the CPU, and count 0 without a word.
-_FORMULAS |= _fused_attention()
-
-_ATTENTION = {
-    *_fused_attention(),
-    aten.scaled_dot_product_attention,
-    aten._flash_attention_forward,
-    aten._efficient_attention_forward,
-    torch.ops.higher_order.flex_attention,
-}
-_BATCHED_PRODUCTS = {aten.bmm, aten.baddbmm}
-
-_HEAVY = re.compile(
-    r"(?:^|_)(?:(?:b|add|badd|addb|baddb)?mm|(?:add)?mv|v?dot|(?:tri|bi)?linear|attention|transformer|multi_head|grid"
-    r"|[cp]dist|lstm|gru|rnn|cholesky|inverse|solve|svd|qr|lu|eigh?|det|matmul\w*|conv(?:olution|[123]d?|_)\w*"
-    r"|fft\w*|linalg(?!_vector_norm)\w*)(?:_|$)"
-)
-_LIGHT_NAMESPACES = frozenset({"prim", "prims", "profiler", "c10d", "_c10d_functional", "rngprims", "streams"})
-
-
-def is_heavy(operator: str) -> bool:
-    """Whether an operator, e.g. "aten.grid_sampler_2d", does more than a few operations per element.
-
-    torch's own operators are judged by the words of their name; an operator of any other library may do anything and
-    is taken as heavy.
-    """
-    namespace, _, name = operator.rpartition(".")
-    if namespace != "aten":
-        return namespace not in _LIGHT_NAMESPACES
-    return _HEAVY.search(name) is not None

@@ -38,6 +38,7 @@ def latency(
     runs: int | None = None,
     warmup: int = 3,
     seconds: float = 2.0,
+    refresh: Callable[[], Any] | None = None,
 ) -> Latency:
     """Time single calls.
 
@@ -50,8 +51,15 @@ def latency(
         warmup: Calls before that, at least 1; they also pay for compilation and the choice of kernels. Once `seconds`
             have gone by, no further one is made.
         seconds: Time for the warm-up, and again for the timed calls.
+        refresh: Runs before each call and is not timed; it fills the inputs anew, so that no call finds them in cache.
     """
-    timed = timer(device)
+    measure = timer(device)
+
+    def timed(call: Callable[[], Any]) -> float:
+        if refresh is not None:
+            refresh()
+        return measure(call)
+
     begin = time.perf_counter()
     for done in range(warmup):
         if done and time.perf_counter() - begin > seconds:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
+from denoisezoo.profiling.machine import memory_bytes
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
@@ -28,6 +32,38 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
 def weight_bytes(module: nn.Module) -> int:
     """Bytes of parameters and buffers; shared ones count once."""
     return sum(t.numel() * t.element_size() for t in itertools.chain(module.parameters(), module.buffers()))
+
+
+@contextlib.contextmanager
+def limited_memory(device: torch.device) -> Iterator[None]:
+    """Let allocations on the CPU fail that the machine cannot serve, for a while.
+
+    Without a limit Linux grants them all, and ends the program when it runs out of pages. Elsewhere nothing changes.
+
+    Args:
+        device: Where the work runs; the limit is set for the CPU only.
+    """
+    limits = _data_limits() if device.type == "cpu" else None
+    if limits is None:
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limits, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_limits() -> int | None:
+    """Bytes of data that this process may have: what it has, and what is available; None where that is unknown."""
+    status, available = Path("/proc/self/status"), memory_bytes()
+    if not status.exists() or available is None:
+        return None
+    used = re.search(r"^VmData:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+    return None if used is None else int(used[1]) * 1024 + available[1]
 
 
 def _peak_on_cuda(call: Callable[[], Any], device: torch.device) -> int:

@@ -9,56 +9,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort, ImageSpec
-from denoisezoo.diffusion import Denoiser, Sampler
-from denoisezoo.errors import UserError, unknown
+from denoisezoo.diffusion import Denoiser, Guided, Sampler
+from denoisezoo.errors import UserError
+from denoisezoo.plans import Plan
 from denoisezoo.profiling.counting import Counts, count
-from denoisezoo.profiling.latency import latency
+from denoisezoo.profiling.energy import energy_j
+from denoisezoo.profiling.latency import latency, timer
 from denoisezoo.profiling.machine import device_name
-from denoisezoo.profiling.memory import peak_bytes, weight_bytes
+from denoisezoo.profiling.memory import limited_memory, peak_bytes, weight_bytes
+from denoisezoo.profiling.modules import module_seconds
+from denoisezoo.profiling.roofline import Roofline, peaks, roofline
+from denoisezoo.profiling.setting import OutOfMemoryError, Setting, example_inputs, explained, renew
 from denoisezoo.profiling.state import undisturbed
+from denoisezoo.profiling.training_step import training_step
 from denoisezoo.profiling.trajectory import ConstantPlan, counting_copy, trace
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float64": torch.float64,
-}
-
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a network is run.
-
-    Attributes:
-        device: Where; the meta device counts, without weights or timing.
-        dtype: Of weights and inputs.
-        channels_last: Layout of weights and images.
-        compiled: Time the network as `torch.compile` makes it. Counting sees the eager one.
-        runs: Timed calls; None takes as many as fit into two seconds, at least 5.
-    """
-
-    device: torch.device
-    dtype: torch.dtype = torch.float32
-    channels_last: bool = False
-    compiled: bool = False
-    runs: int | None = None
-
-    @property
-    def counts_only(self) -> bool:
-        """Whether nothing is really computed."""
-        return self.device.type == "meta"
-
-    def prepare(self, module: nn.Module) -> None:
-        """Move a module to this device, type and layout, in place."""
-        module.to(device=self.device, dtype=self.dtype)
-        if self.channels_last:
-            module.to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -70,12 +38,16 @@ class Walk:
         sampler: The sampler.
         steps: Solver steps.
         denoiser: Wraps a backbone for it.
+        plan: Effort at each noise level; None is the effort of the row.
+        guidance: Scale of classifier-free guidance; None is without.
     """
 
     spec: str
     sampler: Sampler
     steps: int
     denoiser: Callable[[Backbone], Denoiser]
+    plan: Plan | None = None
+    guidance: float | None = None
 
 
 def profile_backbone(
@@ -86,47 +58,66 @@ def profile_backbone(
     efforts: Sequence[Effort] | None = None,
     batch_sizes: Sequence[int] = (1,),
     walk: Walk | None = None,
+    training: bool = False,
 ) -> Iterator[Row]:
     """Price a network: one row for each effort and batch size, with the keys of the command line's JSON.
 
-    MACs are those of a call at batch 1; latency is that of a call for the whole batch; `peak_memory_bytes` are the
-    weights and what one call allocates at its peak.
+    MACs and bytes are those of a call at batch 1; latency is that of a call for the whole batch; `peak_memory_bytes`
+    are the weights and what one call allocates at its peak. A batch that does not fit into memory is halved until it
+    does; `batch_size_asked` then tells what it was.
 
     Args:
         name: What to call it.
         backbone: The network, as `setting.prepare` leaves it. Nothing about it changes.
         setting: How to run it.
-        efforts: Which efforts; None is all of them.
+        efforts: Which efforts; None is all of them, or the full one where the walk has a plan.
         batch_sizes: Images per call.
         walk: Also price an image made by this sampler.
+        training: Also measure a training step.
 
     Raises:
-        UserError: An effort that the network lacks, not enough memory, or a type or compiler that does not work here.
+        UserError: An effort that the network lacks, a plan for another network, guidance without classes, not enough
+            memory for a single image, or a type or compiler that does not work here.
     """
-    chosen = backbone.efforts if efforts is None else [backbone.check_effort(effort) for effort in efforts]
-    for effort in chosen:
+    if walk is not None:
+        _check(walk, backbone)
+    if efforts is None:
+        efforts = backbone.efforts if walk is None or walk.plan is None else backbone.efforts[-1:]
+    for effort in [backbone.check_effort(effort) for effort in efforts]:
         counts = count_backbone(backbone, setting, effort)
         for batch_size in batch_sizes:
             row = _identity(name, backbone, setting, effort, batch_size) | _counted(counts)
-            with undisturbed(backbone, setting.device), explained(setting, batch_size), _compiled(backbone, setting):
-                row |= _measured(backbone, setting, effort, batch_size)
-                if walk is not None:
-                    row |= _walked(backbone, setting, effort, batch_size, walk)
+            with undisturbed(backbone, setting.device), limited_memory(setting.device), setting.compiling(backbone):
+                row |= _that_fits(backbone, setting, effort, batch_size, counts)
+                with explained(setting, row["batch_size"]):
+                    if training and not setting.counts_only:
+                        row["training"] = training_step(backbone, setting, row["batch_size"], effort)
+                    if walk is not None:
+                        row |= _walked(backbone, setting, effort, row["batch_size"], walk)
             yield row
 
 
-@contextlib.contextmanager
-def _compiled(backbone: Backbone, setting: Setting) -> Iterator[None]:
-    """Compile the network in place for a while, if the setting says so; each shape gets a program of its own."""
-    if not setting.compiled or setting.counts_only:
-        yield
-        return
-    before = backbone._compiled_call_impl
-    backbone.compile(dynamic=False)
-    try:
-        yield
-    finally:
-        backbone._compiled_call_impl = before
+def _check(walk: Walk, backbone: Backbone) -> None:
+    if walk.plan is not None:
+        walk.plan.check(backbone.efforts)
+    if walk.guidance is not None and not backbone.spec.num_classes:
+        raise UserError("this network has no classes to guide to", "leave --guidance out, or price one with classes")
+
+
+def _that_fits(backbone: Backbone, setting: Setting, effort: Effort, asked: int, counts: Counts) -> Row:
+    """Measure at the largest of `asked`, half of it, a quarter ... that fits into memory."""
+    batch_size = asked
+    while True:
+        try:
+            with explained(setting, batch_size):
+                row = _measured(backbone, setting, effort, batch_size, counts)
+            return row | ({"batch_size": batch_size, "batch_size_asked": asked} if batch_size < asked else {})
+        except OutOfMemoryError:
+            if batch_size == 1:
+                raise
+        batch_size //= 2
+        if setting.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def count_backbone(backbone: Backbone, setting: Setting, effort: Effort | None = None) -> Counts:
@@ -142,27 +133,6 @@ def count_backbone(backbone: Backbone, setting: Setting, effort: Effort | None =
         return count(lambda: backbone(**inputs, effort=effort), root=backbone)
 
 
-def example_inputs(spec: ImageSpec, batch_size: int, setting: Setting) -> dict[str, Tensor]:
-    """Random arguments for a backbone, every optional input included: x, c_noise, label, cond and augment."""
-    device, dtype = setting.device, setting.dtype
-    shape = (batch_size, spec.in_channels, spec.resolution, spec.resolution)
-    inputs = {"x": _images(shape, setting), "c_noise": torch.rand(batch_size, device=device, dtype=torch.float32)}
-    if dtype is torch.float64:
-        inputs["c_noise"] = inputs["c_noise"].double()
-    if spec.num_classes:
-        inputs["label"] = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    if spec.cond_channels:
-        inputs["cond"] = _images((batch_size, spec.cond_channels, *shape[2:]), setting)
-    if spec.augment_dim:
-        inputs["augment"] = torch.zeros(batch_size, spec.augment_dim, device=device, dtype=dtype)
-    return inputs
-
-
-def _images(shape: tuple[int, ...], setting: Setting) -> Tensor:
-    images = torch.randn(shape, device=setting.device, dtype=setting.dtype)
-    return images.contiguous(memory_format=torch.channels_last) if setting.channels_last else images
-
-
 def _identity(name: str, backbone: Backbone, setting: Setting, effort: Effort, batch_size: int) -> Row:
     """What was measured, on what."""
     return {
@@ -175,6 +145,7 @@ def _identity(name: str, backbone: Backbone, setting: Setting, effort: Effort, b
         "dtype": str(setting.dtype).removeprefix("torch."),
         "layout": "channels_last" if setting.channels_last else "contiguous",
         "compiled": setting.compiled and not setting.counts_only,
+        "variant": setting.variant,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -193,25 +164,50 @@ def _counted(counts: Counts) -> Row:
         "flops": counts.flops,
         "macs_attention": counts.macs_attention,
         "uncounted_ops": counts.uncounted,
+        "macs_diff_pruning": counts.macs_diff_pruning,
+        "bytes_products": counts.bytes_products,
+        "bytes_elementwise": counts.bytes_elementwise,
     }
 
 
-def _measured(backbone: Backbone, setting: Setting, effort: Effort, batch_size: int) -> Row:
-    """Latency and memory of a call; None where nothing is really computed."""
+UNMEASURED: Row = {
+    "latency_ms": None,
+    "images_per_s": None,
+    "peak_memory_bytes": None,
+    "cold_start_ms": None,
+    "roofline": None,
+    "energy_j_per_image": None,
+}
+
+
+def _measured(backbone: Backbone, setting: Setting, effort: Effort, batch_size: int, counts: Counts) -> Row:
+    """Latency, memory and energy of a call; None where nothing is really computed."""
     if setting.counts_only:
-        return {"latency_ms": None, "images_per_s": None, "peak_memory_bytes": None}
+        return dict(UNMEASURED)
     inputs = example_inputs(backbone.spec, batch_size, setting)
 
     def call() -> Any:
         return backbone(**inputs, effort=effort)
 
-    timing = latency(call, setting.device, runs=setting.runs)
-    peak = peak_bytes(call, setting.device)
+    first = timer(setting.device)(call)
+    timing = latency(call, setting.device, runs=setting.runs, refresh=lambda: renew(inputs))
+    peak, energy = peak_bytes(call, setting.device), energy_j(call, setting.device)
     return {
         "latency_ms": timing.to_dict(),
         "images_per_s": batch_size / timing.median * 1e3,
         "peak_memory_bytes": None if peak is None else peak + weight_bytes(backbone),
+        "cold_start_ms": {"compile" if setting.compiled else "first_call": first},
+        "roofline": _roofline(backbone, setting, batch_size, counts, timing.median).to_dict(),
+        "energy_j_per_image": None if energy is None else energy / batch_size,
     }
+
+
+def _roofline(backbone: Backbone, setting: Setting, batch_size: int, counts: Counts, ms: float) -> Roofline:
+    """A call of the whole batch; `counts` are those of one image, and weights are read once for all."""
+    weights = weight_bytes(backbone)
+    images = max(0, counts.bytes_products + counts.bytes_elementwise - weights)
+    moved = weights + batch_size * images
+    return roofline(batch_size * counts.flops, moved, ms / 1e3, peaks(setting.device, setting.dtype))
 
 
 def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: int, walk: Walk) -> Row:
@@ -226,46 +222,30 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
         walk.sampler,
         denoiser.process.prior(shape, device=device, dtype=torch.promote_types(setting.dtype, torch.float32)),
         steps=walk.steps,
-        plan=ConstantPlan(effort),
+        plan=walk.plan or ConstantPlan(effort),
         label=torch.zeros(batch_size, dtype=torch.int64, device=device) if spec.num_classes else None,
         cond=torch.zeros((batch_size, spec.cond_channels, *shape[2:]), device=device) if spec.cond_channels else None,
         timed=not setting.counts_only,
+        wrap=lambda inner: inner if walk.guidance is None else Guided(inner, walk.guidance),
     )
-    row = {"sampler": walk.spec, "steps": walk.steps} | trajectory.to_dict()
+    row = {"sampler": walk.spec, "steps": walk.steps, "guidance": walk.guidance} | trajectory.to_dict()
+    row |= {"plan": walk.plan.to_dict()} if walk.plan else {}
     # The denoiser around the backbone may have heavy operators of its own; their calls are those of the whole walk.
     return row | ({"uncounted_ops": trajectory.uncounted} if trajectory.uncounted else {})
 
 
-class explained:  # noqa: N801 (reads as a statement where it is used)
-    """Turns failures of the machine into errors of the user: memory that runs out, types and compilers it lacks."""
-
-    def __init__(self, setting: Setting, batch_size: int) -> None:
-        self.setting, self.batch_size = setting, batch_size
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        if not isinstance(error, RuntimeError):
-            return
-        where = f"on {self.setting.device} in {str(self.setting.dtype).removeprefix('torch.')}"
-        text = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            what = f"memory is too small for a batch of {self.batch_size} {where}"
-            raise UserError(what, "use a smaller --batch-size") from error
-        if "not implemented for" in text:
-            raise UserError(f"a layer does not run {where}", "use another --dtype or --device") from error
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-            raise UserError(f"torch.compile fails here: {reason}", "leave --compile out; see doctor") from error
+def time_modules(backbone: Backbone, setting: Setting, effort: Effort) -> dict[str, float] | None:
+    """Seconds of one call at batch 1 in each module of the eager network, by path; None where nothing is computed."""
+    if setting.counts_only:
+        return None
+    with undisturbed(backbone, setting.device), explained(setting, 1):
+        inputs = example_inputs(backbone.spec, 1, setting)
+        return module_seconds(backbone, lambda: backbone(**inputs, effort=effort), setting.device)
 
 
-def parse_dtype(text: str) -> torch.dtype:
-    """A floating type by its name.
-
-    Raises:
-        UserError: No such type; the nearest is named.
-    """
-    if text not in DTYPES:
-        raise unknown("dtype", text, DTYPES)
-    return DTYPES[text]
+@contextlib.contextmanager
+def prepared_call(backbone: Backbone, setting: Setting, batch_size: int) -> Iterator[Callable[[], Any]]:
+    """A call of the full network as `setting` has it, with inputs of its own, to be timed inside the `with` block."""
+    with undisturbed(backbone, setting.device), explained(setting, batch_size), setting.compiling(backbone):
+        inputs = example_inputs(backbone.spec, batch_size, setting)
+        yield lambda: backbone(**inputs)

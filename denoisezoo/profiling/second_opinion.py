@@ -1,10 +1,14 @@
-"""A second counter, fvcore's, beside our own. It traces the network, counts norms too, and misses fused attention."""
+"""A second counter, fvcore's, beside our own, and why the two differ.
+
+It traces the network, counts norms and resampling too, and has no rule for fused attention.
+"""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +17,8 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.errors import UserError
-from denoisezoo.profiling.profile import Row, Setting, example_inputs
+from denoisezoo.profiling.profile import Row
+from denoisezoo.profiling.setting import Setting, example_inputs
 from denoisezoo.profiling.state import undisturbed
 
 COUNTERS = ("torch", "fvcore")
@@ -44,7 +49,59 @@ def fvcore_fields(backbone: Backbone, setting: Setting, effort: Effort | None) -
     with undisturbed(backbone, setting.device), torch.inference_mode(False), torch.no_grad():
         inputs = example_inputs(backbone.spec, 1, setting)
         analysis = _analysis(_Positional(backbone, list(inputs), effort), tuple(inputs.values()))
-        return {"macs_fvcore": int(analysis.total()), "uncounted_by_fvcore": dict(analysis.unsupported_ops())}
+        return {
+            "macs_fvcore": int(analysis.total()),
+            "uncounted_by_fvcore": dict(analysis.unsupported_ops()),
+            "fvcore_by_operator": {operator: int(macs) for operator, macs in analysis.by_operator().items()},
+        }
+
+
+_KINDS = {
+    "convolution": "convolution conv",
+    "linear": "addmm mm linear addmv mv",
+    "batched products": "bmm baddbmm matmul einsum",
+    "attention": "attention",
+    "norms": "group_norm layer_norm batch_norm instance_norm",
+    "resampling": "upsample_nearest2d upsample_bilinear2d grid_sampler adaptive_avg_pool2d",
+}
+
+
+def differences(by_operator: Mapping[str, int], fvcore_by_operator: Mapping[str, int]) -> list[Row]:
+    """Our count beside fvcore's, by kind of operator, with the reason where they differ.
+
+    Args:
+        by_operator: `Counts.by_operator`.
+        fvcore_by_operator: The field of that name of `fvcore_fields`.
+
+    Returns:
+        Rows `kind, macs, macs_fvcore, why`.
+    """
+    rows = []
+    for kind in [*_KINDS, "other"]:
+        ours, theirs = (_of_kind(counts, kind) for counts in (by_operator, fvcore_by_operator))
+        if ours or theirs:
+            rows.append({"kind": kind, "macs": ours, "macs_fvcore": theirs, "why": _why(kind, ours, theirs)})
+    return rows
+
+
+def _of_kind(counts: Mapping[str, int], kind: str) -> int:
+    known = {name for names in _KINDS.values() for name in names.split()}
+    names = {operator: operator.rpartition(".")[2] for operator in counts}
+    if kind == "other":
+        return sum(counts[operator] for operator, name in names.items() if name not in known)
+    return sum(counts[operator] for operator, name in names.items() if name in _KINDS[kind].split())
+
+
+def _why(kind: str, ours: int, theirs: int) -> str:
+    if ours == theirs:
+        return ""
+    if kind == "attention" and not theirs:
+        return "fvcore has no rule for fused attention"
+    if kind in ("norms", "resampling"):
+        return "fvcore counts operations per element; here they are bytes moved"
+    if ours > theirs:
+        return "fvcore's trace does not see all calls"
+    return "fvcore files them under another kind, or counts what was traced but not run"
 
 
 def _zeros_on_cpu(backbone: Backbone) -> Backbone:

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -107,6 +107,7 @@ def trace(
     cond: Tensor | None = None,
     generator: Noise = None,
     timed: bool = True,
+    wrap: Callable[[Denoiser], Denoiser] | None = None,
 ) -> Trajectory:
     """Sample once and price every call.
 
@@ -120,13 +121,22 @@ def trace(
         cond: Conditioning image (B, Cc, H, W).
         generator: Source of a stochastic sampler's noise.
         timed: Time each call too. The timed call is run apart from the counted one, which counting slows down.
+        wrap: Puts something around the denoiser that calls it, such as guidance; every call of it is a row.
 
     Raises:
         UserError: The sampler refuses, or the MACs of a call are no whole number per image.
     """
     observed = _Observed(denoiser, timed)
     with undisturbed(denoiser, u_T.device), _counted_fields(denoiser, observed):
-        sampler(observed, u_T, steps=steps, plan=plan, label=label, cond=cond, generator=generator)
+        sampler(
+            wrap(observed) if wrap else observed,
+            u_T,
+            steps=steps,
+            plan=plan,
+            label=label,
+            cond=cond,
+            generator=generator,
+        )
     return Trajectory(tuple(observed.calls), dict(observed.uncounted))
 
 

@@ -20,6 +20,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.files import write_json, write_text
 from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
+from denoisezoo.train.costs import log_costs
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
@@ -64,6 +65,7 @@ def train(args: Sequence[str]) -> TrainResult:
     cli.model.check_data(cli.datamodule)
     save_config(folder, config)
     add_loggers(cli, folder, done)
+    log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
     with quiet():
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(folder / FOLDER / LAST) if done else None)
     return finish(cli, folder)

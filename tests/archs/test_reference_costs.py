@@ -26,15 +26,20 @@ REFERENCE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "overrides", "params", "macs", "attention", "saved"), REFERENCE)
-def test_reference_costs(name, overrides, params, macs, attention, saved):
+def counted(name, **overrides):
+    """A network without weights, and the counts of one call."""
     with torch.device("meta"):
         net = create_denoiser(name, **overrides).eval()
         spec = net.spec
         x, c_noise = torch.empty(1, spec.in_channels, spec.resolution, spec.resolution), torch.empty(1)
         label = torch.zeros(1, dtype=torch.int64) if spec.num_classes else None
         augment = torch.empty(1, spec.augment_dim) if spec.augment_dim else None
-        counts = count(lambda: net(x, c_noise, label=label, augment=augment))
+        return net, count(lambda: net(x, c_noise, label=label, augment=augment))
+
+
+@pytest.mark.parametrize(("name", "overrides", "params", "macs", "attention", "saved"), REFERENCE)
+def test_reference_costs(name, overrides, params, macs, attention, saved):
+    net, counts = counted(name, **overrides)
     assert sum(p.numel() for p in net.parameters()) == params
     assert counts.macs == macs - saved
     assert counts.macs_attention == attention
@@ -45,3 +50,13 @@ def test_registered_costs_are_those_of_the_references():
     for name, overrides, params, macs, _, saved in REFERENCE:
         if not overrides:
             assert (get_variant(name).costs[-1].params, get_variant(name).costs[-1].macs) == (params, macs - saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "printed"), [("ddpm_cifar10", 6_065_456_000, 6.1e9), ("ddpm_256", 248_691_174_144, 248.7e9)]
+)
+def test_published_figures_by_the_rule_of_diff_pruning(name, macs, printed):
+    """The sheet has the exact sums of that rule, and what the paper (arXiv 2305.10924, tables 1 and 3) prints."""
+    _, counts = counted(name)
+    assert counts.macs_diff_pruning == macs
+    assert macs == pytest.approx(printed, rel=0.01)

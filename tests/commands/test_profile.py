@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -8,6 +10,7 @@ import torch
 
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
+from denoisezoo.commands.isolation import in_own_process
 from denoisezoo.diffusion import default_denoiser
 
 
@@ -90,11 +93,72 @@ def test_a_lower_bound_is_marked(tmp_path, capsys, monkeypatch):
     from denoisezoo.profiling import profile as module
     from denoisezoo.profiling.counting import Counts
 
-    monkeypatch.setattr(module, "count_backbone", lambda *_: Counts(5, 0, {"aten._fft_c2c": 3}, {}))
+    monkeypatch.setattr(module, "count_backbone", lambda *_: Counts(5, 0, {"aten._fft_c2c": 3}, {}, {}, 5, 8, 8, {}))
     profile(tmp_path, "ddpm_tiny", "--counts-only")
     out = capsys.readouterr().out
     assert "≥ 5" in out
     assert "MACs are a lower bound; no formula for aten._fft_c2c (3 calls)" in out
+
+
+def test_variants_side_by_side(tmp_path, capsys):
+    rows = profile(tmp_path, "ddpm_tiny", "--device", "cpu", "--runs", "1", "--variants", "eager,bf16")
+    assert [(row["variant"], row["dtype"], row["layout"]) for row in rows] == [
+        ("eager", "float32", "contiguous"),
+        ("bf16", "bfloat16", "channels_last"),
+    ]
+    assert set(rows[0]["cold_start_ms"]) == {"build", "first_call"}
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("variant", "of peak", "cold start ms", "threads"))
+
+
+def test_two_networks_in_turns(tmp_path, capsys):
+    words = ["--compare", "--device", "cpu", "--runs", "7", "--batch-size", "1,2"]
+    rows = profile(tmp_path, "ddpm_tiny", "adm_tiny", *words)
+    assert [row["batch_size"] for row in rows] == [1, 2]
+    a, b = (get_variant(name).costs[-1] for name in ("ddpm_tiny", "adm_tiny"))
+    for row in rows:
+        assert (row["a"], row["b"]) == ("ddpm_tiny", "adm_tiny")
+        assert row["macs_ratio"] == b.macs / a.macs
+        assert row["params_ratio"] == b.params / a.params
+        assert row["low"] <= row["latency_ratio"] <= row["high"]
+        assert row["latency_a_ms"]["runs"] == 7
+    assert "adm_tiny over ddpm_tiny" in capsys.readouterr().out
+
+
+def test_a_network_that_fails_does_not_end_the_rest(tmp_path, capsys):
+    path = tmp_path / "rows.json"
+    # ddpm_digits halves twice and cannot take 30 pixels; ddpm_tiny halves once.
+    words = ["profile", "ddpm_digits", "ddpm_tiny", "--resolution", "30", "--runs", "1", "--device", "cpu"]
+    status = cli.main([*words, "--json", str(path)])
+    failed, found = sorted(json.loads(path.read_text()), key=lambda row: "error" not in row)
+    out, err = capsys.readouterr()
+    assert status == 1
+    assert (failed["name"], found["name"]) == ("ddpm_digits", "ddpm_tiny")
+    assert "resolution 30" in failed["error"]
+    assert f"ddpm_digits failed: {failed['error']}" in err
+    assert found["latency_ms"]["runs"] == 1
+    assert "ddpm_tiny" in out
+
+
+def test_a_process_that_is_killed_leaves_a_row():
+    (row,) = in_own_process(die, "net", SimpleNamespace())
+    assert row["name"] == "net"
+    assert "killed, most likely for lack of memory" in row["error"]
+
+
+def die(name, args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_plan_and_guidance_are_priced_and_plotted(tmp_path):
+    plan, page = tmp_path / "plan.json", tmp_path / "page.html"
+    plan.write_text('{"efforts": [1.0]}')
+    words = ["--sampler", "heun", "--steps", "3", "--plan", str(plan), "--guidance", "2", "--plot", str(page)]
+    (row,) = profile(tmp_path, "adm_tiny", "--counts-only", *words)
+    assert (row["nfe"], row["guidance"], row["plan"]) == (10, 2.0, {"efforts": [1.0], "edges": []})
+    text = page.read_text()
+    assert "adm_tiny, heun, 3 steps" in text
+    assert "cdn" not in text.split("<script", 1)[0]
 
 
 @pytest.fixture
@@ -141,6 +205,19 @@ def test_a_path_that_is_not_there(capsys, tmp_path):
         (["ddpm_tiny", "--dtype", "float23"], "error: unknown dtype 'float23'; did you mean float32"),
         (["ddpm_tiny", "--device", "gpu0"], "error: 'gpu0' is no device"),
         (["ddpm_tiny", "--counter", "fvcor"], "error: --counter: unknown counter 'fvcor'; did you mean fvcore"),
+        (["ddpm_tiny", "--resolution", "33"], "error: resolution 33 cannot be halved 1 times; use a multiple of 2"),
+        (["ddpm_tiny", "--device", "cuda:99"], "error: this machine has no device cuda:99"),
+        (["ddpm_tiny", "--variants", "eagre"], "error: unknown variant 'eagre'; did you mean eager"),
+        (["ddpm_tiny", "--compare"], "error: --compare takes two networks, not 1"),
+        (["ddpm_tiny", "--plan", "x.json"], "error: --plan is given without --sampler; give both"),
+        (
+            ["ddpm_tiny", "--sampler", "heun", "--steps", "3", "--plan", "/nowhere/x.json"],
+            "error: cannot read the plan /nowhere/x.json",
+        ),
+        (
+            ["ddpm_digits", "--counts-only", "--sampler", "heun", "--steps", "3", "--guidance", "nan"],
+            "error: this network has no classes to guide to",
+        ),
         (["ddpm_tiny", "--process", "vq"], "error: unknown process 'vq'; did you mean vp"),
     ],
 )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from denoisezoo.archs import Backbone, BackboneConfig
+from denoisezoo.profiling.roofline import Peaks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +74,10 @@ def one_thread():
 def toy():
     torch.manual_seed(0)
     return ToyODE(ToyConfig())
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Tests neither read nor write the user's cache of peaks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("denoisezoo.profiling.roofline.measure_peaks", lambda *_: Peaks(1e11, 1e10))

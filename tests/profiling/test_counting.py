@@ -289,8 +289,18 @@ def test_a_module_that_swallows_an_exception_does_not_shift_the_rows():
 
 
 def test_the_share_of_one_image_is_whole():
-    linear = nn.Linear(4, 4)
-    counts = count(lambda: linear(torch.zeros(6, 4)), root=linear)
-    assert counts.per_image(6) == Counts(16, 0, {}, {"": 16})
+    linear, x = nn.Linear(4, 4), torch.zeros(6, 4)
+    counts = count(lambda: linear(x), root=linear)
+    assert counts.per_image(6) == Counts(
+        macs=16,
+        macs_attention=0,
+        uncounted={},
+        by_module={"": 16},
+        by_operator={"aten.addmm": 16},
+        macs_diff_pruning=16 + 4,
+        bytes_products=4 * (6 * 4 + 4 * 4 + 4 + 6 * 4) // 6,
+        bytes_elementwise=0,
+        activation_bytes={"": 4 * 4},
+    )
     with pytest.raises(UserError, match="no whole number for each of 5 images"):
         counts.per_image(5)

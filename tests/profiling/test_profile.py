@@ -7,20 +7,14 @@ from torch import nn
 from denoisezoo.archs import create_denoiser
 from denoisezoo.diffusion import create_sampler, default_denoiser
 from denoisezoo.errors import UserError
+from denoisezoo.plans import Plan
 from denoisezoo.profiling import machine, profile
 from denoisezoo.profiling.counting import Counts
 from denoisezoo.profiling.memory import weight_bytes
 from denoisezoo.profiling.modules import module_rows
-from denoisezoo.profiling.profile import (
-    Setting,
-    Walk,
-    count_backbone,
-    example_inputs,
-    explained,
-    parse_dtype,
-    profile_backbone,
-)
-from denoisezoo.profiling.second_opinion import fvcore_fields
+from denoisezoo.profiling.profile import Walk, count_backbone, profile_backbone, time_modules
+from denoisezoo.profiling.second_opinion import differences, fvcore_fields
+from denoisezoo.profiling.setting import OutOfMemoryError, Setting, example_inputs, explained, parse_dtype, variants_of
 
 from .conftest import FIELD, HEAD, STEM, TOY_PARAMS, toy_macs
 
@@ -30,9 +24,14 @@ META = Setting(torch.device("meta"))
 KEYS = {
     *("name", "input", "effort", "batch_size", "device", "device_name", "dtype", "layout", "compiled", "threads"),
     *("torch", "date", "params", "macs", "flops", "macs_attention", "uncounted_ops"),
-    *("latency_ms", "images_per_s", "peak_memory_bytes"),
+    *("variant", "macs_diff_pruning", "bytes_products", "bytes_elementwise"),
+    *("latency_ms", "images_per_s", "peak_memory_bytes", "cold_start_ms", "roofline", "energy_j_per_image"),
 }
-WALK_KEYS = {"sampler", "steps", "nfe", "inner_nfe", "macs_per_image", "trajectory"}
+WALK_KEYS = {"sampler", "steps", "guidance", "nfe", "inner_nfe", "macs_per_image", "trajectory"}
+
+
+def counts_of(by_module):
+    return Counts(max(by_module.values()), 0, {}, by_module, {}, 0, 0, 0, dict.fromkeys(by_module, 0))
 
 
 def walk(spec="heun", steps=3):
@@ -131,7 +130,7 @@ def test_compiled_is_compiled_only_while_measured(toy, monkeypatch):
     monkeypatch.setattr(toy, "compile", lambda **options: compiled.append(options), raising=False)
     setting = Setting(torch.device("cpu"), compiled=True, runs=1)
     (row,) = profile_backbone("toy", toy, setting, efforts=[1.0])
-    assert (row["compiled"], compiled) == (True, [{"dynamic": False}])
+    assert (row["compiled"], compiled) == (True, [{"dynamic": False, "mode": None}])
     assert toy._compiled_call_impl is None
 
 
@@ -140,7 +139,7 @@ def test_out_of_memory_is_told_with_the_batch(toy, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(profile, "latency", full)
-    with pytest.raises(UserError, match=r"batch of 4 on cpu in float32; use a smaller --batch-size"):
+    with pytest.raises(UserError, match=r"batch of 1 on cpu in float32; use a smaller --batch-size"):
         list(profile_backbone("toy", toy, CPU, efforts=[1.0], batch_sizes=[4]))
 
 
@@ -174,23 +173,114 @@ def test_module_tree(toy):
     assert [(row.path, row.depth, row.params, row.macs) for row in rows] == [
         ("", 0, TOY_PARAMS, toy_macs(2)),
         ("stem", 1, 16, STEM),
-        ("blocks", 1, 148, 2 * FIELD),  # a list is never called; it costs what its parts do
-        ("blocks.0", 2, 148, 2 * FIELD),
-        ("blocks.0.conv", 3, 148, 2 * FIELD),
+        ("blocks.0", 1, 148, 2 * FIELD),  # the list around it is never called, and has no row
+        ("blocks.0.conv", 2, 148, 2 * FIELD),
         ("head", 1, 15, HEAD),
     ]
     assert rows[0].share == 1.0
     assert sum(row.share for row in rows if row.depth == 1) == pytest.approx(1.0)
     assert [row.path for row in module_rows(toy, count_backbone(toy, CPU, 2.0), depth=1)] == [
-        "", "stem", "blocks", "head"
+        "", "stem", "blocks.0", "head"
     ]  # fmt: skip
+
+
+def test_module_tree_knows_activations_and_time(toy):
+    counts = count_backbone(toy, CPU, 2.0)
+    by_path = {row.path: row for row in module_rows(toy, counts, seconds=time_modules(toy, CPU, 2.0))}
+    image = 4 * 8 * 8
+    assert by_path["stem"].activation_bytes == 4 * image
+    assert by_path["blocks.0"].activation_bytes == 2 * 2 * 4 * image  # twice: convolution and tanh
+    assert by_path["blocks.0.conv"].activation_bytes == 2 * 4 * image
+    assert by_path[""].latency_share == 1.0
+    parts = [by_path[path].latency_share for path in ("stem", "blocks.0", "head")]
+    assert all(0 < share < 1 for share in parts)
+    assert sum(parts) < 1  # the sums between the blocks take the rest
+    assert by_path["blocks.0.conv"].latency_share < by_path["blocks.0"].latency_share
+
+
+def test_measured_fields(toy):
+    (row,) = profile_backbone("toy", toy, CPU, efforts=[1.0], batch_sizes=[4], training=True)
+    seconds = row["latency_ms"]["median"] / 1e3
+    assert row["roofline"]["flops_per_s"] == pytest.approx(4 * row["flops"] / seconds)
+    assert row["roofline"]["bound"] in ("arithmetic", "memory", "launches")
+    assert row["cold_start_ms"]["first_call"] > 0
+    assert row["energy_j_per_image"] is None  # no meter on the CPU
+    # Weights, gradients and AdamW's two moments, and the activations that the backward pass needs.
+    assert row["training"]["peak_memory_bytes"] > 4 * weight_bytes(toy) + 4 * 4 * 4 * 64
+    assert row["training"]["latency_ms"]["runs"] == 2
+    assert all(parameter.grad is None for parameter in toy.parameters())
+
+
+def test_a_batch_that_does_not_fit_is_halved(toy, monkeypatch):
+    asked = []
+
+    def inputs_of(spec, batch_size, setting):
+        asked.append(batch_size)
+        if batch_size > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return example_inputs(spec, batch_size, setting)
+
+    monkeypatch.setattr(profile, "example_inputs", inputs_of)
+    (row,) = profile_backbone("toy", toy, CPU, efforts=[1.0], batch_sizes=[13])
+    assert asked == [1, 13, 6, 3]  # the first one counts
+    assert (row["batch_size"], row["batch_size_asked"]) == (3, 13)
+    assert row["macs"] == toy_macs(1)
+
+
+def test_memory_that_is_not_there_is_refused_and_not_fatal(toy):
+    class Greedy(type(toy)):
+        def forward(self, x, c_noise, **kwargs):
+            # 4 PiB in pieces that Linux would grant one by one until it ends the program
+            return sum(torch.empty(2**38, dtype=torch.float32)[:1] for _ in range(4096)) + x
+
+    toy.__class__ = Greedy
+    with pytest.raises(OutOfMemoryError, match="memory is too small for a batch of 1"):
+        list(profile_backbone("toy", toy, CPU, efforts=[1.0]))
+
+
+def test_a_plan_is_walked_and_must_fit(toy):
+    plan = Plan((1.0, 5.0), (0.0,))
+    walked = Walk("euler", create_sampler("euler"), 6, default_denoiser, plan)
+    (row,) = profile_backbone("toy", toy, CPU, walk=walked)
+    assert row["effort"] == 5.0
+    assert {call["effort"] for call in row["trajectory"]} == {1.0, 5.0}
+    assert row["macs_per_image"] == sum(toy_macs(call["effort"]) for call in row["trajectory"])
+    assert row["plan"] == {"efforts": [1.0, 5.0], "edges": [0.0]}
+    other = Walk("euler", create_sampler("euler"), 6, default_denoiser, Plan((0.5,)))
+    with pytest.raises(UserError, match=r"another network: it uses effort 0\.5, this one offers 1, 2, 5"):
+        list(profile_backbone("toy", toy, CPU, walk=other))
+
+
+def guided(scale):
+    return Walk("heun", create_sampler("heun"), 3, default_denoiser, guidance=scale)
+
+
+def test_guidance_doubles_the_calls():
+    net = create_denoiser("ddpm_tiny", num_classes=10)
+    rows = [next(profile_backbone("net", net, CPU, walk=guided(scale))) for scale in (None, 2.0)]
+    assert [row["nfe"] for row in rows] == [5, 10]
+    assert rows[1]["macs_per_image"] == 2 * rows[0]["macs_per_image"]
+    blind = create_denoiser("ddpm_tiny", num_classes=0)
+    with pytest.raises(UserError, match="no classes to guide to"):
+        list(profile_backbone("net", blind, CPU, walk=guided(2.0)))
+
+
+def test_variants_stand_on_the_setting():
+    names = [setting.variant for setting in variants_of(CPU, ["all"])]
+    assert names == ["eager", "channels_last", "bf16", "compiled", "compiled_bf16"]
+    bf16 = variants_of(CPU, ["bf16"])[0]
+    assert (bf16.dtype, bf16.channels_last, bf16.compiled, bf16.runs) == (torch.bfloat16, True, False, CPU.runs)
+    with pytest.raises(UserError, match="needs a CUDA device"):
+        variants_of(CPU, ["cuda_graphs"])
+    with pytest.raises(UserError, match="unknown variant 'eagre'; did you mean eager"):
+        variants_of(CPU, ["eagre"])
 
 
 def test_module_tree_counts_shared_weights_once():
     linear = nn.Linear(4, 4)
     net = nn.ModuleDict({"a": linear, "b": nn.Sequential(linear)})
-    rows = module_rows(net, Counts(32, 0, {}, {"a": 32}))
-    assert [(row.path, row.params, row.macs) for row in rows] == [("", 20, 32), ("a", 20, 32), ("b", 20, 0)]
+    rows = module_rows(net, counts_of({"a": 32}))
+    assert [(row.path, row.params, row.macs) for row in rows] == [("", 20, 32), ("a", 20, 32)]
 
 
 @pytest.mark.parametrize("setting", [CPU, META], ids=["cpu", "meta"])
@@ -201,6 +291,21 @@ def test_fvcore_agrees_where_both_count(toy, setting):
     assert fields["uncounted_by_fvcore"]["aten::tanh"] == 5
     assert toy.training
     assert next(toy.parameters()).device == setting.device
+
+
+def test_the_difference_to_fvcore_is_explained():
+    net = create_denoiser("ddpm_tiny")
+    ours = count_backbone(net, CPU)
+    theirs = fvcore_fields(net, CPU, None)
+    rows = {row["kind"]: row for row in differences(ours.by_operator, theirs["fvcore_by_operator"])}
+    assert sum(row["macs"] for row in rows.values()) == ours.macs
+    assert sum(row["macs_fvcore"] for row in rows.values()) == theirs["macs_fvcore"]
+    for kind in ("convolution", "linear"):
+        assert rows[kind]["macs"] == rows[kind]["macs_fvcore"] > 0
+        assert rows[kind]["why"] == ""
+    assert (rows["attention"]["macs"], rows["attention"]["macs_fvcore"]) == (ours.macs_attention, 0)
+    assert "no rule for fused attention" in rows["attention"]["why"]
+    assert rows["norms"]["macs"] == 0 < rows["norms"]["macs_fvcore"]
 
 
 def test_fvcore_absent(toy, monkeypatch):

@@ -11,6 +11,8 @@ import yaml
 from lightning.pytorch import Callback
 
 from denoisezoo.errors import UserError
+from denoisezoo.profiling.profile import count_backbone
+from denoisezoo.profiling.setting import Setting
 from denoisezoo.train import fit
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
 from denoisezoo.train.fit import train
@@ -174,3 +176,9 @@ def test_wandb_is_offline_without_a_key(arguments, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     train(arguments("--wandb", "tests", "--samples.every_n_steps", 4, "--samples.steps", 2))
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    (table,) = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/costs_*.table.json")
+    costs = json.loads(table.read_text())
+    (row,) = (dict(zip(costs["columns"], values, strict=True)) for values in costs["data"])
+    backbone = load_run(tmp_path / "run").denoiser.backbone
+    assert row["params"] == sum(parameter.numel() for parameter in backbone.parameters())
+    assert row["flops"] == 2 * row["macs"] == 2 * count_backbone(backbone, Setting(torch.device("cpu"))).macs

@@ -1,0 +1,63 @@
+"""Classifier-free guidance: a denoiser made of a network's answers with and without the label."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from denoisezoo.archs import Effort
+from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.errors import UserError
+
+
+class Guided(Denoiser):
+    """D = D(u; none) + w (D(u; label) - D(u; none)).
+
+    Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv 2207.12598, equation 6, with w for their 1 + w;
+    the interval is that of Kynkäänniemi et al. 2024, arXiv 2404.07724. Where w is 1, outside of the interval and
+    without a label, the denoiser is called once; elsewhere twice.
+
+    Args:
+        denoiser: Trained with and without labels; without one it answers for all classes.
+        scale: w; 1 is the network itself, 0 ignores the label.
+        sigma_min: Noise level, relative to the image, below which there is no guidance.
+        sigma_max: Noise level above which there is none.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, scale: float, *, sigma_min: float = 0.0, sigma_max: float = math.inf
+    ) -> None:
+        super().__init__()
+        if not math.isfinite(scale):
+            raise UserError(f"guidance scale {scale} is not finite", "use a number such as 2")
+        if not 0 <= sigma_min < sigma_max:
+            raise UserError(f"guidance interval {sigma_min} to {sigma_max} is empty", "use 0 <= sigma_min < sigma_max")
+        self.denoiser, self.scale = denoiser, scale
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.process, self.efforts = denoiser.process, denoiser.efforts
+
+    def forward(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Prediction:
+        """Denoise; see `Denoiser.forward`. All of the batch is at one noise level where the interval is limited."""
+        found: Prediction = self.denoiser(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        if label is None or self.scale == 1 or not self._inside(t):
+            return found
+        free: Prediction = self.denoiser(u_t, t, label=None, cond=cond, augment=augment, effort=effort)
+        w = self.scale
+        return Prediction(torch.lerp(free.u_0, found.u_0, w), torch.lerp(free.eps, found.eps, w))
+
+    def _inside(self, t: Tensor) -> bool:
+        if self.sigma_min == 0 and self.sigma_max == math.inf:
+            return True
+        half = -float(self.process.log_snr(t[:1])) / 2
+        return self.sigma_min <= (math.exp(half) if half < 700 else math.inf) <= self.sigma_max

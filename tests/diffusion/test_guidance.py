@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from denoisezoo.diffusion import Denoiser, Guided, Prediction
+from denoisezoo.diffusion.processes import VP
+from denoisezoo.errors import UserError
+
+
+class Known(Denoiser):
+    """Answers label + 1 for a class, 0.25 for none, and notes its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.process, self.labels = VP(), []
+
+    def forward(self, u_t, t, *, label=None, cond=None, augment=None, effort=None):
+        self.labels.append(label)
+        value = 0.25 if label is None else (label + 1.0).reshape(-1, 1, 1, 1)
+        return Prediction(torch.zeros_like(u_t) + value, torch.zeros_like(u_t) - value)
+
+
+U, T, LABEL = torch.zeros(2, 1, 2, 2), torch.full((2,), 0.5, dtype=torch.float64), torch.tensor([0, 3])
+
+
+def test_extrapolates_from_no_label_to_label():
+    found = Guided(Known(), 3.0)(U, T, label=LABEL)
+    expected = torch.tensor([0.25 + 3 * (1 - 0.25), 0.25 + 3 * (4 - 0.25)])
+    assert torch.equal(found.u_0[:, 0, 0, 0], expected)
+    assert torch.equal(found.eps[:, 0, 0, 0], -expected)
+
+
+def test_one_call_where_guidance_changes_nothing():
+    for scale, label, calls in [(1.0, LABEL, 1), (2.0, None, 1), (2.0, LABEL, 2), (0.0, LABEL, 2)]:
+        known = Known()
+        Guided(known, scale)(U, T, label=label)
+        assert len(known.labels) == calls
+
+
+def test_interval_of_noise_levels():
+    sigma = math.exp(-float(VP().log_snr(T[:1])) / 2)
+    limits = [(0, math.inf, 2), (sigma * 1.01, math.inf, 1), (0, sigma * 0.99, 1), (sigma / 2, sigma * 2, 2)]
+    for low, high, calls in limits:
+        known = Known()
+        Guided(known, 2.0, sigma_min=low, sigma_max=high)(U, T, label=LABEL)
+        assert len(known.labels) == calls
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), [(math.nan, 0, 1), (2, 1, 1), (2, -1, 1)])
+def test_nonsense_is_refused(scale, low, high):
+    with pytest.raises(UserError):
+        Guided(Known(), scale, sigma_min=low, sigma_max=high)
