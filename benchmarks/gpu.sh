@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA device, in one call: the tests marked gpu, latency tables, and a short real training of
+# Everything that needs a CUDA device, in one call: the tests marked gpu, latency and training tables, a short training of
 # each family on a zip of CIFAR-10 images. Rows go to results/*_<name>.csv.
 #
 #   benchmarks/gpu.sh h200 path/to/cifar10-train.zip [python]
@@ -14,13 +14,10 @@ NETS=(ddpm_cifar10 ddpmpp_cifar10 ncsnpp_cifar10 adm_imagenet64)
 
 "$PYTHON" -m pytest -m gpu tests
 
-# Eager, channels-last, bf16 and compiled, at batch 1 and 64.
-"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --csv "$OUT/latency_eager_$NAME.csv"
-"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --channels-last --csv "$OUT/latency_channels_last_$NAME.csv"
-"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --channels-last --dtype bfloat16 \
-  --csv "$OUT/latency_bf16_$NAME.csv"
-"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --channels-last --dtype bfloat16 --compile \
-  --csv "$OUT/latency_bf16_compiled_$NAME.csv"
+# Eager, channels-last, bf16, compiled and CUDA graphs side by side, at batch 1 and 64, with energy; then training steps.
+"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 1,64 --variants all --csv "$OUT/latency_$NAME.csv"
+"${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 64 --variants channels_last,bf16,compiled_bf16 --training \
+  --csv "$OUT/training_$NAME.csv"
 
 # Each family on the same zip, equal images; the test split is held out of the training zip.
 WORK=$(mktemp -d)

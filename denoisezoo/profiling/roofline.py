@@ -1,6 +1,7 @@
 """How close a call comes to what the machine can do (Williams, Waterman and Patterson 2009, "Roofline").
 
-The machine's two peaks are measured: arithmetic by a large matrix product in the same type, memory by a large copy.
+The two peaks are measured: memory by a large copy, arithmetic by a large matrix product and a large convolution
+in the same type, whichever is faster (on CPUs two libraries compute them, and one may be twice as fast as the other).
 They are measured once per device, type, number of threads and version of torch, and kept in the user's cache folder.
 """
 
@@ -9,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from denoisezoo.files import write_json
-from denoisezoo.profiling.latency import latency
+from denoisezoo.profiling.latency import timer
 from denoisezoo.profiling.machine import device_name
 
 LAUNCH_BOUND = 0.25
@@ -29,7 +32,7 @@ class Peaks:
     """What a device reaches at best.
 
     Attributes:
-        flops_per_s: Floating-point operations per second in a large matrix product.
+        flops_per_s: Floating-point operations per second in a large matrix product or convolution.
         bytes_per_s: Bytes read and written per second in a large copy.
     """
 
@@ -109,22 +112,39 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
 
 
 def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
-    """Time a large matrix product and a large copy; the fastest tenth of the calls counts.
+    """Time large products and a large copy; the fastest call counts.
 
     Args:
         device: Where.
-        dtype: Type of the product. The copy is of bytes.
+        dtype: Type of the products. The copy is of bytes.
     """
+    with torch.inference_mode():
+        flops = max(_product_flops_per_s(device, dtype), _convolution_flops_per_s(device, dtype))
+        source = torch.zeros((64 if device.type == "cpu" else 1024) << 20, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        copy = _fastest(lambda: target.copy_(source), device)
+    return Peaks(flops, 2 * source.numel() / copy)
+
+
+def _product_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     n = 1024 if device.type == "cpu" else 8192
     a = torch.randn(n, n, device=device, dtype=dtype)
-    source = torch.zeros((64 if device.type == "cpu" else 1024) << 20, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    with torch.inference_mode():
-        product = _fastest(lambda: a @ a, device)
-        copy = _fastest(lambda: target.copy_(source), device)
-    return Peaks(2 * n**3 / product, 2 * source.numel() / copy)
+    return 2 * n**3 / _fastest(lambda: a @ a, device)
 
 
-def _fastest(call: Callable[[], Any], device: torch.device) -> float:
+def _convolution_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """A 3x3 convolution of 256 channels on 32x32 pixels, as U-Nets have it."""
+    batch, channels, size = (4 if device.type == "cpu" else 256), 256, 32
+    x = torch.randn(batch, channels, size, size, device=device, dtype=dtype)
+    weight = torch.randn(channels, channels, 3, 3, device=device, dtype=dtype)
+    x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
+    flops = 2 * batch * size**2 * channels**2 * 9
+    return flops / _fastest(lambda: F.conv2d(x, weight, padding=1), device)
+
+
+def _fastest(call: Callable[[], Any], device: torch.device, seconds: float = 0.5) -> float:
     """Seconds of a call when nothing disturbs it."""
-    return latency(call, device, seconds=0.7).p10 / 1e3
+    timed, begin, times = timer(device), time.perf_counter(), list[float]()
+    while len(times) < 5 or time.perf_counter() - begin < seconds:
+        times.append(timed(call))
+    return min(times) / 1e3
