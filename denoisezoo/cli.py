@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("denoisezoo.commands.evaluate", "metrics of a run, each with its card"),
     "profile": ("denoisezoo.commands.profile", "params, MACs, latency, memory; with a sampler, the whole trajectory"),
     "compare": ("denoisezoo.commands.compare", "train, sample, evaluate and price variants on equal terms; one report"),
+    "study": ("denoisezoo.commands.study", "solvers, adjoint memory and noise robustness of networks; a page each"),
     "doctor": ("denoisezoo.commands.doctor", "what this machine and installation can do, and what is missing"),
 }
 """Name -> (module, one-line help). A module has `add_arguments(parser)` and `run(args) -> status`, or, to parse its

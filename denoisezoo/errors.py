@@ -19,6 +19,10 @@ class UserError(ValueError):
         super().__init__(f"{what}; {cure}")
 
 
+class ComputationError(UserError):
+    """A computation that cannot go on with these numbers, e.g. an ODE that has become too stiff; see `UserError`."""
+
+
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
     """The `n` choices that look most like `name`, best first; empty when nothing is near."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -21,6 +21,7 @@ LAYERS = [
     {"profiling"},
     {"evaluation"},
     {"train"},
+    {"studies"},
     {"interop", "report"},
     {"commands"},
     {"cli"},

@@ -52,9 +52,9 @@ def linear(in_features: int, out_features: int, init: Init, gain: float = 1.0, b
     return layer
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """GroupNorm of 32 groups; narrow layers have fewer, so that a group keeps at least four channels."""
-    groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
+def group_norm(channels: int, eps: float, most: int = 32) -> nn.GroupNorm:
+    """GroupNorm of `most` groups; narrow layers have fewer, so that a group keeps at least four channels."""
+    groups = next(g for g in range(max(1, min(most, channels // 4)), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
@@ -153,6 +153,44 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         return self.style.add(x, self.out(h).view(B, H, W, C).permute(0, 3, 1, 2))
+
+
+def rms_norm(tokens: Tensor, scale: Tensor) -> Tensor:
+    """RMSNorm of tokens (..., C) with scale (C,); under autocast both must be of one type for the fused kernel."""
+    return F.rms_norm(tokens, scale.shape, scale.to(tokens.dtype), eps=1e-12)
+
+
+class RMSAttention(nn.Module):
+    """Self-attention over pixels, as in lucidrains/denoising-diffusion-pytorch: (B, C, H, W) -> (B, C, H, W).
+
+    RMSNorm, heads of a fixed size whatever C is: 2 C + 4 C `heads` `head_channels` parameters.
+
+    Args:
+        channels: C.
+        heads: Heads.
+        head_channels: Channels of each.
+        residual: Whether the input is added; the released network replaces its features instead.
+        gain: Initial gain of the last layer.
+    """
+
+    def __init__(
+        self, channels: int, heads: int = 4, head_channels: int = 32, residual: bool = True, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.heads, self.residual = heads, residual
+        self.scale = nn.Parameter(torch.ones(channels))
+        self.qkv = linear(channels, 3 * heads * head_channels, kaiming, bias=False)
+        self.out = linear(heads * head_channels, channels, kaiming, gain=gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend."""
+        B, C, H, W = x.shape
+        tokens = x.permute(0, 2, 3, 1).reshape(B, H * W, C)
+        qkv = self.qkv(rms_norm(tokens, self.scale))
+        q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        h = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, -1))
+        h = h.view(B, H, W, C).permute(0, 3, 1, 2)
+        return x + h if self.residual else h
 
 
 class Stage(nn.Module):

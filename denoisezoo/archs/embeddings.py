@@ -111,7 +111,7 @@ def _no_label(like: Tensor) -> Tensor:
 
 
 class NoiseEmbedding(nn.Module):
-    """Features of c_noise through two linear layers with SiLU, class and augmentation embeddings added: (B, width).
+    """Features of c_noise through two linear layers, class and augmentation embeddings added, SiLU: (B, width).
 
     Args:
         features: (B,) -> (B, in_features).
@@ -120,6 +120,7 @@ class NoiseEmbedding(nn.Module):
         init: Initialisation.
         early: Added to the features (EDM's form of DDPM++ and NCSN++), width `in_features`.
         late: Added after the second layer (ADM), width `width`.
+        activation: Between the layers.
     """
 
     def __init__(
@@ -131,9 +132,10 @@ class NoiseEmbedding(nn.Module):
         *,
         early: Extras | None = None,
         late: Extras | None = None,
+        activation: Wave = F.silu,
     ) -> None:
         super().__init__()
-        self.features, self.early, self.late = features, early, late
+        self.features, self.early, self.late, self.activation = features, early, late, activation
         self.first = linear(in_features, width, init)
         self.second = linear(width, width, init)
         self.width = width
@@ -143,7 +145,20 @@ class NoiseEmbedding(nn.Module):
         e = self.features(c_noise).to(self.first.weight.dtype)
         if self.early is not None:
             e = e + self.early(label, augment, e)
-        e = self.second(F.silu(self.first(e)))
+        e = self.second(self.activation(self.first(e)))
         if self.late is not None:
             e = e + self.late(label, augment, e)
         return F.silu(e)
+
+
+class BareEmbedding(nn.Module):
+    """SiLU of features and labels, without layers of its own: (B, width)."""
+
+    def __init__(self, features: nn.Module, width: int, extras: Extras) -> None:
+        super().__init__()
+        self.features, self.width, self.extras = features, width, extras
+
+    def forward(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """Embed c_noise (B,), label (B,) and augment (B, A)."""
+        e = self.features(c_noise)
+        return F.silu(e + self.extras(label, augment, e))

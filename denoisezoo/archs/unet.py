@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort
+from denoisezoo.archs.base import Backbone, BackboneConfig, Effort, ImageSpec
 from denoisezoo.archs.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
 from denoisezoo.archs.embeddings import NoiseEmbedding
 from denoisezoo.errors import UserError
@@ -121,7 +121,7 @@ class UNet(Backbone):
     ) -> Tensor:
         """See `Backbone.forward`."""
         self.check_effort(effort)
-        self.check_inputs(x, label, cond, augment)
+        check_inputs(self.spec, self.factor, x, label, cond, augment)
         conditions = iter(self.conditioning(self.embedding(c_noise, label, augment)))
         image = x if cond is None else torch.cat([x, cond], dim=1)
         skips = self.encode(image, conditions)
@@ -139,23 +139,33 @@ class UNet(Backbone):
             skips.append(stage(skips[-1], next(conditions)))
         return skips
 
-    def check_inputs(self, x: Tensor, label: Tensor | None, cond: Tensor | None, augment: Tensor | None) -> None:
-        """Refuse inputs that this network cannot take, with one line instead of a shape error deep inside.
 
-        Raises:
-            UserError: Wrong channels or size; a missing or superfluous condition, label or augmentation label.
-        """
-        spec = self.spec
-        if x.shape[1] != spec.in_channels:
-            raise UserError(f"input has {x.shape[1]} channels", f"this network takes {spec.in_channels}")
-        if x.shape[2] % self.factor or x.shape[3] % self.factor:
-            size = f"{x.shape[2]}x{x.shape[3]}"
-            raise UserError(f"input size {size} is not divisible by {self.factor}", "pad or crop the images")
-        _check_channels("cond", cond, spec.cond_channels)
-        if augment is not None:
-            _check_channels("augment", augment, spec.augment_dim)
-        if label is not None:
-            check_label(label, spec.num_classes)
+def check_inputs(
+    spec: ImageSpec, factor: int, x: Tensor, label: Tensor | None, cond: Tensor | None, augment: Tensor | None
+) -> None:
+    """Refuse inputs that a network cannot take, with one line instead of a shape error deep inside.
+
+    Args:
+        spec: What the network takes.
+        factor: What the height and width must be divisible by.
+        x: See `Backbone.forward`, as for the others.
+        label: Class labels.
+        cond: Conditioning image.
+        augment: Augmentation labels.
+
+    Raises:
+        UserError: Wrong channels or size; a missing or superfluous condition, label or augmentation label.
+    """
+    if x.shape[1] != spec.in_channels:
+        raise UserError(f"input has {x.shape[1]} channels", f"this network takes {spec.in_channels}")
+    if x.shape[2] % factor or x.shape[3] % factor:
+        size = f"{x.shape[2]}x{x.shape[3]}"
+        raise UserError(f"input size {size} is not divisible by {factor}", "pad or crop the images")
+    _check_channels("cond", cond, spec.cond_channels)
+    if augment is not None:
+        _check_channels("augment", augment, spec.augment_dim)
+    if label is not None:
+        check_label(label, spec.num_classes)
 
 
 def _check_channels(name: str, tensor: Tensor | None, expected: int) -> None:

@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.archs import Effort, create_denoiser, get_variant
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
-from denoisezoo.errors import UserError, unknown
+from denoisezoo.errors import ComputationError, UserError, unknown
 from denoisezoo.train.noise_bins import NoiseBins
 
 
@@ -78,6 +78,9 @@ class DiffusionModule(LightningModule):
         optimizer: Optimiser and learning rate.
         channels_last: Keep weights and activations in channels-last layout.
         compile: Compile the backbone in place.
+        effort: "full" trains the full network; "random" draws one of its efforts for each step.
+        on_failure: What a computation that cannot go on, such as an ODE that has become too stiff, does to training:
+            "stop" ends it, and the last checkpoint stays; "skip" goes on with the next batch, and logs how many.
         seed: Seed of times and noise; the trainer's unless given.
     """
 
@@ -91,6 +94,8 @@ class DiffusionModule(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),
         channels_last: bool = True,
         compile: bool = False,
+        effort: Literal["full", "random"] = "full",
+        on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -102,6 +107,7 @@ class DiffusionModule(LightningModule):
             backbone.compile()  # in place: keys of the checkpoint stay as they are
         self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
+        self.effort, self.on_failure, self.skipped = effort, on_failure, 0
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
         self.images_seen, self.train_seconds = 0, 0.0
@@ -145,16 +151,31 @@ class DiffusionModule(LightningModule):
         """Start the clock."""
         self._started = time.perf_counter() - self.train_seconds
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The objective of one batch."""
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
+        """The objective of one batch; None skips a batch that could not be computed."""
+        try:
+            return self._training_step(batch, batch_idx)
+        except ComputationError:
+            if self.on_failure == "stop":
+                raise
+        self.skipped += 1
+        self.log("train/skipped", float(self.skipped))
+        return None
+
+    def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         key = (0, self.global_step, batch_idx, self.global_rank)
         torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
-        loss, per_sample, t = self.objective(self.denoiser, batch, self.generator(*key))
+        loss, per_sample, t = self.objective(self.denoiser, batch, self.generator(*key), self._effort(*key))
         self.noise_bins.add(self.denoiser.process.log_snr(t), per_sample)
         self.images_seen += len(batch["image"]) * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def _effort(self, *key: int) -> Effort | None:
+        """The effort of a step; None is the full network."""
+        efforts = self.denoiser.efforts
+        return efforts[self._mixed(2, *key) % len(efforts)] if self.effort == "random" else None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the loss by noise level and the images seen as often as the loss."""

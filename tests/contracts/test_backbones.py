@@ -1,6 +1,7 @@
 """What every registered backbone must do. A new family is covered by registering a variant tagged "tiny".
 
-A variant that cannot pass a test says so itself: `expected_failures={"test_name": "reason"}` in its registry entry.
+A variant that cannot pass a test says so itself: `expected_failures={"test_name": "reason"}` in its registry entry, or
+"test_name[value]" for one value of the test's parameter.
 """
 
 import copy
@@ -19,9 +20,15 @@ TINY = [name for name in list_denoisers() if "tiny" in get_variant(name).tags]
 
 @pytest.fixture
 def variant(request) -> Variant:
-    """The entry named by the test's parameter; failures that the entry expects are marked as such."""
+    """The entry named by the test's parameter; failures that the entry expects are marked as such.
+
+    It names them as "test_name", or as "test_name[value]" for one value of the test's own parameter.
+    """
     entry = get_variant(request.param)
-    reason = entry.expected_failures.get(request.function.__name__)
+    name = request.function.__name__
+    values = [value for key, value in request.node.callspec.params.items() if key != "variant"]
+    expected = entry.expected_failures
+    reason = expected.get(name) or expected.get(f"{name}[{'-'.join(map(str, values))}]")
     if reason:
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     return entry

@@ -1,0 +1,127 @@
+"""Studies of trained networks: rows, and a page with plots.
+
+solvers: quality and price of runs under other solvers and steps, same weights. adaptive: evaluations of adaptive
+solvers against training time, over the checkpoints of runs. memory: back-propagation against the adjoint, over solver
+steps. robustness: PSNR and SSIM of noisy held-out images after denoising.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from denoisezoo.commands.assessing import add_sampling_arguments, settings_of, whole
+from denoisezoo.commands.profile import numbers, show_progress
+from denoisezoo.commands.tables import Column, add_output_arguments, print_table, write_rows
+from denoisezoo.errors import UserError
+
+if TYPE_CHECKING:
+    from denoisezoo.studies.base import Study
+
+COLUMNS = {
+    "solvers": ("solver", "solver_steps", "quality", "macs_per_image", "inner_nfe", "latency_ms_per_image", "error"),
+    "adaptive": ("line", "checkpoint", "images_seen", "inner_nfe_per_call", "latency_ms_per_image", "error"),
+    "memory": ("gradient", "solver", "solver_steps", "batch_size", "peak_memory_bytes", "ms"),
+    "robustness": ("run", "eps", "steps", "noisy_psnr", "psnr", "psnr_standard_error", "ssim", "ms_per_image"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("study", choices=list(COLUMNS), help="which study")
+    parser.add_argument("subjects", metavar="RUN_OR_NAME", nargs="+", help="runs; for memory, a registered network")
+    parser.add_argument("--solvers", metavar="S,...", help="names (euler,midpoint,rk4; adaptive: dopri5; memory: rk4)")
+    parser.add_argument(
+        "--solver-steps", metavar="N,...", type=numbers(int, 1), default=[1, 2, 4], help="solver steps (1,2,4)"
+    )
+    parser.add_argument(
+        "--tolerances", metavar="T,...", type=numbers(float, 1e-12), default=[1e-3], help="rtol and atol (0.001)"
+    )
+    parser.add_argument(
+        "--levels", metavar="EPS,...", type=numbers(float, 1e-6), default=[0.03, 0.05, 0.1, 0.15, 0.2, 0.3],
+        help="noise of robustness, for images in [0, 1]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--denoising-steps", metavar="N,...", type=numbers(int, 1), default=[1, 2, 5], help="of robustness (1,2,5)"
+    )
+    parser.add_argument("--memory-batch", type=whole(1), default=16, metavar="B", help="batch of memory (16)")
+    parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
+    parser.add_argument("--out", type=Path, help="page to write (study_NAME.html)")
+    add_sampling_arguments(parser, num=1000)
+    add_output_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a study, print its rows and write its page."""
+    from denoisezoo.report.study import write_study
+
+    try:
+        study = STUDIES[args.study](args)
+    finally:
+        show_progress("")
+    write_rows(study.rows, args)
+    keys = [key for key in COLUMNS[args.study] if any(row.get(key) is not None for row in study.rows)]
+    print_table(study.rows, [Column(key, key, shown, right=True) for key in keys])
+    out = args.out or Path(f"study_{args.study}.html")
+    command = "denoisezoo " + " ".join(map(shlex.quote, sys.argv[1:]))
+    write_study(out, f"Study: {args.study}", study.rows, study.plots, keys, command)
+    print(f"page: {out}")
+    return 0
+
+
+def shown(value: Any) -> str:
+    """A number in four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def names_of(args: argparse.Namespace, default: str) -> list[str]:
+    """The solvers to study."""
+    return str(args.solvers or default).split(",")
+
+
+def study_solvers(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.solvers`."""
+    from denoisezoo.studies.solvers import solver_study
+    from denoisezoo.train.runs import load_run
+
+    settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
+    return solver_study(runs, names_of(args, "euler,midpoint,rk4"), args.solver_steps, settings, show_progress)
+
+
+def study_adaptive(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.adaptive`."""
+    from denoisezoo.studies.adaptive import adaptive_study
+
+    solvers = names_of(args, "dopri5")
+    return adaptive_study(args.subjects, solvers, args.tolerances, settings_of(args), show_progress)
+
+
+def study_memory(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.memory`."""
+    from denoisezoo.studies.memory import memory_study
+
+    if len(args.subjects) != 1:
+        raise UserError("memory studies one registered network", "name one, e.g. from denoisezoo list")
+    (solver,) = names_of(args, "rk4")[:1]
+    return memory_study(args.subjects[0], solver, args.solver_steps, args.memory_batch, progress=show_progress)
+
+
+def study_robustness(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.robustness`."""
+    from denoisezoo.studies.robustness import robustness_study
+    from denoisezoo.train.runs import load_run
+
+    runs = [load_run(path) for path in args.subjects]
+    return robustness_study(runs, args.levels, args.denoising_steps, args.num, show_progress)
+
+
+STUDIES: Mapping[str, Callable[[argparse.Namespace], Study]] = {
+    "solvers": study_solvers,
+    "adaptive": study_adaptive,
+    "memory": study_memory,
+    "robustness": study_robustness,
+}

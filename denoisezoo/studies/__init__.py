@@ -1,0 +1,1 @@
+"""Studies of trained networks: each gives rows, and says which of them to plot."""
