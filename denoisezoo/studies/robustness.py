@@ -46,14 +46,15 @@ def robustness_study(
     """
     rows: list[Row] = []
     for run in runs:
+        title = "/".join(run.folder.parts[-2:])
         data = run.data()
         images = to_float((data.images("test") if len(data.images("test")) else data.images("train"))[:num])
         for eps in levels:
             noisy = images + 2 * eps * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
             for n in steps:
-                progress(f"{run.folder.name} eps {eps:g}, {n} steps")
+                progress(f"{title} eps {eps:g}, {n} steps")
                 found = denoise(run.denoiser, noisy, 2 * eps, n)
-                row: Row = {"run": run.folder.name, "name": run.name, "eps": eps, "steps": n, "images": len(images)}
+                row: Row = {"run": title, "name": run.name, "eps": eps, "steps": n, "images": len(images)}
                 psnr = psnr_of(found.images, images)
                 row |= {"noisy_psnr": float(psnr_of(noisy, images).mean()), "psnr": float(psnr.mean())}
                 row |= {"psnr_standard_error": float(psnr.std() / math.sqrt(len(psnr)))}

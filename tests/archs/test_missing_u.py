@@ -238,7 +238,7 @@ def test_blind_network_takes_no_labels():
 def test_fast_variants_cost_a_quarter_at_most(size):
     fast, baseline = get_variant(f"missing_u_fast_{size}").costs[-1], get_variant(f"lucid_unet_{size}").costs[-1]
     assert fast.params <= 0.25 * baseline.params
-    assert fast.macs <= 0.20 * baseline.macs
+    assert fast.macs <= 0.25 * baseline.macs
 
 
 @pytest.mark.parametrize("kind", ["missing_u", "missing_u_time", "missing_u_second_order", "missing_u_fast"])
@@ -335,7 +335,6 @@ def test_adjoint_trains_the_network():
         ("missing_u_discrete_digits", 4, 7 * 4),
         ("missing_u_second_order_digits", 2, 7 * 2 * 2),
         ("missing_u_fast_digits", 1, 7),
-        ("missing_u_fast_digits", 2, 2 * 1 + 5 * 2),
     ],
 )
 def test_evaluations_are_seen_from_outside(name, effort, evaluations):
@@ -350,6 +349,13 @@ def test_evaluations_are_seen_from_outside(name, effort, evaluations):
     assert [call.inner_nfe for call in calls] == [evaluations] * 2
     costs = dict(zip(denoiser.efforts, get_variant(name).costs, strict=True))
     assert {call.macs for call in calls} == {costs[float(effort)].macs}
+
+
+def test_levels_can_be_kept_to_a_single_step():
+    net = create_denoiser("missing_u_fast_digits", steps=(1, 2), single_step_levels=1)
+    u_T = torch.randn(1, 1, 16, 16)
+    (call,) = trace(default_denoiser(net), create_sampler("euler"), u_T, steps=1, timed=False).calls
+    assert call.inner_nfe == 2 * 1 + 5 * 2  # of 7 blocks two are at the full resolution
 
 
 @pytest.mark.parametrize(

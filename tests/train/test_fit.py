@@ -10,7 +10,8 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
-from denoisezoo.errors import UserError
+from denoisezoo.diffusion.objectives import EDMLoss
+from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.profiling.profile import count_backbone
 from denoisezoo.profiling.setting import Setting
 from denoisezoo.train import fit
@@ -182,3 +183,48 @@ def test_wandb_is_offline_without_a_key(arguments, tmp_path, monkeypatch):
     backbone = load_run(tmp_path / "run").denoiser.backbone
     assert row["params"] == sum(parameter.numel() for parameter in backbone.parameters())
     assert row["flops"] == 2 * row["macs"] == 2 * count_backbone(backbone, Setting(torch.device("cpu"))).macs
+
+
+@pytest.fixture
+def fails_once(monkeypatch):
+    """The third batch cannot be computed, as when an ODE becomes too stiff."""
+    compute, calls = EDMLoss.__call__, []
+
+    def failing(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 3:
+            raise ComputationError("solver failed in block encoder.0", "raise rtol")
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(EDMLoss, "__call__", failing)
+
+
+@pytest.mark.usefixtures("fails_once")
+def test_a_computation_that_fails_stops_training_and_the_last_checkpoint_stays(arguments, tmp_path):
+    with pytest.raises(ComputationError, match=r"encoder\.0; raise rtol"):
+        train(arguments())
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 2
+    assert train(arguments()).steps == 4  # the same command goes on
+
+
+@pytest.mark.usefixtures("fails_once")
+def test_a_computation_that_fails_can_be_skipped(arguments):
+    result = train(arguments("--model.on_failure", "skip"))
+    assert (result.steps, result.interrupted) == (4, False)
+    assert result.facts["images_seen"] == 4 * 32  # the batch that failed does not count
+
+
+def test_random_efforts_train_every_one_of_them(arguments, monkeypatch):
+    compute, efforts = EDMLoss.__call__, []
+
+    def watched(self, denoiser, batch, generator, effort=None):
+        efforts.append(effort)
+        return compute(self, denoiser, batch, generator, effort)
+
+    monkeypatch.setattr(EDMLoss, "__call__", watched)
+    network = ["--model.denoiser", "missing_u_second_order_tiny", "--model.effort", "random"]
+    train(arguments(*network, "--trainer.max_steps", 12))
+    assert set(efforts) == {1.0, 2.0}
+    first, efforts[:] = list(efforts), []
+    train(arguments(*network, "--trainer.max_steps", 12, folder="again"))
+    assert efforts == first  # drawn from the seed and the step alone

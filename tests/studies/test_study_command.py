@@ -1,0 +1,82 @@
+"""The studies from the command line, on a network that has hardly been trained."""
+
+import json
+
+import pytest
+
+from denoisezoo import cli
+from denoisezoo.archs import create_denoiser
+from denoisezoo.train.fit import train
+
+NETWORK = "missing_u_second_order_tiny"
+
+
+@pytest.fixture
+def run(arguments, tmp_path):
+    train(arguments("--model.denoiser", NETWORK, "--checkpoint.keep_all", "true"))
+    return tmp_path / "run"
+
+
+def study(tmp_path, *words):
+    rows, page = tmp_path / "rows.json", tmp_path / "page.html"
+    assert cli.main(["study", *map(str, words), "--out", str(page), "--json", str(rows)]) == 0
+    assert "plotly" in page.read_text()
+    return json.loads(rows.read_text())
+
+
+SAMPLING = ["--sampler", "euler", "--steps", "2", "--num", "40", "--device", "cpu"]
+
+
+def test_solvers(run, tmp_path):
+    rows = study(tmp_path, "solvers", run, "--solvers", "euler,rk4,dopri5", "--solver-steps", "1,2", *SAMPLING)
+    blocks = 5  # three levels: two blocks on the way down, one in the middle, two on the way up
+    assert [(row["solver"], row["solver_steps"]) for row in rows] == [
+        ("run euler", 1), ("run euler", 2), ("run rk4", 1), ("run rk4", 2), ("run dopri5", None),
+    ]  # fmt: skip
+    assert [row["inner_nfe"] for row in rows[:4]] == [2 * blocks * n for n in (1, 2, 4, 8)]
+    assert rows[4]["inner_nfe"] >= 2 * blocks * 6  # dopri5 takes at least six evaluations
+    assert all(row["quality"] == row["fd_pixels"] > 0 for row in rows)
+    assert rows[0]["macs_per_image"] < rows[1]["macs_per_image"] < rows[3]["macs_per_image"]
+
+
+def test_adaptive_over_the_checkpoints(run, tmp_path):
+    rows = study(tmp_path, "adaptive", run, "--tolerances", "0.1,0.001", *SAMPLING)
+    assert [row["checkpoint"] for row in rows] == ["step_00000002.ckpt"] * 2 + ["step_00000004.ckpt"] * 2
+    assert [row["images_seen"] for row in rows] == [64, 64, 128, 128]
+    assert all(row["inner_nfe_per_call"] == row["inner_nfe"] / row["nfe"] for row in rows)
+    assert rows[1]["inner_nfe"] >= rows[0]["inner_nfe"]  # a finer tolerance never costs less
+
+
+def test_robustness(run, tmp_path):
+    words = ["--levels", "0.05,0.2", "--denoising-steps", "1,3", "--num", "20", "--device", "cpu"]
+    rows = study(tmp_path, "robustness", run, *words)
+    assert [(row["eps"], row["steps"]) for row in rows] == [(0.05, 1), (0.05, 3), (0.2, 1), (0.2, 3)]
+    assert rows[0]["noisy_psnr"] == pytest.approx(26.0, abs=0.2)  # -20 log10 0.05
+    assert {row["images"] for row in rows} == {20}
+
+
+def test_memory(tmp_path):
+    words = ["--solvers", "rk4", "--solver-steps", "1,4", "--memory-batch", "2"]
+    rows = study(tmp_path, "memory", NETWORK, *words)
+    peak = {(row["gradient"], row["solver_steps"]): row["peak_memory_bytes"] for row in rows}
+    assert peak["back-propagation", 4] > 1.5 * peak["back-propagation", 1]
+    assert peak["adjoint", 4] < 1.1 * peak["adjoint", 1]
+    assert create_denoiser(NETWORK).config.solver == "midpoint"  # the registered network has another one
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["solver", "x"], "error: study: invalid choice: 'solver'"),
+        (["solvers", "/nowhere"], "error: there is no run /nowhere"),
+        (["adaptive", "/nowhere"], "error: /nowhere holds no numbered checkpoints"),
+        (["memory", "ddpm_tiny"], "error: ddpm_tiny has no"),
+        (["memory", NETWORK, NETWORK], "error: memory studies one registered network"),
+        (["memory", NETWORK, "--solvers", "rk5"], "error: unknown solver 'rk5'"),
+    ],
+)
+def test_mistakes_end_with_one_line(words, line, capsys):
+    assert cli.main(["study", *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith(line)
