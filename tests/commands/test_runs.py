@@ -119,7 +119,7 @@ def test_a_training_that_fails_does_not_end_the_others(recipe, tmp_path):
     ("words", "expected"),
     [
         (["train"], "--config"),
-        (["train", "--config", "no_such_recipe"], "digits/"),
+        (["train", "--config", "no_such_recipe"], "cifar10/ddpm"),
         (["sample", "nowhere"], "nowhere"),
         (["sample", "RUN", "--sampler", "hevn"], "heun"),
         (["sample", "RUN", "--steps", "-3"], "at least 1"),
