@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from denoisezoo.errors import UserError
 
 Effort = float
-"""How much of a backbone to use; larger costs more. Its meaning is the family's: width, solver steps, exit depth."""
+"""How much of a backbone to use. Its meaning is the family's: width, solver steps, exit depth."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class BackboneConfig:
 
     @property
     def efforts(self) -> tuple[Effort, ...]:
-        """Increasing efforts; the last is the full network. Networks without a choice have one, 1.0."""
+        """Efforts in the order of their cost; the last is the full network. Networks without a choice have one, 1.0."""
         return (1.0,)
 
     def validate(self) -> None:
@@ -87,7 +87,7 @@ class Backbone(nn.Module):
 
     Attributes:
         spec: The tensors that it takes and returns.
-        efforts: Increasing efforts that `forward` accepts; the last is the full network.
+        efforts: Efforts that `forward` accepts, in the order of their cost; the last is the full network.
     """
 
     spec: ImageSpec
@@ -125,6 +125,20 @@ class Backbone(nn.Module):
             (B, out_channels, H, W).
         """
 
+    def num_params(self, effort: Effort | None = None) -> int:
+        """How many parameters a call at an effort uses; for None, how many there are."""
+        return sum(p.numel() for p in self.parameters())
+
+    def extract(self, effort: Effort) -> Backbone:
+        """A network that is this one at one effort, made for speed: what a plan calls at its noise levels.
+
+        It shares this one's weights, unless the family can do better.
+
+        Raises:
+            UserError: The network does not have that effort.
+        """
+        return Extracted(self, self.spec, self.check_effort(effort), effort)
+
     def check_effort(self, effort: Effort | None) -> Effort:
         """`effort`, or the full one for None.
 
@@ -136,3 +150,33 @@ class Backbone(nn.Module):
         if effort not in self.efforts:
             raise UserError(f"effort {effort} is not offered by this network", f"use one of {self.efforts}")
         return effort
+
+
+class Extracted(Backbone):
+    """A network at a single effort, by which it goes on being called.
+
+    Args:
+        network: Called with the effort `inner`.
+        spec: What it takes and returns.
+        effort: What it is called by.
+        inner: The network's own name for it.
+    """
+
+    def __init__(self, network: nn.Module, spec: ImageSpec, effort: Effort, inner: Effort) -> None:
+        nn.Module.__init__(self)
+        self.network, self.spec, self.efforts, self.inner = network, spec, (effort,), inner
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Tensor:
+        """See `Backbone.forward`."""
+        self.check_effort(effort)
+        y: Tensor = self.network(x, c_noise, label=label, cond=cond, augment=augment, effort=self.inner)
+        return y

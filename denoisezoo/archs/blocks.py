@@ -140,7 +140,6 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, style: BlockStyle) -> None:
         super().__init__()
         self.style = style
-        self.heads = channels // style.head_channels if style.head_channels else 1
         self.norm = group_norm(channels, style.eps)
         self.qkv = linear(channels, 3 * channels, style.init, gain=style.qkv_gain)
         self.out = linear(channels, channels, style.init, gain=0.0)
@@ -148,9 +147,10 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend; softmax is taken in float32 by the fused kernel."""
         B, C, H, W = x.shape
+        head_channels = self.style.head_channels or C
         # Pixels as rows: free in channels_last, and the 1x1 convolutions become plain matrix products.
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)
-        q, k, v = self.qkv(tokens).view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(tokens).view(B, H * W, 3, -1, head_channels).permute(2, 0, 3, 1, 4).unbind(0)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         return self.style.add(x, self.out(h).view(B, H, W, C).permute(0, 3, 1, 2))
 
@@ -158,6 +158,18 @@ class SelfAttention(nn.Module):
 def rms_norm(tokens: Tensor, scale: Tensor) -> Tensor:
     """RMSNorm of tokens (..., C) with scale (C,); under autocast both must be of one type for the fused kernel."""
     return F.rms_norm(tokens, scale.shape, scale.to(tokens.dtype), eps=1e-12)
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` with a learned scale."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Normalise (..., C)."""
+        return rms_norm(tokens, self.scale)
 
 
 class RMSAttention(nn.Module):
@@ -178,7 +190,7 @@ class RMSAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.residual = heads, residual
-        self.scale = nn.Parameter(torch.ones(channels))
+        self.norm = RMSNorm(channels)
         self.qkv = linear(channels, 3 * heads * head_channels, kaiming, bias=False)
         self.out = linear(heads * head_channels, channels, kaiming, gain=gain)
 
@@ -186,7 +198,7 @@ class RMSAttention(nn.Module):
         """Attend."""
         B, C, H, W = x.shape
         tokens = x.permute(0, 2, 3, 1).reshape(B, H * W, C)
-        qkv = self.qkv(rms_norm(tokens, self.scale))
+        qkv = self.qkv(self.norm(tokens))
         q, k, v = qkv.view(B, H * W, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         h = self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, -1))
         h = h.view(B, H, W, C).permute(0, 3, 1, 2)
@@ -198,10 +210,12 @@ class Stage(nn.Module):
 
     Attributes:
         c_width: Conditioning values that it takes, 0 for none.
+        c_parts: Into how many equal parts it splits them, such as a scale and a shift.
         takes_skip: Whether a decoder stage concatenates an encoder output to its input first.
     """
 
     c_width: int = 0
+    c_parts: int = 1
     takes_skip: bool = False
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -218,7 +232,7 @@ class ResidualBlock(Stage):
         out_channels: Channels of the output.
         resample: Changes the size of both branches before the first convolution.
         attention: Whether self-attention follows.
-        takes_skip: See `Stage`.
+        skip_channels: How many channels of the input are a concatenated skip; they are the last.
     """
 
     def __init__(
@@ -229,11 +243,13 @@ class ResidualBlock(Stage):
         *,
         resample: Resample | None = None,
         attention: bool = False,
-        takes_skip: bool = False,
+        skip_channels: int = 0,
     ) -> None:
         super().__init__()
-        self.style, self.resample, self.takes_skip = style, resample, takes_skip
-        self.c_width = style.modulation.factor * out_channels
+        self.style, self.resample = style, resample
+        self.skip_channels, self.takes_skip = skip_channels, skip_channels > 0
+        self.c_parts = style.modulation.factor
+        self.c_width = self.c_parts * out_channels
         self.norm0 = group_norm(in_channels, style.eps)
         self.conv0 = conv(in_channels, out_channels, 3, style.init)
         self.norm1 = group_norm(out_channels, style.eps)
@@ -281,7 +297,7 @@ class Conditioning(nn.Linear):
     """The conditioning projections of all stages as one matrix product: (B, E) -> one (B, c_width) per stage."""
 
     def __init__(self, width: int, stages: Sequence[Stage], init: Init) -> None:
-        self.widths = [stage.c_width for stage in stages]
+        self.widths, self.parts = [stage.c_width for stage in stages], [stage.c_parts for stage in stages]
         super().__init__(width, sum(self.widths))
         for weight, bias in zip(self.weight.split(self.widths), self.bias.split(self.widths), strict=True):
             if len(weight):

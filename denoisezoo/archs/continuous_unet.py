@@ -171,11 +171,15 @@ class ContinuousUNet(Backbone):
         effort: Effort | None = None,
     ) -> Tensor:
         """See `Backbone.forward`; the effort is the number of solver steps."""
-        steps = int(self.check_effort(effort))
+        effort = self.check_effort(effort)
         check_inputs(self.spec, self.factor, x, label, cond, augment)
-        conditions = self.conditions(x, c_noise, label, augment)
-        h = self.stem(x if cond is None else torch.cat([x, cond], dim=1))
-        skips = []
+        embedding = None if self.embedding is None else self.embedding(c_noise, label, augment)
+        image = x if cond is None else torch.cat([x, cond], dim=1)
+        return self.evaluate(self.stem(image), embedding, image, c_noise, effort)
+
+    def evaluate(self, h: Tensor, embedding: Tensor | None, image: Tensor, c_noise: Tensor, effort: Effort) -> Tensor:
+        """All that follows the stem's output h (B, C, H, W) and the embedding (B, E) of the noise level, if any."""
+        steps, conditions, skips = int(effort), self.conditions(h, embedding), []
         for block, attention, down in zip(self.encoder, self.encoder_attention, self.down, strict=True):
             skips.append(attention(block(h, next(conditions), steps, c_noise)))
             h = down(skips[-1])
@@ -184,9 +188,8 @@ class ContinuousUNet(Backbone):
             h = attention(block(up(h, skips.pop()), next(conditions), steps, c_noise))
         return self.head(h)
 
-    def conditions(self, x: Tensor, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Iterator[Tensor]:
+    def conditions(self, h: Tensor, embedding: Tensor | None) -> Iterator[Tensor]:
         """Conditioning of each block, (B, c_width), in the order in which they run."""
-        if self.embedding is None or self.conditioning is None:
-            return iter([x.new_empty(len(x), 0)] * len(self.blocks))
-        embedding = self.embedding(c_noise, label, augment)
+        if embedding is None or self.conditioning is None:
+            return iter([h.new_empty(len(h), 0)] * len(self.blocks))
         return iter(self.conditioning(embedding.to(self.conditioning.weight.dtype)))

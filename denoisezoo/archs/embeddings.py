@@ -100,13 +100,14 @@ class Extras(nn.Module):
         """Embed label (B,) and augmentation label (B, A) for the batch of `like` (B, ...)."""
         total: Tensor | float = 0.0
         if self.classes is not None:
-            total = total + self.classes(_no_label(like) if label is None else label)
+            total = total + self.classes(no_label(like) if label is None else label)
         if self.augment is not None and augment is not None:
             total = total + self.augment(augment)
         return total
 
 
-def _no_label(like: Tensor) -> Tensor:
+def no_label(like: Tensor) -> Tensor:
+    """Labels -1 for the batch of `like`."""
     return torch.full((like.shape[0],), -1, dtype=torch.int64, device=like.device)
 
 
@@ -140,12 +141,12 @@ class NoiseEmbedding(nn.Module):
         self.second = linear(width, width, init)
         self.width = width
 
-    def forward(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
-        """Embed c_noise (B,), label (B,) and augment (B, A)."""
+    def forward(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None, **entrance: int) -> Tensor:
+        """Embed c_noise (B,), label (B,) and augment (B, A); `entrance` is for a slimmable first layer."""
         e = self.features(c_noise).to(self.first.weight.dtype)
         if self.early is not None:
             e = e + self.early(label, augment, e)
-        e = self.second(self.activation(self.first(e)))
+        e = self.second(self.activation(self.first(e, **entrance)))
         if self.late is not None:
             e = e + self.late(label, augment, e)
         return F.silu(e)

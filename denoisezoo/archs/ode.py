@@ -153,7 +153,7 @@ class ODEBlock(Stage):
     def __init__(self, field: VectorField, solver: Solver, name: str = "?", most_steps: int | None = None) -> None:
         super().__init__()
         self.field, self.solver, self.name, self.most_steps = field, solver, name, most_steps
-        self.c_width = field.c_width
+        self.c_width, self.c_parts = field.c_width, 2
 
     def forward(self, x: Tensor, c: Tensor, steps: int = 1, c_noise: Tensor | None = None) -> Tensor:
         """z(1) from z(0) = x with conditioning c (B, c_width).

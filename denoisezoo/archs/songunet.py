@@ -139,9 +139,9 @@ class SongUNet(UNet):
         super().__init__(config, UNetDesign(style, down, up, attend_once=True), _embedding(config))
         self.pyramid = nn.ModuleDict(_pyramid(config, self.encoder) if config.pyramid else {})
 
-    def encode(self, image: Tensor, conditions: Iterator[Tensor]) -> list[Tensor]:
+    def encode(self, h: Tensor, conditions: Iterator[Tensor], image: Tensor) -> list[Tensor]:
         """See `UNet.encode`; the pyramid starts from the image and goes on from its own sums."""
-        skips = [self.stem(image)]
+        skips = [h]
         aux = image
         for index, stage in enumerate(self.encoder):
             h = stage(skips[-1], next(conditions))

@@ -120,11 +120,15 @@ class UNet(Backbone):
         effort: Effort | None = None,
     ) -> Tensor:
         """See `Backbone.forward`."""
-        self.check_effort(effort)
+        effort = self.check_effort(effort)
         check_inputs(self.spec, self.factor, x, label, cond, augment)
-        conditions = iter(self.conditioning(self.embedding(c_noise, label, augment)))
         image = x if cond is None else torch.cat([x, cond], dim=1)
-        skips = self.encode(image, conditions)
+        return self.evaluate(self.stem(image), self.embedding(c_noise, label, augment), image, c_noise, effort)
+
+    def evaluate(self, h: Tensor, embedding: Tensor, image: Tensor, c_noise: Tensor, effort: Effort) -> Tensor:
+        """All that follows the stem's output h (B, C, H, W) for an image and the embedding (B, E) of its noise."""
+        conditions = iter(self.conditioning(embedding))
+        skips = self.encode(h, conditions, image)
         h = skips[-1]
         for stage in self.middle:
             h = stage(h, next(conditions))
@@ -132,9 +136,9 @@ class UNet(Backbone):
             h = stage(torch.cat([h, skips.pop()], dim=1) if stage.takes_skip else h, next(conditions))
         return self.head(silu(self.norm(h)))
 
-    def encode(self, image: Tensor, conditions: Iterator[Tensor]) -> list[Tensor]:
-        """Outputs of the stem and of every encoder stage for the image (B, C, H, W), first to last."""
-        skips = [self.stem(image)]
+    def encode(self, h: Tensor, conditions: Iterator[Tensor], image: Tensor) -> list[Tensor]:
+        """Outputs of the stem, which is h, and of every encoder stage, first to last."""
+        skips = [h]
         for stage in self.encoder:
             skips.append(stage(skips[-1], next(conditions)))
         return skips
@@ -211,6 +215,7 @@ def _decoder(config: UNetConfig, design: UNetDesign, skips: list[int]) -> list[S
             stages.append(design.up(channels))
         for block in range(config.blocks + 1):
             attention = config.attends(level) and (block == config.blocks or not design.attend_once)
-            block_in, channels = channels + skips.pop(), width
-            stages.append(ResidualBlock(design.style, block_in, width, attention=attention, takes_skip=True))
+            skip = skips.pop()
+            block_in, channels = channels + skip, width
+            stages.append(ResidualBlock(design.style, block_in, width, attention=attention, skip_channels=skip))
     return stages

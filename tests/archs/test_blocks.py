@@ -75,7 +75,9 @@ def test_attention_against_its_definition(head_channels):
     torch.nn.init.normal_(attention.out.weight)
     x = torch.randn(2, 8, 3, 5)
     rows = attention.norm(x).flatten(2).transpose(1, 2)  # (B, pixels, C)
-    q, k, v = (part.unflatten(2, (attention.heads, -1)).transpose(1, 2) for part in attention.qkv(rows).chunk(3, dim=2))
+    q, k, v = (
+        part.unflatten(2, (-1, head_channels or 8)).transpose(1, 2) for part in attention.qkv(rows).chunk(3, dim=2)
+    )
     weights = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1)
     expected = x + attention.out((weights @ v).transpose(1, 2).flatten(2)).transpose(1, 2).view_as(x)
     torch.testing.assert_close(attention(x), expected)

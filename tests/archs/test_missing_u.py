@@ -154,7 +154,7 @@ def weights(layer):
 def attention_by_definition(module, x):
     """RMSNorm, heads of the same size, softmax, and no residual sum."""
     B, C, H, W = x.shape
-    h = F.normalize(x, dim=1) * module.scale.view(1, C, 1, 1) * math.sqrt(C)
+    h = F.normalize(x, dim=1) * module.norm.scale.view(1, C, 1, 1) * math.sqrt(C)
     qkv = F.conv2d(h, module.qkv.weight[:, :, None, None]).chunk(3, dim=1)
     q, k, v = (part.unflatten(1, (module.heads, -1)).flatten(3) for part in qkv)  # (B, heads, channels, pixels)
     scores = torch.einsum("bhdi,bhdj->bhij", q, k) / math.sqrt(q.shape[2])
@@ -174,7 +174,7 @@ def test_attention_is_its_definition():
     x = torch.randn(2, 12, 4, 6)
     for residual in (False, True):
         attention = RMSAttention(12, heads=3, head_channels=8, residual=residual)
-        nn.init.normal_(attention.scale)
+        nn.init.normal_(attention.norm.scale)
         torch.testing.assert_close(attention(x), attention_by_definition(attention, x) + x * residual)
 
 

@@ -103,7 +103,8 @@ def test_no_effort_is_the_full_network(variant):
 @each_tiny
 def test_gradients(variant):
     net = build(variant).train()
-    net(**inputs(variant, 3)).square().mean().backward()
+    for effort in variant.efforts:
+        net(**inputs(variant, 3), effort=effort).square().mean().backward()
     for name, p in net.named_parameters():
         if p.requires_grad:
             assert p.grad is not None, f"{name} has no gradient"
@@ -118,8 +119,9 @@ def test_depends_on(variant, what):
     if what not in given:
         pytest.skip(f"takes no {what}")
     other = (given[what] + 1) % variant.spec.num_classes if what == "label" else given[what] + 0.5
-    change = (net(**given | {what: other}) - net(**given)).flatten(1).abs().amax(1)
-    assert (change > 1e-4).all()
+    for effort in variant.efforts:
+        change = (net(**given | {what: other}, effort=effort) - net(**given, effort=effort)).flatten(1).abs().amax(1)
+        assert (change > 1e-4).all(), f"at effort {effort}"
 
 
 @each_tiny
@@ -146,11 +148,12 @@ def test_no_augment_is_zero(variant):
 @each_tiny
 def test_batch_independence(variant):
     net, given = build(variant), inputs(variant, 3)
-    together = net(**given)
     order = torch.tensor([2, 0, 1])
-    assert_same(net(**{key: value[order] for key, value in given.items()}), together[order])
-    alone = [net(**{key: value[i : i + 1] for key, value in given.items()}) for i in range(3)]
-    assert_same(torch.cat(alone), together)
+    for effort in variant.efforts:
+        together = net(**given, effort=effort)
+        assert_same(net(**{key: value[order] for key, value in given.items()}, effort=effort), together[order])
+        alone = [net(**{key: value[i : i + 1] for key, value in given.items()}, effort=effort) for i in range(3)]
+        assert_same(torch.cat(alone), together)
 
 
 @each_tiny
@@ -180,32 +183,36 @@ def test_save_load(variant):
 @each_tiny
 def test_channels_last(variant):
     net, given = build(variant), inputs(variant, 2)
-    expected = net(**given)
+    expected = [net(**given, effort=effort) for effort in variant.efforts]
     net = net.to(memory_format=torch.channels_last)
     given["x"] = given["x"].contiguous(memory_format=torch.channels_last)
-    assert_same(net(**given), expected)
+    for effort, y in zip(variant.efforts, expected, strict=True):
+        assert_same(net(**given, effort=effort), y)
 
 
 @each_tiny
 def test_bfloat16(variant):
     net, given = build(variant), inputs(variant, 3)
-    expected = net(**given)
+    expected = {effort: net(**given, effort=effort) for effort in variant.efforts}
     half = {key: v.bfloat16() if v.is_floating_point() and key != "c_noise" else v for key, v in given.items()}
-    actual = net.to(torch.bfloat16)(**half)
-    assert actual.dtype == torch.bfloat16
-    error = (actual.float() - expected).abs() / expected.std()
-    # bfloat16 keeps 8 bits: 0.4 % per operation, and some 20 operations follow each other.
-    assert error.quantile(0.5) < 0.02
-    assert error.quantile(0.95) < 0.08
+    net = net.to(torch.bfloat16)
+    for effort, y in expected.items():
+        actual = net(**half, effort=effort)
+        assert actual.dtype == torch.bfloat16
+        error = (actual.float() - y).abs() / y.std()
+        # bfloat16 keeps 8 bits: 0.4 % per operation, and some 20 operations follow each other.
+        assert error.quantile(0.5) < 0.02
+        assert error.quantile(0.95) < 0.08
 
 
 @each_tiny
 def test_inference_mode(variant):
     net, given = build(variant), inputs(variant, 2)
     copies = {key: value.clone() for key, value in given.items()}
-    expected = net(**given)
-    with torch.inference_mode():
-        assert_same(net(**given), expected)
+    for effort in variant.efforts:
+        expected = net(**given, effort=effort)
+        with torch.inference_mode():
+            assert_same(net(**given, effort=effort), expected)
     assert all(torch.equal(given[key], copies[key]) for key in given), "an input was changed in place"
 
 
@@ -216,6 +223,18 @@ def test_compiles_as_one_graph(variant):
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     for effort in variant.efforts:
         assert_same(compiled(**given, effort=effort), net(**given, effort=effort))
+
+
+@each_tiny
+def test_extraction_answers_as_the_network_does(variant):
+    """What is taken out for one effort gives the same to 1e-5, takes labels and conditions, and knows no other."""
+    net, given = build(variant), inputs(variant, 3)
+    for effort in variant.efforts:
+        alone = net.extract(effort)
+        expected = net(**given, effort=effort)
+        torch.testing.assert_close(alone(**given), expected, rtol=1e-5, atol=1e-5 * expected.std().item())
+        assert alone.efforts == (effort,)
+        assert alone.num_params() == net.num_params(effort)
 
 
 @each_tiny
@@ -236,9 +255,9 @@ def test_costs(variant):
     """Expected parameters and multiply-adds, at batch 1 with every input given, without allocating anything."""
     with torch.device("meta"):
         net = variant.build().eval()
-    assert sum(p.numel() for p in net.parameters()) == variant.costs[-1].params
     given = inputs(variant, 1, device="meta")
     for effort, cost in zip(variant.efforts, variant.costs, strict=True):
+        assert net.num_params(effort) == cost.params, f"at effort {effort}"
         counts = count(lambda effort=effort: net(**given, effort=effort))
         assert counts.uncounted == {}
         assert counts.macs == cost.macs, f"at effort {effort}"
@@ -246,6 +265,6 @@ def test_costs(variant):
 
 @each_variant
 def test_costs_grow_with_effort(variant):
-    assert list(variant.efforts) == sorted(set(variant.efforts))
+    assert len(set(variant.efforts)) == len(variant.efforts)
     assert [cost.macs for cost in variant.costs] == sorted({cost.macs for cost in variant.costs})
     assert all(0 < cost.params <= variant.costs[-1].params for cost in variant.costs)

@@ -1,0 +1,189 @@
+"""Slimmable layers and networks against their definition: what a call at a width reads of the weights."""
+
+import threading
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from denoisezoo.archs import create_denoiser
+from denoisezoo.archs.blocks import BlockStyle, ResidualBlock, Shift, kaiming
+from denoisezoo.archs.slim import Slim, SlimConfig
+from denoisezoo.archs.slimmable import SlimConv2d, SlimGroupNorm, SlimLinear, Slimming, densify, first, slim
+from denoisezoo.errors import UserError
+
+
+def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return net.eval()
+
+
+def test_first_takes_a_share_of_every_part():
+    assert first(torch.arange(12), 0, (4, 8), 1, 4).tolist() == [0, 4, 5]
+    assert first(torch.arange(12), 0, (12,), 1, 4).tolist() == [0, 1, 2]
+    whole = torch.arange(12)
+    assert first(whole, 0, (4, 8), 4, 4) is whole
+
+
+def test_a_convolution_takes_the_first_columns_or_the_first_of_each_part():
+    conv = randomised(nn.Conv2d(12, 8, 3, padding=1))
+    x = torch.randn(2, 6, 5, 5)
+    misaligned, aligned = SlimConv2d(conv), SlimConv2d(conv, in_parts=(8, 4))
+    columns = [0, 1, 2, 3, 8, 9]
+    expected = F.conv2d(x, conv.weight[:4, :6], conv.bias[:4], padding=1)
+    assert torch.equal(misaligned(x), expected)
+    expected = F.conv2d(x, conv.weight[:4][:, columns], conv.bias[:4], padding=1)
+    assert torch.equal(aligned(x), expected)
+
+
+def test_a_linear_layer_slices_every_part_of_its_output():
+    layer = randomised(nn.Linear(4, 12))
+    found = SlimLinear(layer, out_parts=(4, 4, 4))(torch.ones(1, 2))
+    rows = [0, 1, 4, 5, 8, 9]
+    assert torch.equal(found, F.linear(torch.ones(1, 2), layer.weight[rows][:, :2], layer.bias[rows]))
+
+
+@pytest.mark.parametrize(("groups", "expected"), [("fixed", 4), ("scaled", 2)])
+def test_groups_of_a_narrow_norm(groups, expected):
+    norm = randomised(nn.GroupNorm(4, 16))
+    slimmed = SlimGroupNorm(norm, Slimming((0.5, 1.0), groups=groups, norms="shared"))
+    x = torch.randn(2, 8, 3, 3)
+    assert torch.equal(slimmed(x), F.group_norm(x, expected, norm.weight[:8], norm.bias[:8]))
+
+
+def test_scaled_groups_hold_the_same_channels_at_every_width():
+    """So the narrow norm is a part of the wide one."""
+    slimmed = SlimGroupNorm(randomised(nn.GroupNorm(4, 16)), Slimming((0.5, 1.0), norms="shared"))
+    x = torch.randn(2, 16, 3, 3)
+    torch.testing.assert_close(slimmed(x[:, :8]), slimmed(x)[:, :8])
+
+
+def test_norms_per_width_have_scales_of_their_own():
+    slimmed = SlimGroupNorm(nn.GroupNorm(2, 8), Slimming((0.5, 1.0), norms="per_width"))
+    x = torch.randn(2, 4, 3, 3)
+    before = slimmed(x)
+    with torch.no_grad():
+        slimmed.weight.fill_(5.0)
+    assert torch.equal(slimmed(x), before)
+    slimmed(x).sum().backward()
+    assert slimmed.weight.grad is None
+    assert slimmed.scales[0].grad is not None
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_skip_meets_the_same_weights_at_every_width_if_aligned(aligned):
+    """Silence the decoder's half of a block's weights: the skip is then all it sees, at every width, if aligned."""
+    block = ResidualBlock(BlockStyle(Shift(), kaiming), 16, 8, skip_channels=8)
+    holder = nn.ModuleDict({"block": block})
+    slim(holder, Slimming((0.5, 1.0), aligned=aligned, norms="shared"))
+    with torch.no_grad():
+        block.skip.weight[:, :8] = 0
+        block.skip.weight[:, 8:] = 1
+    decoder, skip = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)
+    with torch.no_grad():
+        block.skip.bias.zero_()
+    heard = block.skip(torch.cat([decoder, skip], dim=1)).abs().max() > 0
+    assert not heard
+    deaf = block.skip(torch.cat([skip, decoder], dim=1)).abs().max() == 0
+    assert deaf != aligned
+
+
+@pytest.mark.parametrize("name", ["slim_tiny", "slim_missing_u_tiny", "slim_ddpm_digits"])
+def test_dense_layers_are_contiguous_and_their_own(name):
+    net = randomised(create_denoiser(name))
+    dense = net.extract(net.efforts[0])
+    assert all(p.is_contiguous() for p in dense.parameters())
+    shared = {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in dense.parameters()}
+    assert not shared
+    assert not any("Slim" in type(module).__name__ for module in dense.modules())
+
+
+def test_extraction_keeps_channels_last():
+    net = create_denoiser("slim_tiny").to(memory_format=torch.channels_last)
+    weight = net.extract(0.5).network.encoder[0].conv0.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("options", [{}, {"aligned": False, "groups": "fixed", "norms": "shared"}])
+def test_the_extracted_network_of_the_published_size(options):
+    """Both ways of slimming, at the widths of the paper, on a narrow network with 32 groups' worth of channels."""
+    config = SlimConfig(base="ddpm_cifar10", channels=32, resolution=16, **({"groups": "fixed"} | options))
+    if config.groups == "fixed":  # eight groups at every width of 32 channels: four of them at least at width 0.25
+        assert Slim(config).net.norm.num_groups == 8
+    net = randomised(Slim(config))
+    x, c_noise = torch.randn(2, 3, 16, 16), torch.tensor([1.0, 500.0])
+    for effort in net.efforts:
+        y = net(x, c_noise, effort=effort)
+        torch.testing.assert_close(net.extract(effort)(x, c_noise), y, rtol=1e-5, atol=1e-5 * float(y.detach().std()))
+
+
+def test_threads_at_different_widths_do_not_disturb_each_other():
+    """Nothing but the call's argument decides the width: eight threads give what serial calls gave, bit for bit."""
+    net = randomised(create_denoiser("slim_tiny"))
+    given = {"x": torch.randn(2, 3, 8, 8), "c_noise": torch.randn(2), "cond": torch.randn(2, 1, 8, 8)}
+    with torch.no_grad():
+        expected = {effort: net(**given, effort=effort) for effort in net.efforts}
+    wrong: list[float] = []
+
+    def work(effort: float) -> None:
+        with torch.no_grad():
+            for _ in range(20):
+                if not torch.equal(net(**given, effort=effort), expected[effort]):
+                    wrong.append(effort)
+
+    threads = [threading.Thread(target=work, args=(net.efforts[i % 2],)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert not torch.equal(expected[0.5], expected[1.0])
+
+
+def test_width_and_solver_steps_are_both_chosen():
+    net = randomised(create_denoiser("slim_missing_u_tiny"))
+    assert net.efforts == (0.5, 1.5, 1.0, 2.0)
+    assert net.choices[1.5] == (0.5, 2.0)
+    given = {"x": torch.randn(2, 3, 8, 8), "c_noise": torch.randn(2), "cond": torch.randn(2, 1, 8, 8)}
+    answers = [net(**given, effort=effort) for effort in net.efforts]
+    assert all(not torch.allclose(a, b, atol=1e-4) for i, a in enumerate(answers) for b in answers[:i])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": (0.5, 0.7)}, "end at 1"),
+        ({"widths": (1.0, 0.5)}, "increasing"),
+        ({"widths": (0.3, 1.0), "base": "ddpm_tiny"}, "is not whole"),
+        ({"base": "ddpm_tinny"}, "did you mean"),
+        ({"base": "slim_tiny"}, "slimmable already"),
+        ({"base": "missing_u_tiny"}, "cannot be slimmed"),
+        ({"base": "adm_tiny", "widths": (0.25, 1.0), "out_channels": 6}, "cannot be slimmed"),
+        ({"steps": (2, 1), "base": "missing_u_fast_tiny"}, "increasing"),
+        ({"steps": (1, 2), "base": "ddpm_tiny"}, "steps"),
+    ],
+)
+def test_impossible_configurations_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        create_denoiser("slim_tiny", **{"num_classes": 0, "augment_dim": 0, "cond_channels": 0} | options)
+
+
+def test_a_network_with_unknown_parameters_is_refused():
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(3))
+
+    with pytest.raises(UserError, match="Strange"):
+        slim(nn.Sequential(Strange()), Slimming())
+
+
+def test_densify_of_a_plain_network_changes_nothing():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    conv = net[0]
+    densify(net, 0.5)
+    assert net[0] is conv
