@@ -109,7 +109,8 @@ class SlimExtras(Slimmable, Extras):
 
     def dense(self, width: float) -> Extras:
         """See `Slimmable`."""
-        return Extras(*(None if part is None else part.dense(width) for part in (self.classes, self.augment)))
+        parts: tuple[Any, ...] = (self.classes, self.augment)
+        return Extras(*(None if part is None else part.dense(width) for part in parts))
 
     def forward(self, label: Tensor | None, augment: Tensor | None, like: Tensor) -> Tensor | float:
         """See `Extras`."""
@@ -131,7 +132,7 @@ def prepare_ends(net: Any) -> None:
         raise UserError("its stem or its noise embedding has no slimmable form", "choose another base")
     net.stem = SlimConv2d(net.stem, fixed_in=True)
     net.conditioning = SlimConditioning(net.conditioning)
-    embedding = net.embedding
+    embedding: Any = net.embedding
     embedding.first = SlimLinear(embedding.first, fixed_in=True)
     embedding.late = None if embedding.late is None else SlimExtras(embedding.late)
     if embedding.early is not None:

@@ -72,7 +72,6 @@ class SlimLayer(Slimmable):
 
     Args:
         layer: Its weights are taken over, not copied.
-        dim: Dimension of the input that holds its channels.
         in_parts: Channels of the tensors that are concatenated in the input; one unless given.
         out_parts: Channels of the parts of the output, each of which is sliced; one unless given.
         fixed_in: Whether the input always has all its channels; then `forward` must be told how many to return.
@@ -83,14 +82,13 @@ class SlimLayer(Slimmable):
         self,
         layer: nn.Conv2d | nn.Linear,
         *,
-        dim: int,
         in_parts: Sequence[int] | None = None,
         out_parts: Sequence[int] | None = None,
         fixed_in: bool = False,
         fixed_out: bool = False,
     ) -> None:
         super().__init__()
-        self.weight, self.bias, self.dim = layer.weight, layer.bias, dim
+        self.weight, self.bias = layer.weight, layer.bias
         self.out_full, self.in_full = layer.weight.shape[:2]
         self.in_parts = tuple(in_parts or (self.in_full,))
         self.out_parts = tuple(out_parts or (self.out_full,))
@@ -131,7 +129,7 @@ class SlimConv2d(SlimLayer):
     """A convolution; see `SlimLayer`."""
 
     def __init__(self, layer: nn.Conv2d, **options: Any) -> None:
-        super().__init__(layer, dim=1, **options)
+        super().__init__(layer, **options)
         self.stride, self.padding, self.kernel_size = layer.stride, layer.padding, layer.kernel_size
 
     def forward(self, x: Tensor, out: int | None = None) -> Tensor:
@@ -142,8 +140,8 @@ class SlimConv2d(SlimLayer):
     def dense(self, width: float) -> nn.Conv2d:
         """See `Slimmable`."""
         weight, bias = self.at(width)
-        sizes = weight.shape[1], weight.shape[0], self.kernel_size
-        layer = nn.Conv2d(*sizes, self.stride, self.padding, bias=bias is not None, device="meta")  # type: ignore[arg-type]
+        sizes: dict[str, Any] = {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
+        layer = nn.Conv2d(weight.shape[1], weight.shape[0], **sizes, bias=bias is not None, device="meta")
         layer.weight, layer.bias = weight, bias
         return layer
 
@@ -152,7 +150,7 @@ class SlimLinear(SlimLayer):
     """A linear layer; see `SlimLayer`."""
 
     def __init__(self, layer: nn.Linear, **options: Any) -> None:
-        super().__init__(layer, dim=-1, **options)
+        super().__init__(layer, **options)
 
     def forward(self, x: Tensor, out: int | None = None) -> Tensor:
         """Map (..., C) to (..., out)."""
@@ -175,7 +173,7 @@ class SlimConditioning(SlimLayer):
 
     def __init__(self, layer: Conditioning) -> None:
         parts = [width // n for width, n in zip(layer.widths, layer.parts, strict=True) for _ in range(n)]
-        super().__init__(layer, dim=-1, out_parts=parts)
+        super().__init__(layer, out_parts=parts)
         self.widths, self.parts = layer.widths, layer.parts
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, ...]:

@@ -27,7 +27,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
-    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --compile."""
+    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --compile."""
     group = parser.add_argument_group("sampling")
     group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
     group.add_argument("--steps", type=whole(1), default=18, help="sampler steps (%(default)s)")
@@ -37,6 +37,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     group.add_argument("--batch-size", type=whole(1), default=256, help="images at a time (%(default)s)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
     group.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16 or float64")
+    group.add_argument("--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5")
     group.add_argument("--compile", action="store_true", help="compile the network first")
 
 
@@ -44,8 +45,9 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
     """The terms that the arguments state.
 
     Raises:
-        UserError: Unknown sampler, device or dtype.
+        UserError: Unknown sampler, device, dtype or plan.
     """
+    from denoisezoo.plans import find_plan
     from denoisezoo.profiling.machine import parse_device
     from denoisezoo.profiling.setting import parse_dtype
     from denoisezoo.train.assess import Settings
@@ -59,6 +61,7 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
         device=str(parse_device(args.device)),
         dtype=parse_dtype(args.dtype),
         compile=args.compile,
+        plan=find_plan(args.plan) if args.plan else None,
         **more,  # type: ignore[arg-type]
     )
     settings.build_sampler()

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     refuse_file(args.out, "--out")
     settings = settings_of(args, features=args.features)
-    jobs: list[Job] = plan_jobs(args.recipes, args.seeds, args.budget or Budget(), args.out)
+    jobs: list[Job] = plan_jobs(args.recipes, args.seeds, args.budget or Budget(), args.out, settings.plan)
     outcome = compare(jobs, settings, args.out, title=args.title, command=command_line())
     if outcome.interrupted:
         print("interrupted; run the same command again to go on", file=sys.stderr)

@@ -17,9 +17,9 @@ from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.grid import image_grid, save_png
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.neighbours import neighbour_grid
+from denoisezoo.plans import Plan
 from denoisezoo.report import Comparison, RunRecord, write_report
 from denoisezoo.train.assess import Assessment, Settings, assess, make_evaluator
-from denoisezoo.train.callbacks import training_macs
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.fit import LOGS, train
 from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
@@ -116,7 +116,9 @@ def expand(recipes: list[str]) -> list[str]:
     return found
 
 
-def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path) -> list[Job]:
+def plan_jobs(
+    recipes: list[str], seeds: list[int], budget: Budget, out: Path, plan: Plan | None = None
+) -> list[Job]:
     """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
 
     Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing.
@@ -126,7 +128,9 @@ def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path) -
     for name in names:
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
         cli.model.check_data(cli.datamodule)
-        limits[name] = budget.arguments(cli.datamodule.batch_size, training_macs(cli.model.denoiser.backbone))
+        if plan is not None:
+            plan.check(cli.model.denoiser.efforts)
+        limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
     jobs = []
     for seed in seeds:
         for name in names:
@@ -243,6 +247,7 @@ class Bench:
             "images evaluated": self.settings.num or len(self.evaluator.reference),
             "reference images": len(self.evaluator.reference),
             "sampling batch": self.settings.batch_size,
+            "plan": "none" if self.settings.plan is None else self.settings.plan.to_json(),
             "weights": "ema",
         }
         machine = {key: card.get(key) for key in ("device", "device_name", "versions", "git_commit")}

@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     image.add_argument("--sampler", metavar="S", help="run this sampler, e.g. heun or ddim:eta=0.5")
     image.add_argument("--steps", type=at_least_one, metavar="N", help="its steps")
     image.add_argument("--process", metavar="P", help="process for registered names (the zoo's default)")
-    image.add_argument("--plan", metavar="PATH", help="effort at each noise level, a JSON file")
+    image.add_argument("--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5")
     image.add_argument("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
     image.add_argument("--plot", metavar="PATH", help="write a page that shows MACs against noise level")
     add_output_arguments(parser)
@@ -170,7 +170,7 @@ def make_walk(args: argparse.Namespace) -> Callable[[Subject], Walk | None]:
         UserError: An unknown sampler or option, a plan that cannot be read, steps without a sampler or the reverse.
     """
     from denoisezoo.diffusion import create_sampler
-    from denoisezoo.plans import load_plan
+    from denoisezoo.plans import find_plan
     from denoisezoo.profiling.profile import Walk
 
     if args.sampler is None:
@@ -180,7 +180,7 @@ def make_walk(args: argparse.Namespace) -> Callable[[Subject], Walk | None]:
         return lambda subject: None
     if args.steps is None:
         raise UserError("--sampler is given without --steps", "give both, e.g. --sampler heun --steps 18")
-    sampler, plan = create_sampler(args.sampler), load_plan(args.plan) if args.plan else None
+    sampler, plan = create_sampler(args.sampler), find_plan(args.plan) if args.plan else None
     return lambda subject: Walk(args.sampler, sampler, args.steps, subject.denoiser, plan, args.guidance)
 
 

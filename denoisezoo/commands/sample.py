@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         "sampler": args.sampler,
         "steps": args.steps,
         "nfe": generated.nfe,
+        "plan": settings.plan and settings.plan.to_dict(),
         "seeds": [args.seed, args.seed + args.num - 1],
         "labels": None if generated.labels is None else generated.labels.tolist(),
         "seconds": generated.seconds,

@@ -31,11 +31,13 @@ class Loss(NamedTuple):
         loss: The mean to be made small, ().
         per_sample: Unweighted mean squared error of each image's noise level, (B,), for the loss by noise level.
         t: The times that were drawn, (B,), float64.
+        error: The network's own output minus its target, (B, C, H, W).
     """
 
     loss: Tensor
     per_sample: Tensor
     t: Tensor
+    error: Tensor
 
 
 class Times(ABC):
@@ -133,6 +135,7 @@ class Objective(ABC):
         batch: Mapping[str, Tensor],
         generator: torch.Generator | None = None,
         effort: Effort | None = None,
+        teacher: Tensor | None = None,
     ) -> Loss:
         """The loss of one batch.
 
@@ -141,6 +144,8 @@ class Objective(ABC):
             batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "augment".
             generator: Source of times and noise, on the device of the images.
             effort: How much of the network to train; None is all of it.
+            teacher: `Loss.error` of another pass over the same batch, times and noise, detached. Its prediction then
+                takes the place of the target; `per_sample` and `error` remain those of the target.
         """
         image = batch["image"]
         u_0 = denoiser.process.encode(image)
@@ -155,13 +160,19 @@ class Objective(ABC):
             augment=batch.get("augment"),
             effort=effort,
         )
-        per_sample = error.float().square().mean(dim=tuple(range(1, error.ndim)))
+        per_sample = _mean_square(error)
         weight = self.weight(denoiser.process, t, c_out).to(per_sample.dtype)
-        return Loss((weight * per_sample).mean(), per_sample.detach(), t)
+        learned = per_sample if teacher is None else _mean_square(error - teacher)
+        return Loss((weight * learned).mean(), per_sample.detach(), t, error)
 
     @abstractmethod
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
         """Weight (B,) of the squared error of F at times t (B,); c_out (B,) turns that error into one of u_0."""
+
+
+def _mean_square(error: Tensor) -> Tensor:
+    """Of each sample, (B,)."""
+    return error.float().square().mean(dim=tuple(range(1, error.ndim)))
 
 
 @OBJECTIVES.register("simple")

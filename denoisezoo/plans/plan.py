@@ -36,7 +36,8 @@ class Plan:
     def __post_init__(self) -> None:
         cure = 'write {"efforts": [0.5, 1.0], "edges": [0.0]}: a log-SNR between each two efforts, increasing'
         if len(self.efforts) != len(self.edges) + 1:
-            raise UserError(f"a plan of {len(self.efforts)} efforts has {len(self.edges)} edges", cure)
+            covers = "does not cover all noise levels" if len(self.efforts) <= len(self.edges) else "lacks an edge"
+            raise UserError(f"a plan of {len(self.efforts)} efforts has {len(self.edges)} edges: it {covers}", cure)
         if not all(map(math.isfinite, (*self.efforts, *self.edges))):
             raise UserError("a plan has values that are not finite", cure)
         if any(a >= b for a, b in itertools.pairwise(self.edges)):

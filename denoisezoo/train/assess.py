@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion import NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.archs import Effort
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, SeedBlock, create_sampler
 from denoisezoo.evaluation.card import ResultCard, seed_range
 from denoisezoo.evaluation.generate import Generated, generate
 from denoisezoo.evaluation.images import to_float
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
-from denoisezoo.profiling.trajectory import Trajectory, counting_copy, trace
+from denoisezoo.plans import Plan, extracted
+from denoisezoo.plans.extraction import warm_up
+from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.runs import Run, to_device
 
@@ -35,6 +38,7 @@ class Settings:
         device: Where to sample.
         dtype: Of the network while sampling.
         compile: Compile the network first.
+        plan: How much of the network to use at each noise level; None is all of it.
     """
 
     sampler: str = "heun"
@@ -47,6 +51,7 @@ class Settings:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     compile: bool = False
+    plan: Plan | None = None
 
     def build_sampler(self) -> Sampler:
         """The sampler, or a `UserError` that names the nearest."""
@@ -75,11 +80,23 @@ class Assessment:
 
 
 def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
-    """The run's denoiser where and as the settings want it, after one warm-up call of the sampler's batch."""
+    """The run's denoiser where and as the settings want it, ready to be timed.
+
+    With a plan, each effort that it uses is a network of its own, made for speed. Every effort is called once with a
+    batch of the size to come.
+
+    Raises:
+        UserError: The device is absent, or the network lacks an effort of the plan.
+    """
     denoiser = to_device(run, settings.device, settings.dtype)
-    if settings.compile:
+    if settings.plan is not None:
+        settings.plan.check(denoiser.efforts)
+        denoiser = extracted(denoiser, settings.plan.efforts, settings.compile)
+    elif settings.compile:
         denoiser.backbone.compile()
-    draw_with(denoiser, run, settings, min(settings.num or settings.batch_size, settings.batch_size), steps=1)
+    batch = min(settings.num or settings.batch_size, settings.batch_size)
+    efforts = denoiser.efforts if settings.plan else denoiser.efforts[-1:]
+    warm_up(denoiser, (batch, *run.image_shape), efforts)
     return denoiser
 
 
@@ -104,21 +121,34 @@ def draw_with(
         batch_size=settings.batch_size,
         num_classes=denoiser.backbone.spec.num_classes,
         label=label,
+        plan=settings.plan,
         device=settings.device,
         progress=progress,
     )
 
 
-def price(run: Run, settings: Settings, timed: bool = True) -> Trajectory:
-    """One image by the real sampler: what every denoiser call costs; `timed` False only counts."""
-    denoiser = run.denoiser if timed else counting_copy(run.denoiser)
+def price(
+    run: Run, settings: Settings, timed: bool = True, denoiser: NetworkDenoiser | None = None, effort: Effort | None = None
+) -> Trajectory:
+    """One image by the real sampler: what every denoiser call costs.
+
+    Args:
+        run: The run.
+        settings: The terms.
+        timed: Time the calls; otherwise they are only counted, without computing anything.
+        denoiser: From `prepare`, where the run's own is not what samples.
+        effort: For all calls, instead of the plan.
+    """
+    subject: Denoiser = denoiser or run.denoiser
+    subject = subject if timed else counting_copy(subject)
     sampler = settings.build_sampler()
     device = settings.device if timed else "cpu"
     noise = SeedBlock([settings.first_seed])
     shape = (1, *run.image_shape)
-    u_T = sampler.prior(denoiser.process, shape, settings.steps, noise, device=device, dtype=torch.float32)
+    u_T = sampler.prior(subject.process, shape, settings.steps, noise, device=device, dtype=torch.float32)
     label = torch.zeros(1, dtype=torch.int64, device=device) if run.denoiser.backbone.spec.num_classes else None
-    return trace(denoiser, sampler, u_T, steps=settings.steps, label=label, generator=noise, timed=timed)
+    plan = settings.plan if effort is None else ConstantPlan(effort)
+    return trace(subject, sampler, u_T, steps=settings.steps, plan=plan, label=label, generator=noise, timed=timed)
 
 
 def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
@@ -150,8 +180,9 @@ def assess(
     """
     evaluator = evaluator or make_evaluator(data, settings)
     num = settings.num or len(evaluator.reference)
-    generated = draw_with(prepare(run, settings), run, settings, num, steps=settings.steps, progress=progress)
-    trajectory = price(run, settings)
+    denoiser = prepare(run, settings)
+    generated = draw_with(denoiser, run, settings, num, steps=settings.steps, progress=progress)
+    trajectory = price(run, settings, denoiser=denoiser)
     return Assessment(
         metrics=evaluator.evaluate(generated.images),
         card=make_card(run, data, settings, evaluator, generated, trajectory),
@@ -189,6 +220,7 @@ def make_card(
         sampler=settings.sampler,
         steps=settings.steps,
         nfe=generated.nfe,
+        plan=None if settings.plan is None else settings.plan.to_json(),
         seeds=seed_range(settings.first_seed, len(generated.images)),
         training_seed=run.facts.get("seed"),
         images_seen=run.facts.get("images_seen"),

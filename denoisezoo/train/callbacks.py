@@ -88,7 +88,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count a step and start the clock."""
-        self.macs_per_image = training_macs(pl_module.denoiser.backbone)
+        self.macs_per_image = pl_module.training_macs()
         self._since = (time.perf_counter(), int(pl_module.images_seen))
 
     def on_train_batch_end(
@@ -102,19 +102,6 @@ class Throughput(Callback):
         self._since = (now, images)
         pl_module.log("images_per_s", rate, prog_bar=True)
         pl_module.log("flop_per_s", rate * 2 * self.macs_per_image)
-
-
-def training_macs(backbone: Backbone) -> int:
-    """Multiply-adds of forward and backward for one image."""
-    shadow = copy.deepcopy(backbone).to("meta").train()
-    spec = shadow.spec
-    x = torch.zeros(1, spec.in_channels, spec.resolution, spec.resolution, device="meta")
-    cond = torch.zeros(1, spec.cond_channels, *x.shape[2:], device="meta") if spec.cond_channels else None
-
-    def step() -> None:
-        shadow(x, torch.zeros(1, device="meta"), cond=cond).sum().backward()
-
-    return count(step).macs
 
 
 class StopOnInterrupt(Callback):

@@ -21,6 +21,7 @@ from denoisezoo.files import write_json, write_text
 from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
@@ -36,7 +37,8 @@ class TrainResult:
         folder: The run folder.
         steps: Optimiser steps so far.
         interrupted: Whether Ctrl-C ended it.
-        facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs, seed, ...
+        facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs,
+            train_macs_relative (to training the full network alone), seed, ...
     """
 
     folder: Path
@@ -180,6 +182,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
         "train_macs": per_image * module.images_seen,
+        "train_macs_relative": per_image / training_macs(module.denoiser.backbone),
         "finished": not interrupted,
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import Effort, create_denoiser, get_variant
+from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.errors import ComputationError, UserError, unknown
+from denoisezoo.train.efforts import Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.noise_bins import NoiseBins
 
 
@@ -78,7 +80,9 @@ class DiffusionModule(LightningModule):
         optimizer: Optimiser and learning rate.
         channels_last: Keep weights and activations in channels-last layout.
         compile: Compile the backbone in place.
-        effort: "full" trains the full network; "random" draws one of its efforts for each step.
+        effort: "full" trains the full network; "random" draws one of its efforts for each step; "sandwich" trains
+            several in each step.
+        sandwich: Which ones, and what they share.
         on_failure: What a computation that cannot go on, such as an ODE that has become too stiff, does to training:
             "stop" ends it, and the last checkpoint stays; "skip" goes on with the next batch, and logs how many.
         seed: Seed of times and noise; the trainer's unless given.
@@ -94,7 +98,8 @@ class DiffusionModule(LightningModule):
         optimizer: OptimizerConfig = OptimizerConfig(),
         channels_last: bool = True,
         compile: bool = False,
-        effort: Literal["full", "random"] = "full",
+        effort: Mode = "full",
+        sandwich: Sandwich = Sandwich(),
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
     ) -> None:
@@ -107,7 +112,9 @@ class DiffusionModule(LightningModule):
             backbone.compile()  # in place: keys of the checkpoint stay as they are
         self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
-        self.effort, self.on_failure, self.skipped = effort, on_failure, 0
+        check_mode(effort, backbone.efforts, sandwich, denoiser)
+        self.effort, self.sandwich = effort, sandwich
+        self.on_failure, self.skipped = on_failure, 0
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
         self.images_seen, self.train_seconds = 0, 0.0
@@ -165,17 +172,25 @@ class DiffusionModule(LightningModule):
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         key = (0, self.global_step, batch_idx, self.global_rank)
         torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
-        loss, per_sample, t = self.objective(self.denoiser, batch, self.generator(*key), self._effort(*key))
-        self.noise_bins.add(self.denoiser.process.log_snr(t), per_sample)
-        self.images_seen += len(batch["image"]) * self.trainer.world_size
+        efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
+        passes = partial(self._pass_generator, key)
+        losses = sandwich_losses(self.objective, self.denoiser, batch, efforts, self.sandwich, passes)
+        size = len(batch["image"])
+        self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
+        self.images_seen += size * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
-        return loss
+        self.log("train/loss", losses[0].loss, prog_bar=True, batch_size=size)
+        if len(efforts) > 1:
+            self.log_dict({f"train/loss_at_{e:g}": x.per_sample.mean() for e, x in zip(efforts, losses, strict=True)})
+        return torch.stack([loss.loss for loss in losses]).sum()
 
-    def _effort(self, *key: int) -> Effort | None:
-        """The effort of a step; None is the full network."""
-        efforts = self.denoiser.efforts
-        return efforts[self._mixed(2, *key) % len(efforts)] if self.effort == "random" else None
+    def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
+        """Times and noise of one pass of a step; a step of a single pass is the first."""
+        return self.generator(*key, index) if index else self.generator(*key)
+
+    def training_macs(self) -> int:
+        """Multiply-adds of training on one image, forward and backward, of all the efforts of a step."""
+        return expected_macs(self.denoiser.backbone, self.effort, self.sandwich)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the loss by noise level and the images seen as often as the loss."""

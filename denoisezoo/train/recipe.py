@@ -20,6 +20,7 @@ from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, Checkpoints
 from denoisezoo.train.data import ImageData
+from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 
@@ -94,7 +95,7 @@ def _known_keys() -> set[str]:
     """Every key that a recipe may hold: the parameters of the classes that it can build."""
     from lightning.pytorch import Trainer
 
-    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, EMA, SampleGrid, Checkpoints]
+    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, Sandwich, EMA, SampleGrid, Checkpoints]
     for base in BASES:
         classes.extend(_subclasses(base))
     keys = {"trainer", "model", "data", "ema", "samples", "checkpoint", "seed_everything", "wandb"}

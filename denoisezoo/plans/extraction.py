@@ -1,0 +1,87 @@
+"""Before sampling by a plan: each effort that it uses becomes a network of its own, so that time falls with MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from denoisezoo.archs import Backbone, Effort
+from denoisezoo.diffusion import NetworkDenoiser
+
+
+class EffortTable(Backbone):
+    """Networks of a single effort each, called by their efforts; the last is the default.
+
+    Args:
+        networks: One for each effort, in the order of their cost.
+    """
+
+    def __init__(self, networks: Iterable[Backbone]) -> None:
+        nn.Module.__init__(self)
+        self.networks = nn.ModuleList(networks)
+        self.spec = self.networks[-1].spec
+        self.efforts = tuple(network.efforts[0] for network in self.networks)
+
+    def network(self, effort: Effort | None = None) -> Backbone:
+        """The network of an effort.
+
+        Raises:
+            UserError: There is none.
+        """
+        found: Backbone = self.networks[self.efforts.index(self.check_effort(effort))]
+        return found
+
+    def num_params(self, effort: Effort | None = None) -> int:
+        """See `Backbone.num_params`."""
+        return super().num_params() if effort is None else self.network(effort).num_params(effort)
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Tensor:
+        """See `Backbone.forward`."""
+        y: Tensor = self.network(effort)(x, c_noise, label=label, cond=cond, augment=augment)
+        return y
+
+
+def extracted(denoiser: NetworkDenoiser, efforts: Iterable[Effort], compile: bool = False) -> NetworkDenoiser:
+    """A denoiser that has only some efforts, each as fast as its family can make it.
+
+    Args:
+        denoiser: Stays as it is.
+        efforts: Those to take out.
+        compile: Compile each network, for each shape of its input.
+
+    Returns:
+        In the mode, on the device and in the dtype of `denoiser`.
+
+    Raises:
+        UserError: The network lacks one of the efforts.
+    """
+    wanted = {denoiser.backbone.check_effort(effort) for effort in efforts}
+    networks = [denoiser.backbone.extract(effort) for effort in denoiser.backbone.efforts if effort in wanted]
+    if compile:
+        for network in networks:
+            network.compile(dynamic=False)
+    table = EffortTable(networks).train(denoiser.training)
+    return NetworkDenoiser(table, denoiser.process, denoiser.preconditioning)
+
+
+@torch.inference_mode()
+def warm_up(denoiser: NetworkDenoiser, shape: tuple[int, ...], efforts: Iterable[Effort]) -> None:
+    """Call some efforts once with a batch of `shape` (B, C, H, W), so that compiling is not timed later."""
+    first = next(denoiser.parameters())
+    t = torch.full(shape[:1], denoiser.process.t_max, dtype=torch.float64, device=first.device)
+    cond_channels = denoiser.backbone.spec.cond_channels
+    cond = torch.zeros(shape[0], cond_channels, *shape[2:], device=first.device) if cond_channels else None
+    label = torch.zeros(shape[:1], dtype=torch.int64, device=first.device) if denoiser.backbone.spec.num_classes else None
+    for effort in efforts:
+        denoiser(torch.zeros(shape, device=first.device), t, label=label, cond=cond, effort=effort)

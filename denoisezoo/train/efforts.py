@@ -1,0 +1,124 @@
+"""Which efforts of an elastic network a training step trains, and what that costs.
+
+The sandwich (Yu and Huang 2019, arXiv 1903.05134; DDSM, arXiv 2310.03337, as its code has it): the full network, the
+cheapest, and some drawn at random, each with a loss of its own; their gradients are summed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from denoisezoo.archs import Backbone, Effort
+from denoisezoo.diffusion import Denoiser, Objective
+from denoisezoo.diffusion.objectives import Loss
+from denoisezoo.errors import UserError
+from denoisezoo.profiling.counting import count
+
+Mode = Literal["full", "random", "sandwich"]
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """What a sandwich is made of.
+
+    Args:
+        between: Efforts drawn at random, besides the full and the cheapest one.
+        shared_noise: Whether all passes see the same times and noise; DDSM draws anew for each.
+        distill: Whether the others learn the full network's prediction instead of the target (in-place distillation);
+            needs shared noise.
+    """
+
+    between: int = 1
+    shared_noise: bool = False
+    distill: bool = False
+
+    def check(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            UserError: Distillation between passes of different noise, or a negative number.
+        """
+        if self.between < 0:
+            raise UserError(f"sandwich.between is {self.between}", "give a whole number of at least 0")
+        if self.distill and not self.shared_noise:
+            raise UserError("sandwich.distill needs predictions of the same noise", "set sandwich.shared_noise true")
+
+
+def check_mode(mode: Mode, efforts: Sequence[Effort], sandwich: Sandwich, name: str) -> None:
+    """Refuse to train efforts that are not there.
+
+    Raises:
+        UserError: A sandwich of a network with one effort, or one that contradicts itself.
+    """
+    sandwich.check()
+    if mode == "sandwich" and len(efforts) < 2:
+        raise UserError(f"{name} has one effort, which makes no sandwich", "set model.effort full, or choose another")
+
+
+def choose(mode: Mode, efforts: Sequence[Effort], sandwich: Sandwich, seed: int) -> list[Effort]:
+    """The efforts of one step, the full one first if it is among them; they depend on the seed alone."""
+    if mode == "full":
+        return [efforts[-1]]
+    if mode == "random":
+        return [efforts[seed % len(efforts)]]
+    middle = efforts[1:-1]
+    order = torch.randperm(len(middle), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [efforts[-1], efforts[0], *(middle[i] for i in order[: sandwich.between])]
+
+
+def sandwich_losses(
+    objective: Objective,
+    denoiser: Denoiser,
+    batch: dict[str, Tensor],
+    efforts: Sequence[Effort],
+    sandwich: Sandwich,
+    generator: Callable[[int], torch.Generator],
+) -> list[Loss]:
+    """The losses of the efforts of one step; the gradient of their sum is the sum of their gradients.
+
+    Args:
+        objective: The objective.
+        denoiser: The denoiser in training.
+        batch: See `Objective`.
+        efforts: From `choose`.
+        sandwich: What passes share.
+        generator: Gives a generator for the number of a pass, the same one for the same number.
+    """
+    losses: list[Loss] = []
+    for index, effort in enumerate(efforts):
+        # What the others distil is the full network's error, since all errors have the same target.
+        teacher = losses[0].error.detach() if sandwich.distill and index else None
+        source = generator(0 if sandwich.shared_noise else index)
+        losses.append(objective(denoiser, batch, source, effort, teacher))
+    return losses
+
+
+def training_macs(backbone: Backbone, effort: Effort | None = None) -> int:
+    """Multiply-adds of forward and backward for one image, at an effort (None is the full network)."""
+    shadow = copy.deepcopy(backbone).to("meta").train()
+    spec = shadow.spec
+    x = torch.zeros(1, spec.in_channels, spec.resolution, spec.resolution, device="meta")
+    cond = torch.zeros(1, spec.cond_channels, *x.shape[2:], device="meta") if spec.cond_channels else None
+
+    def step() -> None:
+        shadow(x, torch.zeros(1, device="meta"), cond=cond, effort=effort).sum().backward()
+
+    return count(step).macs
+
+
+def expected_macs(backbone: Backbone, mode: Mode, sandwich: Sandwich) -> int:
+    """Multiply-adds of training on one image, on average over the efforts that a step draws."""
+    if mode == "full":
+        return training_macs(backbone)
+    macs = [training_macs(backbone, effort) for effort in backbone.efforts]
+    if mode == "random":
+        return round(sum(macs) / len(macs))
+    middle = macs[1:-1]
+    drawn = min(sandwich.between, len(middle))
+    return macs[-1] + macs[0] + (round(drawn * sum(middle) / len(middle)) if drawn else 0)
