@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("denoisezoo.commands.evaluate", "metrics of a run, each with its card"),
     "profile": ("denoisezoo.commands.profile", "params, MACs, latency, memory; with a sampler, the whole trajectory"),
     "compare": ("denoisezoo.commands.compare", "train, sample, evaluate and price variants on equal terms; one report"),
+    "search": ("denoisezoo.commands.search", "the best plan at a budget: how much of the network at each noise level"),
     "study": ("denoisezoo.commands.study", "solvers, adjoint memory and noise robustness of networks; a page each"),
     "doctor": ("denoisezoo.commands.doctor", "what this machine and installation can do, and what is missing"),
 }

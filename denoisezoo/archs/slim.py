@@ -2,10 +2,10 @@
 arXiv 2310.03337. One set of weights serves several widths; a width is an effort, so that a plan can choose one for each
 noise level. Any U-Net of the zoo becomes slimmable by naming it as the base.
 
-- `slim_ddpm_cifar10` is the released supernet (EnVision-Research/DDSM): DDPM's CIFAR-10 network, whose time embedding is
-  slimmed but for its sinusoids; 32 groups in every norm, so that at width 0.25 a group is a single channel; one scale
-  and shift per norm; and decoder blocks that multiply [decoder, skip] by the first columns of their weights, so that
-  below full width a skip's channels meet the weights of others.
+- `slim_ddpm_cifar10` is the released supernet (EnVision-Research/DDSM): DDPM's CIFAR-10 network, its time embedding
+  slimmed, too, but for the sinusoids; 32 groups in every norm, so that at width 0.25 a group is a single channel; one
+  scale and shift per norm; and decoder blocks that multiply [decoder, skip] by the first columns of their weights, so
+  that below full width a skip's channels meet the weights of others.
 - `slim_ddpm_cifar10_aligned` is mended: the two are sliced apart, groups keep their channels, every width has norms of
   its own (Yu et al. 2018, arXiv 1812.08928). The small variants are made this way.
 - `slim_missing_u_digits` can also choose the number of solver steps of its ODE blocks: effort = steps - 1 + width.

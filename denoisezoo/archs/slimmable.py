@@ -135,7 +135,7 @@ class SlimConv2d(SlimLayer):
     def forward(self, x: Tensor, out: int | None = None) -> Tensor:
         """Convolve (B, C, H, W) to (B, out, H', W')."""
         weight, bias = self.weights(x.shape[1], out)
-        return F.conv2d(x, weight, bias, self.stride, self.padding)  # type: ignore[arg-type]
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
 
     def dense(self, width: float) -> nn.Conv2d:
         """See `Slimmable`."""

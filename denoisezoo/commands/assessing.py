@@ -37,7 +37,9 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     group.add_argument("--batch-size", type=whole(1), default=256, help="images at a time (%(default)s)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
     group.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16 or float64")
-    group.add_argument("--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5")
+    group.add_argument(
+        "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
+    )
     group.add_argument("--compile", action="store_true", help="compile the network first")
 
 

@@ -116,9 +116,7 @@ def expand(recipes: list[str]) -> list[str]:
     return found
 
 
-def plan_jobs(
-    recipes: list[str], seeds: list[int], budget: Budget, out: Path, plan: Plan | None = None
-) -> list[Job]:
+def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path, plan: Plan | None = None) -> list[Job]:
     """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
 
     Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing.

@@ -94,7 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     image.add_argument("--sampler", metavar="S", help="run this sampler, e.g. heun or ddim:eta=0.5")
     image.add_argument("--steps", type=at_least_one, metavar="N", help="its steps")
     image.add_argument("--process", metavar="P", help="process for registered names (the zoo's default)")
-    image.add_argument("--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5")
+    image.add_argument(
+        "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
+    )
     image.add_argument("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
     image.add_argument("--plot", metavar="PATH", help="write a page that shows MACs against noise level")
     add_output_arguments(parser)

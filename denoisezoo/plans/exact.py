@@ -67,7 +67,9 @@ def exact_front(
     """
     loss, cost = np.asarray(loss, dtype=np.float64), np.asarray(cost, dtype=np.float64)
     if loss.ndim != 2 or loss.shape != cost.shape or not loss.size:
-        raise UserError(f"tables of loss {loss.shape} and cost {cost.shape} do not fit", "give both as (levels, efforts)")
+        raise UserError(
+            f"tables of loss {loss.shape} and cost {cost.shape} do not fit", "give both as (levels, efforts)"
+        )
     if not (np.isfinite(loss).all() and np.isfinite(cost).all()):
         raise UserError("the table of losses or costs has values that are not finite", "measure it again")
     if not 1 <= min_segment <= len(loss):
@@ -124,7 +126,9 @@ def _tagged(front: _Front, source: int) -> _Front:
 
 def _merge(fronts: Sequence[_Front], unit: float) -> _Front:
     """Of several fronts, the plans that none beats; within a `unit` of cost only the best."""
-    fields = [np.concatenate([getattr(f, name) for f in fronts]) for name in ("cost", "loss", "source", "index", "piece")]
+    fields = [
+        np.concatenate([getattr(f, name) for f in fronts]) for name in ("cost", "loss", "source", "index", "piece")
+    ]
     cost, loss = fields[0], fields[1]
     order = np.lexsort((loss, cost))
     best_before = np.minimum.accumulate(np.concatenate([[np.inf], loss[order][:-1]])) if len(order) else loss
@@ -133,7 +137,7 @@ def _merge(fronts: Sequence[_Front], unit: float) -> _Front:
         cell = np.floor(cost[kept] / unit)
         last_of_cell = np.append(cell[1:] != cell[:-1], True)  # the dearest in a cell has the lowest loss
         kept = kept[last_of_cell]
-    return _Front(*(f[kept] for f in fields))  # type: ignore[arg-type]
+    return _Front(*(f[kept] for f in fields))
 
 
 def _trace(table: list[list[_Front]], done: int, effort: int, index: int) -> tuple[int, ...]:

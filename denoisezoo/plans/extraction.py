@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,10 @@ class EffortTable(Backbone):
 
     def __init__(self, networks: Iterable[Backbone]) -> None:
         nn.Module.__init__(self)
-        self.networks = nn.ModuleList(networks)
-        self.spec = self.networks[-1].spec
-        self.efforts = tuple(network.efforts[0] for network in self.networks)
+        found = list(networks)
+        self.networks = nn.ModuleList(found)
+        self.spec = found[-1].spec
+        self.efforts = tuple(network.efforts[0] for network in found)
 
     def network(self, effort: Effort | None = None) -> Backbone:
         """The network of an effort.
@@ -30,7 +32,7 @@ class EffortTable(Backbone):
         Raises:
             UserError: There is none.
         """
-        found: Backbone = self.networks[self.efforts.index(self.check_effort(effort))]
+        found: Any = self.networks[self.efforts.index(self.check_effort(effort))]
         return found
 
     def num_params(self, effort: Effort | None = None) -> int:
@@ -82,6 +84,8 @@ def warm_up(denoiser: NetworkDenoiser, shape: tuple[int, ...], efforts: Iterable
     t = torch.full(shape[:1], denoiser.process.t_max, dtype=torch.float64, device=first.device)
     cond_channels = denoiser.backbone.spec.cond_channels
     cond = torch.zeros(shape[0], cond_channels, *shape[2:], device=first.device) if cond_channels else None
-    label = torch.zeros(shape[:1], dtype=torch.int64, device=first.device) if denoiser.backbone.spec.num_classes else None
+    label = (
+        torch.zeros(shape[:1], dtype=torch.int64, device=first.device) if denoiser.backbone.spec.num_classes else None
+    )
     for effort in efforts:
         denoiser(torch.zeros(shape, device=first.device), t, label=label, cond=cond, effort=effort)

@@ -16,6 +16,19 @@ body{font:15px sans-serif;max-width:1000px;margin:auto;padding:1em} td,th{paddin
 </style>"""
 
 
+def graph_objects() -> Any:
+    """plotly's figures.
+
+    Raises:
+        UserError: plotly is not installed.
+    """
+    try:
+        import plotly.graph_objects
+    except ImportError:
+        raise UserError("plotly is not installed", "pip install plotly, or use --json and --csv only") from None
+    return plotly.graph_objects
+
+
 def write_study(
     path: str | os.PathLike[str],
     title: str,
@@ -37,10 +50,7 @@ def write_study(
     Raises:
         UserError: plotly is not installed, or the path cannot be written.
     """
-    try:
-        import plotly.graph_objects as go
-    except ImportError:
-        raise UserError("plotly is not installed", "pip install plotly, or use --json and --csv only") from None
+    go = graph_objects()
     drawn = []
     for number, plot in enumerate(plots):
         figure = go.Figure(traces(rows, plot), layout=layout(plot))

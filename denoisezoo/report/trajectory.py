@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from denoisezoo.errors import UserError
 from denoisezoo.files import write_text
+from denoisezoo.report.study import graph_objects
 
 
 def write_trajectories(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -20,10 +20,7 @@ def write_trajectories(path: str | os.PathLike[str], rows: Sequence[Mapping[str,
     Raises:
         UserError: plotly is not installed, or the path cannot be written.
     """
-    try:
-        import plotly.graph_objects as go
-    except ImportError:
-        raise UserError("plotly is not installed", "pip install plotly, or leave --plot out") from None
+    go = graph_objects()
     figure = go.Figure([trace(row) for row in rows if "trajectory" in row])
     figure.update_layout(
         title="What an image costs, call by call",

@@ -128,7 +128,11 @@ def draw_with(
 
 
 def price(
-    run: Run, settings: Settings, timed: bool = True, denoiser: NetworkDenoiser | None = None, effort: Effort | None = None
+    run: Run,
+    settings: Settings,
+    timed: bool = True,
+    denoiser: NetworkDenoiser | None = None,
+    effort: Effort | None = None,
 ) -> Trajectory:
     """One image by the real sampler: what every denoiser call costs.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import signal
 import threading
 import time
@@ -12,11 +11,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from denoisezoo.archs import Backbone
 from denoisezoo.diffusion import create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.grid import image_grid, save_png
-from denoisezoo.profiling.counting import count
 from denoisezoo.train.ema import averaged_weights
 
 

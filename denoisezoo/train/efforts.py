@@ -50,6 +50,9 @@ class Sandwich:
             raise UserError("sandwich.distill needs predictions of the same noise", "set sandwich.shared_noise true")
 
 
+DDSM = Sandwich()
+
+
 def check_mode(mode: Mode, efforts: Sequence[Effort], sandwich: Sandwich, name: str) -> None:
     """Refuse to train efforts that are not there.
 

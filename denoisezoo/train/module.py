@@ -17,7 +17,7 @@ from torch import Tensor
 from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.errors import ComputationError, UserError, unknown
-from denoisezoo.train.efforts import Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
+from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.noise_bins import NoiseBins
 
 
@@ -99,7 +99,7 @@ class DiffusionModule(LightningModule):
         channels_last: bool = True,
         compile: bool = False,
         effort: Mode = "full",
-        sandwich: Sandwich = Sandwich(),
+        sandwich: Sandwich = DDSM,
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
     ) -> None:

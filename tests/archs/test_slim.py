@@ -131,9 +131,8 @@ def test_threads_at_different_widths_do_not_disturb_each_other():
 
     def work(effort: float) -> None:
         with torch.no_grad():
-            for _ in range(20):
-                if not torch.equal(net(**given, effort=effort), expected[effort]):
-                    wrong.append(effort)
+            answers = [net(**given, effort=effort) for _ in range(20)]
+        wrong.extend(effort for y in answers if not torch.equal(y, expected[effort]))
 
     threads = [threading.Thread(target=work, args=(net.efforts[i % 2],)) for i in range(8)]
     for thread in threads:

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule
 
 from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.errors import UserError
-from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.checkpoint import read_checkpoint
+from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import train
 from denoisezoo.train.module import OptimizerConfig
