@@ -1,0 +1,111 @@
+"""How much of the multiply-adds that a plan saves is saved in time: full and planned sampling in turns, one process.
+
+python benchmarks/extraction.py --csv results/extraction_cpu.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from denoisezoo.archs import create_denoiser
+from denoisezoo.diffusion import NetworkDenoiser, create_sampler
+from denoisezoo.diffusion.denoiser import default_denoiser
+from denoisezoo.evaluation.card import device_name
+from denoisezoo.plans import Plan, extracted, find_plan
+from denoisezoo.plans.extraction import warm_up
+from denoisezoo.profiling.trajectory import ConstantPlan, counting_copy, trace
+
+TARGETS = {1: 0.90, 8: 0.95, 32: 1.0}
+STEPS = {1: 40, 8: 20, 32: 10}
+
+
+def macs_saved(denoiser: NetworkDenoiser, u_T: torch.Tensor, steps: int, plan: Plan) -> float:
+    sampler = create_sampler("ddim")
+    counted = counting_copy(denoiser)
+    full, planned = (
+        trace(counted, sampler, u_T[:1].cpu(), steps=steps, plan=p, timed=False).macs_per_image
+        for p in (ConstantPlan(1.0), plan)
+    )
+    return 1 - planned / full
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    begin = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def measure(name: str, plan_name: str, batch: int, mode: str, rounds: int, device: torch.device) -> dict[str, object]:
+    torch.manual_seed(0)
+    plan = find_plan(plan_name)
+    denoiser = default_denoiser(create_denoiser(name).eval(), "vp_discrete").to(device)
+    denoiser.backbone.to(memory_format=torch.channels_last if "channels_last" in mode else torch.contiguous_format)
+    steps, sampler = STEPS[batch], create_sampler("ddim")
+    fast = denoiser if mode == "sliced" else extracted(denoiser, {*plan.efforts, 1.0}, compile="compiled" in mode)
+    u_T = sampler.prior(denoiser.process, (batch, 3, 32, 32), steps, dtype=torch.float32, device=device)
+    warm_up(fast, tuple(u_T.shape), fast.efforts)
+    times: dict[str, list[float]] = {"full": [], "planned": []}
+    for _ in range(rounds):
+        for which, chosen in (("full", None), ("planned", plan)):
+            times[which].append(seconds(lambda p=chosen: sampler(fast, u_T, steps=steps, plan=p), device))  # type: ignore[misc]
+    ratios = [planned / full for full, planned in zip(times["full"], times["planned"], strict=True)]
+    saved, time_saved = macs_saved(denoiser, u_T, steps, plan), 1 - statistics.median(ratios)
+    return {
+        "denoiser": name,
+        "plan": plan_name,
+        "mode": mode,
+        "batch_size": batch,
+        "steps": steps,
+        "rounds": rounds,
+        "full_ms_per_image": 1e3 * statistics.median(times["full"]) / batch,
+        "planned_ms_per_image": 1e3 * statistics.median(times["planned"]) / batch,
+        "macs_saved": saved,
+        "time_saved": time_saved,
+        "time_saved_lowest": 1 - max(ratios),
+        "time_saved_highest": 1 - min(ratios),
+        "share_of_macs_saved": time_saved / saved,
+        "target": TARGETS[batch],
+        "device_name": device_name(str(device)),
+        "torch": torch.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--denoiser", default="slim_ddpm_cifar10")
+    parser.add_argument("--plan", default="ddsm_cifar10")
+    parser.add_argument("--modes", default="sliced,contiguous,channels_last,channels_last compiled")
+    parser.add_argument("--batch-sizes", default="1,8,32")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    rows = []
+    for batch in map(int, args.batch_sizes.split(",")):
+        for mode in args.modes.split(","):
+            row = measure(args.denoiser, args.plan, batch, mode, args.rounds, torch.device(args.device))
+            rows.append(row)
+            print(
+                f"batch {batch:2d}  {mode:24s} full {row['full_ms_per_image']:7.0f} ms  planned "
+                f"{row['planned_ms_per_image']:7.0f} ms  saved: time {row['time_saved']:.3f}, MACs {row['macs_saved']:.3f}, "
+                f"ratio {row['share_of_macs_saved']:.3f} (target {row['target']})",
+                flush=True,
+            )
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

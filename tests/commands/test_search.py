@@ -1,0 +1,187 @@
+"""`denoisezoo search` as its user types it, and plans wherever a command samples."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from denoisezoo.cli import main
+from denoisezoo.plans import load_plan
+
+NETWORK = ("--model.network.resolution", "16", "--model.network.in_channels", "1", "--model.network.out_channels", "1")
+PLAIN = ("--model.network.num_classes", "0", "--model.network.cond_channels", "0", "--model.network.augment_dim", "0")
+TERMS = ("--sampler", "ddim", "--steps", "6", "--num", "40", "--batch-size", "40", "--images", "16")
+
+
+def trained(arguments, tmp_path, name, *more):
+    words = ["train", *arguments("--model.denoiser", name, "--model.effort", "sandwich", *NETWORK, *PLAIN, *more)]
+    assert main(words) == 0
+    return str(tmp_path / "run")
+
+
+@pytest.fixture
+def run(arguments, tmp_path):
+    return trained(arguments, tmp_path, "slim_tiny")
+
+
+def test_exact_search_writes_plans_tables_and_a_page(run, tmp_path, capsys):
+    rows = tmp_path / "rows.json"
+    assert main(["search", run, "--budget", "0.5,0.9", *TERMS, "--json", str(rows)]) == 0
+    out = tmp_path / "run" / "search"
+    text = capsys.readouterr().out
+    assert "of training's" in text
+    assert "the front under the loss table" in text
+    plan = load_plan(out / "plan_exact_0.5.json")
+    assert set(plan.efforts) <= {0.5, 1.0}
+    found = {row["plan"]: row for row in json.loads(rows.read_text())}
+    assert found["exact 0.5"]["cost_share"] <= 0.5 < found["effort 1"]["cost_share"] == 1
+    assert found["effort 1"]["excess"] == 0
+    assert found["exact 0.5"]["macs_per_image"] == price(run, out / "plan_exact_0.5.json", tmp_path)
+    with open(out / "table.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == 6 * 2
+    # 16 images at six levels, by both networks, as the command says it spent
+    assert found["effort 1"]["search_macs"] == 16 * (
+        found["effort 1"]["macs_per_image"] + found["effort 0.5"]["macs_per_image"]
+    )
+    page = (out / "search.html").read_text()
+    assert "Effort by noise level" in page
+    assert "one effort throughout" in page
+
+
+def price(run, plan, tmp_path):
+    path = tmp_path / "price.json"
+    words = ["profile", run, "--counts-only", "--sampler", "ddim", "--steps", "6", "--plan", str(plan)]
+    assert main([*words, "--json", str(path)]) == 0
+    return json.loads(path.read_text())[0]["macs_per_image"]
+
+
+def test_the_same_search_works_on_solver_steps(arguments, tmp_path):
+    run = trained(arguments, tmp_path, "missing_u_second_order_tiny", "--model.sandwich.between", "0")
+    rows = tmp_path / "rows.json"
+    assert main(["search", run, "--budget", "0.8", *TERMS, "--json", str(rows)]) == 0
+    assert {"effort 1", "effort 2", "exact 0.8"} <= {row["plan"] for row in json.loads(rows.read_text())}
+
+
+def test_plans_are_taken_wherever_one_samples(run, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"efforts": [0.5, 1.0], "edges": [0.0]}')
+    out = tmp_path / "images"
+    assert main(["sample", run, "--plan", str(plan), "--num", "2", "--steps", "3", "--out", str(out)]) == 0
+    assert json.loads((out / "samples.json").read_text())["plan"] == {"efforts": [0.5, 1.0], "edges": [0.0]}
+    row = tmp_path / "row.json"
+    words = ["evaluate", run, "--plan", "uniform:effort=0.5", "--steps", "2", "--num", "40", "--json", str(row)]
+    assert main(words) == 0
+    found = json.loads(row.read_text())[0]
+    assert json.loads(found["plan"]) == {"efforts": [0.5], "edges": []}
+    full = tmp_path / "full.json"
+    assert main(["evaluate", run, "--steps", "2", "--num", "40", "--json", str(full)]) == 0
+    assert found["macs_per_image"] < 0.5 * json.loads(full.read_text())[0]["macs_per_image"]
+
+
+def test_latency_as_the_cost(run, tmp_path):
+    rows = tmp_path / "rows.json"
+    assert main(["search", run, "--budget", "1", "--cost", "latency", *TERMS, "--json", str(rows)]) == 0
+    assert max(row["cost_share"] for row in json.loads(rows.read_text())) == pytest.approx(1)
+
+
+EVOLUTION = ("--method", "nsga2", "--trials", "12", "--population", "4", "--budget", "0.9")
+
+
+def test_evolution_starts_from_the_exact_plans_and_goes_on(run, tmp_path, capsys):
+    rows = tmp_path / "rows.json"
+    words = ["search", run, *EVOLUTION, *TERMS, "--grids", "process,log_snr", "--json", str(rows)]
+    assert main(words) == 0
+    found = [row for row in json.loads(rows.read_text()) if row["plan"] == "nsga2"]
+    assert found
+    assert all(row["quality"] > 0 for row in found)
+    spent = json.loads(rows.read_text())[0]["search_macs"]
+    assert main(words) == 0  # nothing is left to do
+    assert json.loads(rows.read_text())[0]["search_macs"] < spent / 2
+    assert main([*words, "--steps", "5"]) == 2
+    assert "about another search" in capsys.readouterr().err
+
+
+def test_a_killed_search_is_joined_by_the_same_command(run, tmp_path):
+    study = tmp_path / "study.log"
+    words = ["search", run, *EVOLUTION, *TERMS, "--storage", str(study)]
+    process = subprocess.Popen([sys.executable, "-m", "denoisezoo", *words], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    begin = time.monotonic()
+    while not study.exists() or study.read_text().count('"state":1') < 2:
+        assert process.poll() is None or study.exists()
+        assert time.monotonic() - begin < 120
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert main(words) == 0
+    text = study.read_text()
+    assert text.count('"state":1') >= 12
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--budget", "0.1"], "below the smallest network's"),
+        (["--budget", "1.5"], "should be above 0, up to 1"),
+        (["--method", "annealing"], "did you mean|exact"),
+        (["--plan", "uniform:effort=1"], "leave it out"),
+        (["--method", "nsga2", "--grids", "emd"], "edm"),
+    ],
+)
+def test_searches_that_cannot_be(run, words, told, capsys):
+    assert main(["search", run, *TERMS, *words]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.count("\n") == 0
+    assert __import__("re").search(told, error)
+
+
+def test_a_network_without_a_choice(arguments, tmp_path, capsys):
+    assert main(["train", *arguments()]) == 0
+    capsys.readouterr()
+    assert main(["search", str(tmp_path / "run"), *TERMS]) == 2
+    assert "one effort" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"efforts": [0.5, 1.0], "edges": []}', "lacks an edge"),
+        ('{"efforts": [1.0], "edges": [0.0, 1.0]}', "does not cover all noise levels"),
+        ('{"efforts": [0.3], "edges": []}', "uses effort 0.3, this one offers 0.5, 1"),
+        ("{", "no JSON"),
+    ],
+)
+def test_plans_that_cannot_be_used(run, content, told, tmp_path, capsys):
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    capsys.readouterr()
+    for command in ("sample", "evaluate", "profile"):
+        assert (
+            main(
+                [
+                    command,
+                    run,
+                    "--plan",
+                    str(path),
+                    *(["--sampler", "ddim"] if command == "profile" else []),
+                    "--steps",
+                    "2",
+                ]
+            )
+            == 2
+        )
+        error = capsys.readouterr().err.strip()
+        assert told in error
+        assert error.count("\n") == 0
+
+
+def test_a_damaged_study(run, tmp_path, capsys):
+    study = tmp_path / "study.log"
+    study.write_text("garbage\n")
+    assert main(["search", run, *EVOLUTION, *TERMS, "--storage", str(study)]) == 2
+    assert "study" in capsys.readouterr().err
