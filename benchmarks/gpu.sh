@@ -19,12 +19,15 @@ NETS=(ddpm_cifar10 ddpmpp_cifar10 ncsnpp_cifar10 adm_imagenet64)
 "${DZ[@]}" profile "${NETS[@]}" --device cuda --batch-size 64 --variants channels_last,bf16,compiled_bf16 --training \
   --csv "$OUT/training_$NAME.csv"
 
+# What a plan saves in time of what it saves in multiply-adds.
+"$PYTHON" benchmarks/extraction.py --device cuda --rounds 5 --csv "$OUT/extraction_$NAME.csv"
+
 # Each family on the same zip, equal images; the test split is held out of the training zip.
 WORK=$(mktemp -d)
-for family in ddpm ddpmpp ncsnpp adm; do
+for family in ddpm ddpmpp ncsnpp adm missing_u_fast slim; do
   sed -e "s#path: data/cifar10-jpeg-train.zip#path: $ZIP#" -e "/test_path:/d" \
     "denoisezoo/configs/cifar10_zip/$family.yaml" > "$WORK/$family.yaml"
 done
 "${DZ[@]}" compare "$WORK"/*.yaml --budget images=512000 --device cuda --sampler heun --steps 18 --num 5000 \
-  --features pixels --title "Four families on CIFAR-10, $NAME" --out "$WORK/compare"
+  --features pixels --title "Six denoisers on CIFAR-10, $NAME" --out "$WORK/compare"
 cp "$WORK/compare/results.csv" "$OUT/cifar10_zip_$NAME.csv"

@@ -229,8 +229,7 @@ FAMILY.variant(
 )
 FAMILY.variant(
     "slim_ddpm_digits",
-    SlimConfig(base="ddpm_digits", channels=16, **GREY),
-    Cost(141_037, 3_460_672),
+    SlimConfig(base="ddpm_digits", channels=16, widths=(0.5, 0.75, 1.0), **GREY),
     Cost(558_521, 13_674_240),
     Cost(1_252_453, 30_640_704),
     Cost(2_222_833, 54_360_064),

@@ -1,5 +1,7 @@
 """The loss table and the propagation of errors against the Gaussian, where both are known in closed form."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -154,14 +156,33 @@ def test_extraction_samples_as_the_network_does():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
     denoiser, sampler = default_denoiser(net), create_sampler("ddim")
-    plan = Plan((0.25, 1.0, 0.5), (-1.0, 2.0))
+    plan = Plan((0.75, 1.0, 0.5), (-1.0, 2.0))
     fast = extracted(denoiser, plan.efforts)
     assert isinstance(fast, NetworkDenoiser)
-    assert fast.efforts == (0.25, 0.5, 1.0)
+    assert fast.efforts == (0.5, 0.75, 1.0)
     u_T = sampler.prior(denoiser.process, (2, 1, 16, 16), 8, torch.Generator().manual_seed(0))
     expected = sampler(denoiser, u_T, steps=8, plan=plan).images
     torch.testing.assert_close(sampler(fast, u_T, steps=8, plan=plan).images, expected, rtol=1e-5, atol=1e-5)
-    with pytest.raises(UserError, match=r"effort 0\.75"):
-        fast(u_T, torch.full((2,), 1.0, dtype=torch.float64), effort=0.75)
+    with pytest.raises(UserError, match=r"effort 0\.25"):
+        fast(u_T, torch.full((2,), 1.0, dtype=torch.float64), effort=0.25)
     with pytest.raises(UserError, match=r"effort 0\.3"):
         extracted(denoiser, [0.3])
+
+
+def test_two_threads_sampling_at_different_widths_agree_with_serial_runs():
+    torch.manual_seed(0)
+    net = create_denoiser("slim_tiny", num_classes=0, cond_channels=0, augment_dim=0).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    denoiser, sampler = default_denoiser(net), create_sampler("ddim")
+    u_T = sampler.prior(denoiser.process, (2, 3, 8, 8), 10, torch.Generator().manual_seed(0), dtype=torch.float32)
+
+    def sample(effort):
+        return sampler(denoiser, u_T, steps=10, plan=Plan((effort,))).images
+
+    serial = {effort: sample(effort) for effort in net.efforts}
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda effort: (effort, sample(effort)), net.efforts * 4))
+    assert all(torch.equal(images, serial[effort]) for effort, images in found)
+    assert not torch.equal(serial[0.5], serial[1.0])

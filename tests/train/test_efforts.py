@@ -94,7 +94,7 @@ def test_distillation_learns_the_full_networks_prediction(setting):
 
 
 def test_cost_of_a_step():
-    net = create_denoiser("slim_ddpm_digits")
+    net = create_denoiser("slim_ddpm_small32")
     each = [training_macs(net, effort) for effort in net.efforts]
     assert expected_macs(net, "full", Sandwich()) == each[-1]
     assert expected_macs(net, "random", Sandwich()) == round(sum(each) / 4)
