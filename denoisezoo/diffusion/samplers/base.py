@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
+from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.noise import Noise
-from denoisezoo.diffusion.process import Process, apply_blocks
+from denoisezoo.diffusion.process import Process
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.process import Process, ScalarProcess, apply_blocks
+from denoisezoo.diffusion.process import Process, ScalarProcess
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.errors import UserError
 
