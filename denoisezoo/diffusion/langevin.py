@@ -41,6 +41,7 @@ class CLD(Process):
         variance_0: Variance of the noise at t = 0, to keep R regular (1e-6 in gDDIM's code).
         t_min: Smallest time of sampling.
         t_train_min: Smallest time of training.
+        start: Variances of position and velocity in the noise at t = 0; from `gamma` and `variance_0` unless given.
     """
 
     default_preconditioning = "eps"
@@ -56,6 +57,7 @@ class CLD(Process):
         variance_0: float = 1e-6,
         t_min: float = 1e-3,
         t_train_min: float = 1e-5,
+        start: tuple[float, float] | None = None,
     ) -> None:
         if min(beta_min, inverse_mass, gamma, variance_0) <= 0 or beta_d < 0:
             raise UserError(
@@ -70,10 +72,8 @@ class CLD(Process):
         self.Gamma = 2 * self.M**0.5
         self.t_min, self.t_max, self.t_train_min = t_min, 1.0, t_train_min
         self.velocity, self.velocity_variance = velocity, gamma * self.M
-        self.start_variance = (
-            variance_0,
-            variance_0 + (self.velocity_variance if velocity == "marginal" else 0.0),
-        )
+        marginal = self.velocity_variance if velocity == "marginal" else 0.0
+        self.start_variance = (variance_0, variance_0 + marginal) if start is None else tuple(start)
         self._angles = AngleTable(self)
 
     # The state

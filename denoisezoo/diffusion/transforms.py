@@ -88,8 +88,13 @@ def haar_bands(resolution: int, levels: int) -> Tensor:
     return band
 
 
-@lru_cache(maxsize=16)
-def _cosines(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _cosines(n: int, like: Tensor) -> Tensor:
+    """The DCT's matrix (n, n) in the dtype and on the device of `like`, kept for the next time."""
+    build = _build_cosines if torch.compiler.is_compiling() else _kept_cosines
+    return build(n, like.dtype, like.device)
+
+
+def _build_cosines(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Orthonormal DCT-II matrix (n, n): sqrt((2 - [k = 0]) / n) cos(pi k (2 i + 1) / (2 n))."""
     with torch.inference_mode(False):  # kept for later, when gradients may be wanted
         k = torch.arange(n, dtype=torch.float64, device="cpu")
@@ -98,16 +103,19 @@ def _cosines(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         return matrix.to(device=device, dtype=dtype)
 
 
+_kept_cosines = lru_cache(maxsize=16)(_build_cosines)
+
+
 def dct(image: Tensor) -> Tensor:
     """DCT-II over the last two axes: image (..., H, W) to frequencies (..., H, W), the constant top left."""
-    rows, columns = (_cosines(n, image.dtype, image.device) for n in image.shape[-2:])
+    rows, columns = (_cosines(n, image) for n in image.shape[-2:])
     with torch.autocast(image.device.type, enabled=False):
         return rows @ image @ columns.T
 
 
 def inverse_dct(frequencies: Tensor) -> Tensor:
     """Inverse of `dct`."""
-    rows, columns = (_cosines(n, frequencies.dtype, frequencies.device) for n in frequencies.shape[-2:])
+    rows, columns = (_cosines(n, frequencies) for n in frequencies.shape[-2:])
     with torch.autocast(frequencies.device.type, enabled=False):
         return rows.T @ frequencies @ columns
 

@@ -140,6 +140,7 @@ class Sampler(ABC):
         process = denoiser.process
         self.check(process)
         grid = self.grid(process, steps)
+        check_stages(process, grid)
         call = Caller(denoiser, self.nfe(steps), plan, label, cond, on_step)
         with torch.inference_mode():
             u_0 = self.walk(call, u_T, grid, generator)
@@ -176,6 +177,8 @@ class Sampler(ABC):
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """Carry the state `u` (B, C, H, W) from grid[0] to grid[-1] = 0 and return u_0.
 
+        Before each step from a time t, `process.expand` lets in what enters the state at t.
+
         The grid stays on the CPU: numbers of it steer the loop and scale tensors on any device, without a wait.
         """
 
@@ -193,6 +196,20 @@ class GridSampler(Sampler):
     def grid(self, process: Process, steps: int) -> Tensor:
         """The chosen grid (steps + 1,), float64."""
         return GRIDS[self.time_grid](process, steps)
+
+
+def check_stages(process: Process, grid: Tensor) -> None:
+    """Refuse a grid that steps across a time at which coefficients enter the state.
+
+    Raises:
+        UserError: Naming the time.
+    """
+    for first, _ in process.stages[1:]:
+        if not bool((grid == first).any()):
+            raise UserError(
+                f"the time grid has no step at t = {first:g}, where a stage of {type(process).__name__} begins",
+                "use time_grid=process",
+            )
 
 
 def transfer(process: Process, prediction: Prediction, s: Tensor) -> Tensor:
