@@ -59,10 +59,10 @@ class CLD(Process):
         t_train_min: float = 1e-5,
         start: tuple[float, float] | None = None,
     ) -> None:
-        if min(beta_min, inverse_mass, gamma, variance_0) <= 0 or beta_d < 0:
+        if min(beta_min, inverse_mass, gamma, variance_0, *(start or ())) <= 0 or beta_d < 0:
             raise UserError(
-                f"beta_min {beta_min}, beta_d {beta_d}, inverse_mass {inverse_mass}, gamma {gamma} or variance_0 "
-                f"{variance_0} is out of range",
+                f"beta_min {beta_min}, beta_d {beta_d}, inverse_mass {inverse_mass}, gamma {gamma}, "
+                f"variance_0 {variance_0} or start {start} is out of range",
                 "give positive numbers; only beta_d may be 0",
             )
         if not 0 < t_train_min <= t_min < 1:

@@ -75,11 +75,12 @@ class Assessment:
 
 
 def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
-    """The run's denoiser where and as the settings want it, after one warm-up call of the sampler's batch."""
+    """The run's denoiser where and as the settings want it, after a walk of the fewest steps, to warm up."""
     denoiser = to_device(run, settings.device, settings.dtype)
     if settings.compile:
         denoiser.backbone.compile()
-    draw_with(denoiser, run, settings, min(settings.num or settings.batch_size, settings.batch_size), steps=1)
+    fewest = settings.build_sampler().fewest(denoiser.process)
+    draw_with(denoiser, run, settings, min(settings.num or settings.batch_size, settings.batch_size), steps=fewest)
     return denoiser
 
 

@@ -6,6 +6,7 @@ import copy
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from denoisezoo.archs import Backbone
-from denoisezoo.diffusion import create_sampler
+from denoisezoo.diffusion import NetworkDenoiser, create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.grid import image_grid, save_png
 from denoisezoo.profiling.counting import count
@@ -59,7 +60,7 @@ class SampleGrid(Callback):
         denoiser = pl_module.denoiser
         spec = denoiser.backbone.spec
         generator = torch.Generator(pl_module.device).manual_seed(self.seed)
-        shape = (self.num, spec.in_channels, spec.resolution, spec.resolution)
+        shape = (self.num, *denoiser.image_shape)
         label = None
         if spec.num_classes:
             label = torch.arange(self.num, device=pl_module.device) % spec.num_classes
@@ -88,7 +89,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count a step and start the clock."""
-        self.macs_per_image = training_macs(pl_module.denoiser.backbone)
+        self.macs_per_image = training_macs(pl_module.denoiser)
         self._since = (time.perf_counter(), int(pl_module.images_seen))
 
     def on_train_batch_end(
@@ -104,17 +105,22 @@ class Throughput(Callback):
         pl_module.log("flop_per_s", rate * 2 * self.macs_per_image)
 
 
-def training_macs(backbone: Backbone) -> int:
-    """Multiply-adds of forward and backward for one image."""
-    shadow = copy.deepcopy(backbone).to("meta").train()
-    spec = shadow.spec
-    x = torch.zeros(1, spec.in_channels, spec.resolution, spec.resolution, device="meta")
-    cond = torch.zeros(1, spec.cond_channels, *x.shape[2:], device="meta") if spec.cond_channels else None
+def training_macs(denoiser: NetworkDenoiser) -> int:
+    """Multiply-adds of forward and backward for one image, the mean over the stages of its process."""
+    shadow = copy.deepcopy(denoiser.backbone).to("meta").train()
+    spec, process = shadow.spec, denoiser.process
+    costs = []
+    for first, _ in process.stages:
+        side = process.state_shape((1, *denoiser.image_shape), first)[-1]
+        x = torch.zeros(1, spec.in_channels, side, side, device="meta")
+        whole = (1, spec.cond_channels, spec.resolution, spec.resolution)
+        cond = torch.zeros(whole, device="meta") if spec.cond_channels else None
+        costs.append(count(partial(_train_on, shadow, x, cond)).macs)
+    return round(sum(costs) / len(costs))
 
-    def step() -> None:
-        shadow(x, torch.zeros(1, device="meta"), cond=cond).sum().backward()
 
-    return count(step).macs
+def _train_on(shadow: Backbone, x: torch.Tensor, cond: torch.Tensor | None) -> None:
+    shadow(x, torch.zeros(1, device="meta"), cond=cond).sum().backward()
 
 
 class StopOnInterrupt(Callback):

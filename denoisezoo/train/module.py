@@ -117,14 +117,15 @@ class DiffusionModule(LightningModule):
 
     def check_data(self, data: Any) -> None:
         """Refuse data of other channels, size or classes than the network takes."""
-        spec = self.denoiser.backbone.spec
+        spec, process = self.denoiser.backbone.spec, self.denoiser.process
         for what, needs, has, field_ in (
-            ("channels", spec.in_channels, data.channels, "in_channels"),
+            ("channels", spec.in_channels, process.state_channels(data.channels), "in_channels"),
             ("pixels a side", spec.resolution, data.resolution, "resolution"),
         ):
             if needs != has:
                 raise UserError(
-                    f"{self.name} takes images of {needs} {what}, and {data.title} has {has}",
+                    f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
+                    + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
                     f"add --model.network.{field_} {has}, or choose other data",
                 )
         if data.num_classes != spec.num_classes:

@@ -30,7 +30,7 @@ PROCESSES = {
     "flow": RectifiedFlow(),
     "blurring": Blurring(blur=2.0, resolution=SIDE),
     "blurring_cosine": Blurring(blur=3.0, resolution=SIDE, schedule="cosine"),
-    "diagonal": Diagonal([[10, 2, -8], [9, -3, -10]], basis="haar", resolution=SIDE),
+    "diagonal": Diagonal([[10, -8], [9, -10]], basis="haar", resolution=SIDE),
     "cld": CLD(),
     "cld_celeba": CLD(beta_min=0.1, beta_d=6.9),
     "multiscale": MultiScale(SIDE, levels=1),

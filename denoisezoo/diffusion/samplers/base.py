@@ -165,6 +165,10 @@ class Sampler(ABC):
         """Refuse a process that this sampler cannot walk; the default takes all."""
         return
 
+    def fewest(self, process: Process) -> int:
+        """The smallest number of steps that a walk of a process can have."""
+        return len(process.stages)
+
     def grid(self, process: Process, steps: int) -> Tensor:
         """Falling times (steps + 1,), float64, the last 0; the process's own unless a sampler has another."""
         return process.grid(steps)

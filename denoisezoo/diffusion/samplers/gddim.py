@@ -57,6 +57,10 @@ class GDDIM(GridSampler):
         """N, or 2N - 1 with the corrector."""
         return 2 * steps - 1 if self.corrector else steps
 
+    def fewest(self, process: Process) -> int:
+        """As many as it extrapolates from."""
+        return max(self.q, super().fewest(process))
+
     def grid(self, process: Process, steps: int) -> Tensor:
         """The chosen grid.
 
