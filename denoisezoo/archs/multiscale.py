@@ -9,7 +9,7 @@ Any registered network can be a stage, slimmable ones and ODE blocks included, a
   outputs; their stages, `adm_msdiff_128_d1` ... `a3`, are in the zoo by themselves, with their own costs.
 - `vanilla_128` is the uniform baseline of the paper: one U-Net at full size.
 
-MACs of an entry are those of its first stage, the full size; a sampler's trajectory (`profile --sampler`) has each call's.
+MACs of an entry are those of its first stage, the full size; the trajectory of `profile --sampler` has each call's.
 What differs from the published code: images are in [-1, 1] instead of [0, 1]; the output's meaning is the
 preconditioning's, not always the score; labels, augmentation labels and a conditioning image, averaged to the size of
 the stage, are passed on.

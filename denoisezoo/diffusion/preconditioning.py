@@ -278,6 +278,62 @@ class MixedScore(Preconditioning):
         return ((S[:, 0, 1] ** 2 - S[:, 0, 0] * S[:, 1, 1]) / det / L[:, 1, 1]).abs().flatten()
 
 
+@PRECONDITIONINGS.register("whitened")
+class Whitened(Preconditioning):
+    """EDM's scaling for Langevin diffusion: F has unit variance and predicts the image, C outputs of 2C inputs. Ours.
+
+    For data of standard deviation sigma_data, V = sigma_data^2 A_x A_x^T + Sigma is the covariance of (x, v), with A_x
+    the first column of A. D = K u_t + c_out F with K = sigma_data^2 A_x^T V^-1 the best linear estimate, and
+    c_out^2 = sigma_data^2 (1 - K A_x) its error; position and velocity are divided by their standard deviations.
+
+    Args:
+        sigma_data: Standard deviation of the data.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise UserError(f"sigma_data is {sigma_data}", "give the positive standard deviation of the data")
+        self.sigma_data = sigma_data
+
+    def check(self, process: Process) -> None:
+        """Langevin processes with a marginal velocity only."""
+        MixedScore().check(process)
+
+    def _moments(self, process: Process, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Standard deviations (B, 2) of x and v, K (B, 2), and c_out (B,)."""
+        cld, variance = _langevin(process), self.sigma_data**2
+        A_x, Sigma = cld.signal(t)[:, :, 0].flatten(1), cld.covariance(t)[..., 0, 0, 0]
+        V = variance * A_x[:, :, None] * A_x[:, None] + Sigma
+        K = variance * torch.linalg.solve(V, A_x)
+        # sigma_data^2 (1 - K A_x) = sigma_data^2 / (1 + sigma_data^2 A_x^T Sigma^-1 A_x), without cancellation.
+        snr = (A_x * torch.linalg.solve(Sigma, A_x)).sum(1)
+        return V.diagonal(dim1=1, dim2=2).sqrt(), K, (variance / (1 + variance * snr)).sqrt()
+
+    def inputs(self, process: Process, u_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """u_t over its standard deviations, and the time label."""
+        std = self._moments(process, t)[0].to(u_t)[:, :, None, None, None]
+        return (u_t.unflatten(1, (2, -1)) / std).flatten(1, 2), process.time_label(t)
+
+    def _estimate(self, K: Tensor, u_t: Tensor) -> Tensor:
+        return (K.to(u_t)[:, :, None, None, None] * u_t.unflatten(1, (2, -1))).sum(1)
+
+    def target(self, process: Process, u_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """(x_0 - K u_t) / c_out."""
+        _, K, c_out = self._moments(process, t)
+        gap = process.decode(u_0) - self._estimate(K, process.perturb(u_0, eps, t))
+        return gap / over_images(c_out, gap)
+
+    def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
+        """The image, and the noise that is left."""
+        _, K, c_out = self._moments(process, t)
+        image = self._estimate(K, u_t) + over_images(c_out, F_x) * F_x
+        return process.encode(image), _langevin(process).image_to_noise(u_t, image, t)
+
+    def c_out(self, process: Process, t: Tensor) -> Tensor:
+        """c_out."""
+        return self._moments(process, t)[2]
+
+
 def _langevin(process: Process) -> CLD:
     assert isinstance(process, CLD), "NetworkDenoiser checks this when it is built"
     return process

@@ -104,6 +104,8 @@ class Sampler(ABC):
     name: ClassVar[str] = ""
     order: ClassVar[int | None] = None
     """Order of convergence of a deterministic sampler; None for stochastic ones."""
+    adaptive: ClassVar[bool] = False
+    """Whether tolerances decide how many calls are made, and not the steps."""
 
     def __call__(
         self,

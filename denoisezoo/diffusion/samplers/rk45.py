@@ -48,6 +48,7 @@ class RK45(Sampler):
 
     name: ClassVar[str] = "rk45"
     order: ClassVar[int | None] = 5
+    adaptive: ClassVar[bool] = True
     rtol: float = 1e-5
     atol: float = 1e-5
 
