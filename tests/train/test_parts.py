@@ -9,7 +9,6 @@ from lightning.pytorch import LightningModule
 
 from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.diffusion import default_denoiser
-from denoisezoo.diffusion import default_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.train.callbacks import training_macs
 from denoisezoo.train.checkpoint import read_checkpoint
