@@ -100,6 +100,11 @@ class Backbone(nn.Module):
         self.spec = config.spec
         self.efforts = config.efforts
 
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Sizes of the images that it has networks for, largest first; more than one where stages differ in size."""
+        return (self.spec.resolution,)
+
     @abstractmethod
     def forward(
         self,

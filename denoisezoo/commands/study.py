@@ -2,7 +2,8 @@
 
 solvers: quality and price of runs under other solvers and steps, same weights. adaptive: evaluations of adaptive
 solvers against training time, over the checkpoints of runs. memory: back-propagation against the adjoint, over solver
-steps. robustness: PSNR and SSIM of noisy held-out images after denoising.
+steps. robustness: PSNR and SSIM of noisy held-out images after denoising. samplers: quality of runs against calls of
+the denoiser, over samplers. resolutions: time and MACs of a multi-scale network against a uniform one, over sizes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ COLUMNS = {
     "solvers": ("solver", "solver_steps", "quality", "macs_per_image", "inner_nfe", "latency_ms_per_image", "error"),
     "adaptive": ("line", "checkpoint", "images_seen", "inner_nfe_per_call", "latency_ms_per_image", "error"),
     "memory": ("gradient", "solver", "solver_steps", "batch_size", "peak_memory_bytes", "ms"),
+    "samplers": ("line", "steps", "nfe", "quality", "latency_ms_per_image", "error"),
+    "resolutions": ("name", "resolution", "batch_size", "ms_per_image", "macs_per_image", "speed_up", "macs_ratio"),
     "robustness": ("run", "eps", "steps", "noisy_psnr", "psnr", "psnr_standard_error", "ssim", "ms_per_image"),
 }
 
@@ -47,6 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--denoising-steps", metavar="N,...", type=numbers(int, 1), default=[1, 2, 5], help="of robustness (1,2,5)"
+    )
+    parser.add_argument("--samplers", metavar="S", nargs="+", help="of samplers, with options: gddim:q=2 rk45 ...")
+    parser.add_argument("--nfe", metavar="N,...", type=numbers(int, 1), default=[10, 20, 50], help="calls (10,20,50)")
+    parser.add_argument("--processes", metavar="P,P", help="of resolutions: processes of its two networks")
+    parser.add_argument(
+        "--resolutions", metavar="N,...", type=numbers(int, 1), default=[32, 64, 128], help="sizes (32,64,128)"
+    )
+    parser.add_argument(
+        "--batch-sizes", metavar="N,...", type=numbers(int, 1), default=[1, 8], help="of resolutions (1,8)"
     )
     parser.add_argument("--memory-batch", type=whole(1), default=16, metavar="B", help="batch of memory (16)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
@@ -119,9 +131,39 @@ def study_robustness(args: argparse.Namespace) -> Study:
     return robustness_study(runs, args.levels, args.denoising_steps, args.num, show_progress)
 
 
+def study_samplers(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.samplers`."""
+    from denoisezoo.studies.samplers import sampler_study
+    from denoisezoo.train.runs import load_run
+
+    settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
+    return sampler_study(runs, args.samplers or [args.sampler], args.nfe, settings, show_progress)
+
+
+def study_resolutions(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.resolutions`."""
+    from denoisezoo.diffusion import create_sampler
+    from denoisezoo.studies.resolutions import resolution_study
+
+    processes = str(args.processes or "").split(",")
+    if len(args.subjects) != 2 or len(processes) != 2:
+        raise UserError("resolutions compares two networks, each on its process", "give two names and --processes P,P")
+    return resolution_study(
+        args.subjects,
+        processes,
+        args.resolutions,
+        create_sampler(args.sampler),
+        args.steps,
+        args.batch_sizes,
+        progress=show_progress,
+    )
+
+
 STUDIES: Mapping[str, Callable[[argparse.Namespace], Study]] = {
     "solvers": study_solvers,
     "adaptive": study_adaptive,
     "memory": study_memory,
     "robustness": study_robustness,
+    "samplers": study_samplers,
+    "resolutions": study_resolutions,
 }

@@ -1,28 +1,39 @@
 """Processes, preconditioning, objectives, samplers and exact oracles."""
 
+from denoisezoo.diffusion.blocks import apply_blocks
+from denoisezoo.diffusion.blurring import Blurring
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
+from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
+from denoisezoo.diffusion.langevin import CLD
+from denoisezoo.diffusion.multiscale import MultiScale
 from denoisezoo.diffusion.noise import Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
-from denoisezoo.diffusion.process import PROCESSES, Process, ScalarProcess, apply_blocks
+from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, ScalarProcess
 from denoisezoo.diffusion.processes import DEFAULT_PROCESS
 from denoisezoo.diffusion.samplers import SAMPLERS, Sampler, SampleResult, StepInfo, create_sampler
 
 __all__ = [
+    "CLD",
     "DEFAULT_PROCESS",
     "GRIDS",
     "OBJECTIVES",
     "PRECONDITIONINGS",
     "PROCESSES",
     "SAMPLERS",
+    "Blurring",
     "Denoiser",
+    "Diagonal",
+    "DiagonalProcess",
     "GaussianOracle",
     "Guided",
+    "LogSNRProcess",
     "Loss",
     "MixtureOracle",
+    "MultiScale",
     "NetworkDenoiser",
     "Noise",
     "Objective",

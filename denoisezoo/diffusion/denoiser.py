@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
@@ -86,8 +87,8 @@ class Denoiser(nn.Module):
             effort: As for `forward`.
 
         Returns:
-            The error of the network's own output (B, C, H, W), and the factor (B,) by which it becomes an error of
-            u_0. A denoiser without an output of its own errs on u_0 itself.
+            The error of the network's own output (B, C, H, W), and the factor, (B,) or a map, by which it becomes an
+            error of u_0. A denoiser without an output of its own errs on u_0 itself.
         """
         u_t = self.process.perturb(u_0, eps, t)
         found = self(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
@@ -106,10 +107,18 @@ class NetworkDenoiser(Denoiser):
     def __init__(self, backbone: Backbone, process: Process, preconditioning: Preconditioning) -> None:
         super().__init__()
         preconditioning.check(process)
+        process.check_images(backbone.spec.resolution, len(backbone.resolutions))
+        process.image_channels(backbone.spec.in_channels)
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning
         self.efforts = backbone.efforts
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images; the state may have more channels."""
+        spec = self.backbone.spec
+        return self.process.image_channels(spec.in_channels), spec.resolution, spec.resolution
 
     def network(
         self,
@@ -121,8 +130,9 @@ class NetworkDenoiser(Denoiser):
         augment: Tensor | None = None,
         effort: Effort | None = None,
     ) -> Tensor:
-        """F(c_in u_t; c_noise): the network's own output, in the dtype of its input."""
-        x, c_noise = self.preconditioning.inputs(self.process, u_t, t)
+        """F(c_in u_t; c_noise): the network's own output, in the basis and the dtype of its input."""
+        scaled, c_noise = self.preconditioning.inputs(self.process, u_t, t)
+        x = self.process.to_pixels(scaled)
         dtype = next(self.backbone.parameters()).dtype
         F_x = self.backbone(
             x.to(dtype),
@@ -133,7 +143,7 @@ class NetworkDenoiser(Denoiser):
             effort=effort,
         )
         # Networks with learned variance return more channels; the first C are the prediction (EDM, appendix).
-        return F_x[:, : u_t.shape[1]].to(u_t.dtype)
+        return self.process.from_pixels(F_x[:, : u_t.shape[1]].to(u_t.dtype))
 
     def forward(
         self,
@@ -161,11 +171,38 @@ class NetworkDenoiser(Denoiser):
         augment: Tensor | None = None,
         effort: Effort | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """F minus its target, and c_out; see `Denoiser.training_error`."""
+        """F minus its target, and c_out; see `Denoiser.training_error`.
+
+        Where coefficients have left the state, their error is zero, and that of the others is scaled so that its mean
+        square is the mean over those that are left.
+        """
+        given = {"label": label, "cond": cond, "augment": augment}
+        if len(self.process.stages) > 1:
+            error = self._error_by_stage(u_0, eps, t, given, effort)
+        else:
+            error = self._error(u_0, eps, t, given, effort)
+        return error, self.preconditioning.c_out(self.process, t)
+
+    def _error_by_stage(
+        self, u_0: Tensor, eps: Tensor, t: Tensor, given: dict[str, Tensor | None], effort: Effort | None
+    ) -> Tensor:
+        """One call of the network for the images of each stage."""
+        halvings = torch.tensor([self.process.dropped(time) for time in t.tolist()])
+        error = torch.zeros_like(u_0)
+        for n in halvings.unique().tolist():
+            chosen = (halvings == n).nonzero().flatten().to(u_0.device)
+            H, W = u_0.shape[-2] >> n, u_0.shape[-1] >> n
+            part = {key: None if value is None else value[chosen] for key, value in given.items()}
+            found = self._error(u_0[chosen, :, :H, :W], eps[chosen, :, :H, :W], t[chosen], part, effort)
+            error = error.index_put((chosen,), F.pad(found * 2.0**n, (0, error.shape[-1] - W, 0, error.shape[-2] - H)))
+        return error
+
+    def _error(
+        self, u_0: Tensor, eps: Tensor, t: Tensor, given: dict[str, Tensor | None], effort: Effort | None
+    ) -> Tensor:
         u_t = self.process.perturb(u_0, eps, t)
-        F_x = self.network(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
-        target = self.preconditioning.target(self.process, u_0, eps, t)
-        return F_x - target, self.preconditioning.c_out(self.process, t)
+        F_x = self.network(u_t, t, **given, effort=effort)
+        return F_x - self.preconditioning.target(self.process, u_0, eps, t)
 
 
 def default_denoiser(backbone: Backbone, process_name: str = DEFAULT_PROCESS) -> NetworkDenoiser:
@@ -175,5 +212,5 @@ def default_denoiser(backbone: Backbone, process_name: str = DEFAULT_PROCESS) ->
         backbone: The raw network.
         process_name: A name in `PROCESSES`.
     """
-    process = PROCESSES[process_name]()
+    process = PROCESSES[process_name].for_images(backbone.spec.resolution, len(backbone.resolutions))
     return NetworkDenoiser(backbone, process, PRECONDITIONINGS[process.default_preconditioning]())

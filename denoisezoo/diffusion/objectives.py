@@ -16,7 +16,8 @@ from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser
-from denoisezoo.diffusion.process import Process, ScalarProcess
+from denoisezoo.diffusion.preconditioning import aligned, over_images
+from denoisezoo.diffusion.process import DiagonalProcess, Process, ScalarProcess
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 
@@ -70,6 +71,23 @@ class UniformTimes(Times):
     def __call__(self, process: Process, uniform: Tensor) -> Tensor:
         """Times (n,)."""
         return process.sample_times(uniform)
+
+
+@TIMES.register("one_stage")
+class OneStage(Times):
+    """All of a batch in one stage, drawn at random: a process with stages trains one network per step, in its own time.
+
+    With uniform times, stratified, every batch holds all stages in equal parts instead.
+    """
+
+    def uniform(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Uniform numbers (n + 1,): the last chooses the stage."""
+        return super().uniform(n + 1, generator, device)
+
+    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
+        """Times (n,)."""
+        stages = len(process.stages)  # each has an equal share of [0, 1)
+        return process.sample_times((uniform[:-1] + (uniform[-1] * stages).floor()) / stages)
 
 
 @TIMES.register("log_normal")
@@ -148,7 +166,7 @@ class Objective(ABC):
                 takes the place of the target; `per_sample` and `error` remain those of the target.
         """
         image = batch["image"]
-        u_0 = denoiser.process.encode(image)
+        u_0 = denoiser.process.start(image, generator)
         t = self.times(denoiser.process, self.times.uniform(len(image), generator, image.device))
         eps = torch.empty_like(u_0).normal_(generator=generator)
         error, c_out = denoiser.training_error(
@@ -160,19 +178,19 @@ class Objective(ABC):
             augment=batch.get("augment"),
             effort=effort,
         )
-        per_sample = _mean_square(error)
+        squared = error.float().square()
+        per_sample = squared.mean(dim=tuple(range(1, error.ndim)))
         weight = self.weight(denoiser.process, t, c_out).to(per_sample.dtype)
-        learned = per_sample if teacher is None else _mean_square(error - teacher)
-        return Loss((weight * learned).mean(), per_sample.detach(), t, error)
+        learned = squared if teacher is None else (error - teacher).float().square()
+        weighted = over_images(weight, learned) * learned
+        return Loss(weighted.mean(), per_sample.detach(), t, error)
 
     @abstractmethod
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
-        """Weight (B,) of the squared error of F at times t (B,); c_out (B,) turns that error into one of u_0."""
+        """Weight of the squared error of F at times t (B,); c_out turns that error into one of u_0.
 
-
-def _mean_square(error: Tensor) -> Tensor:
-    """Of each sample, (B,)."""
-    return error.float().square().mean(dim=tuple(range(1, error.ndim)))
+        Both are (B,), or maps (B, C or 1, H or 1, W or 1) where coefficients have noise levels of their own.
+        """
 
 
 @OBJECTIVES.register("simple")
@@ -226,4 +244,30 @@ class MinSNR(Objective):
 
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
         """min(SNR, gamma) c_out^2."""
+        if not isinstance(process, ScalarProcess):
+            raise UserError("MinSNR needs one noise level for all coefficients", "use Simple or Likelihood")
         return process.log_snr(t).exp().clamp(max=self.gamma) * c_out**2
+
+
+@OBJECTIVES.register("likelihood")
+class Likelihood(Objective):
+    """Errors of the score weigh g(t)^2, each coefficient with its own (arXiv 2101.09258; MSDiff, arXiv 2207.09786).
+
+    With score -eps / sigma that is g^2 / sigma^2 on errors of eps, (g c_out alpha)^2 / sigma^4 on errors of F. It
+    bounds the likelihood, and where log-SNR is linear it is constant: the published weighting of multi-scale diffusion.
+
+    Args:
+        times: Distribution of training times; uniform unless given.
+    """
+
+    def __init__(self, times: Times | None = None) -> None:
+        super().__init__(times or UniformTimes())
+
+    def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
+        """(g c_out alpha)^2 / sigma^4."""
+        if not isinstance(process, DiagonalProcess):
+            raise UserError("Likelihood needs independent coefficients", "use Simple")
+        g2 = process.diffusion(t)[:, 0, 0]
+        alpha, sigma, c_out, g2 = aligned(process.alpha(t), process.sigma(t), c_out, g2)
+        weight = g2 * (c_out * alpha / sigma**2) ** 2
+        return weight.flatten() if weight[0].numel() == 1 else weight

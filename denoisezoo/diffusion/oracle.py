@@ -2,7 +2,8 @@
 
 With u_t = A u_0 + R eps the posterior mean of Gaussian data N(mu, S) is mu + S A^T (A S A^T + R R^T)^-1 (u_t - A mu); a
 mixture weighs that of its components by their likelihood. The matrices are formed outright, so any process of the
-package is served; keep the images tiny. `PointsOracle` needs no matrices and takes real data sets.
+package is served, with the marginal of what is left where coefficients have left the state; keep the images tiny.
+`PointsOracle` needs no matrices and takes real data sets.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
+from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
-from denoisezoo.diffusion.process import Process, ScalarProcess, apply_blocks
+from denoisezoo.diffusion.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
 
 
@@ -40,10 +42,15 @@ class MixtureOracle(Denoiser):
         self.covariances: Tensor
         self.log_weights: Tensor
 
-    def _matrix(self, blocks: Tensor) -> Tensor:
-        """Blocks at one time as a matrix (D, D)."""
-        D = math.prod(self.shape)
-        return apply_blocks(blocks, torch.eye(D, dtype=torch.float64).reshape(D, *self.shape)).reshape(D, D).T
+    def _matrix(self, blocks: Tensor, shape: torch.Size) -> Tensor:
+        """Blocks at one time as a matrix (D, D) for states of a shape (C, H, W)."""
+        D = math.prod(shape)
+        return apply_blocks(blocks, torch.eye(D, dtype=torch.float64).reshape(D, *shape)).reshape(D, D).T
+
+    def _left(self, shape: torch.Size) -> Tensor:
+        """Indices of the coefficients that a state of a shape (C, H, W) has."""
+        every = torch.arange(math.prod(self.shape), device=self.means.device).reshape(self.shape)
+        return every[..., : shape[-2], : shape[-1]].flatten()
 
     def forward(
         self,
@@ -59,20 +66,22 @@ class MixtureOracle(Denoiser):
         u_0, eps = torch.empty_like(u_t), torch.empty_like(u_t)
         for time in t.unique():
             chosen = t == time
-            found = self._at(u_t[chosen].double().flatten(1), time.reshape(1).double())
-            u_0[chosen], eps[chosen] = (part.reshape(-1, *self.shape).to(u_t.dtype) for part in found)
+            found = self._at(u_t[chosen].double(), time.reshape(1).double())
+            u_0[chosen], eps[chosen] = (part.reshape(u_t[chosen].shape).to(u_t.dtype) for part in found)
         return Prediction(u_0, eps)
 
     def _at(self, u: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """E[u_0 | u] and E[eps | u] for states u (n, D) at one time (1,)."""
-        A, R = self._matrix(self.process.signal(t)), self._matrix(self.process.noise(t))
-        gaps = u - (self.means @ A.T)[:, None]  # (K, n, D)
-        total = A @ self.covariances @ A.T + R @ R.T  # (K, D, D)
+        """E[u_0 | u] and E[eps | u], (n, D), for states u (n, C, H, W) at one time (1,)."""
+        A, R = (self._matrix(blocks, u.shape[1:]) for blocks in (self.process.signal(t), self.process.noise(t)))
+        left = self._left(u.shape[1:])
+        means, covariances = self.means[:, left], self.covariances[:, left][..., left]
+        gaps = u.flatten(1) - (means @ A.T)[:, None]  # (K, n, D)
+        total = A @ covariances @ A.T + R @ R.T  # (K, D, D)
         factor = torch.linalg.cholesky(total)
         solved = gaps @ torch.cholesky_inverse(factor)  # (K, n, D)
         log_density = -0.5 * (gaps * solved).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]
         share = torch.softmax(self.log_weights[:, None] + log_density, dim=0)[..., None]
-        u_0 = self.means[:, None] + solved @ (A @ self.covariances)
+        u_0 = means[:, None] + solved @ (A @ covariances)
         # E[eps | u] = R^T total^-1 (u - A mu), which unlike R^-1 (u - A u_0) loses no digits where R is small.
         return (share * u_0).sum(0), (share * (solved @ R)).sum(0)
 

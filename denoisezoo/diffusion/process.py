@@ -14,60 +14,127 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.blocks import apply_blocks, inverse, map_blocks, product, transpose
 from denoisezoo.diffusion.noise import Noise, standard_normal
+from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 
 PROCESSES: Registry[type[Process]] = Registry("process")
 
 
-def apply_blocks(blocks: Tensor, u: Tensor) -> Tensor:
-    """Multiply an image-shaped state by (k, k) blocks.
-
-    Args:
-        blocks: (B or 1, k, k, C or 1, H or 1, W or 1).
-        u: State (B, k*C, H, W).
-
-    Returns:
-        (B, k*C, H, W), in the dtype of `u`.
-    """
-    k = blocks.shape[1]
-    blocks = blocks.to(u)
-    if k == 1:
-        return blocks[:, 0, 0] * u
-    parts = u.unflatten(1, (k, -1))
-    return torch.einsum("bijchw,bjchw->bichw", blocks.expand(u.shape[0], -1, -1, *parts.shape[2:]), parts).flatten(1, 2)
-
-
-def scalar_blocks(coefficient: Tensor) -> Tensor:
-    """A scalar per sample (B,) as blocks (B, 1, 1, 1, 1, 1)."""
-    return coefficient.reshape(-1, 1, 1, 1, 1, 1)
-
-
 class Process(ABC):
     """A linear Gaussian forward process. Time t runs from `t_min` (almost clean) to `t_max` (prior); 0 is the image.
+
+    Coefficients that are pure noise may leave the state, from some time on, by which its height and width are halved:
+    the state of a *stage* is the top left crop of the whole. Walking back, `expand` lets them in again as fresh noise.
 
     Attributes:
         t_min: Smallest time that a network is trained and evaluated at.
         t_max: Time of the prior.
+        resolution: Height and width of the images, for a process that treats coefficients apart; None serves any.
     """
 
     default_preconditioning: ClassVar[str]
     """Name of the preconditioning that networks of this process customarily have."""
 
+    k: ClassVar[int] = 1
+    """Size of the blocks: the state has k times the channels of the image."""
+
     t_min: float
     t_max: float
+    resolution: int | None = None
+
+    @classmethod
+    def for_images(cls, resolution: int, stages: int = 1) -> Process:
+        """The process with its defaults, for square images of a size and a network that serves so many stages."""
+        return cls()
 
     def encode(self, image: Tensor) -> Tensor:
         """Image (B, C, H, W) in [-1, 1] to the state u_0, in an orthonormal basis; white noise stays white."""
-        return image
+        return self.from_pixels(image)
 
     def decode(self, state: Tensor) -> Tensor:
         """Inverse of `encode`."""
-        return state
+        return self.to_pixels(state)
 
-    def state_shape(self, image_shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the state for images of a shape (B, C, H, W)."""
-        return tuple(image_shape)
+    def to_pixels(self, u: Tensor) -> Tensor:
+        """A state (B, k*C, H, W), whole or of a stage, in the space that networks see; inverse of `from_pixels`."""
+        return u
+
+    def from_pixels(self, x: Tensor) -> Tensor:
+        """What a network puts out (B, k*C or C, H, W) in the basis of the state."""
+        return x
+
+    def start(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A clean state u_0 to train on: `encode`, and what is drawn at random of it."""
+        return self.encode(image)
+
+    def clip(self, u_0: Tensor) -> Tensor:
+        """The clean state of the image clipped to [-1, 1]."""
+        return self.encode(self.decode(u_0).clamp(-1, 1))
+
+    def state_channels(self, channels: int) -> int:
+        """Channels of the state for images of some channels."""
+        return self.k * channels
+
+    def image_channels(self, channels: int) -> int:
+        """Channels of the image for a state of some channels.
+
+        Raises:
+            UserError: The state's channels are no multiple of k.
+        """
+        if channels % self.k:
+            raise UserError(
+                f"{type(self).__name__} has no states of {channels} channels", f"give a multiple of {self.k}"
+            )
+        return channels // self.k
+
+    def state_shape(self, image_shape: torch.Size | tuple[int, ...], t: float = 0.0) -> tuple[int, ...]:
+        """Shape of the state at time t for images of a shape (B, C, H, W)."""
+        B, C, H, W = image_shape
+        halvings = self.dropped(t)
+        return B, self.state_channels(C), H >> halvings, W >> halvings
+
+    def check_images(self, resolution: int, stages: int = 1) -> None:
+        """Refuse a network of another size, or of several stages where there are others.
+
+        Raises:
+            UserError: Naming both.
+        """
+        if self.resolution not in (None, resolution):
+            raise UserError(
+                f"{type(self).__name__} is for {self.resolution} pixels a side, and the network for {resolution}",
+                f"add --model.process.resolution {resolution}",
+            )
+        if stages not in (1, len(self.stages)):
+            raise UserError(
+                f"the network has {stages} stages, and {type(self).__name__} {len(self.stages)}",
+                "choose a process and a network with as many stages",
+            )
+
+    @property
+    def stages(self) -> tuple[tuple[float, float], ...]:
+        """First and last time of each stage, the noisiest stage first."""
+        return ((self.t_max, self.t_min),)
+
+    def dropped(self, t: float) -> int:
+        """How often height and width of the state at time t have been halved, 0 for the whole state."""
+        return 0
+
+    def expand(self, u: Tensor, t: Tensor, generator: Noise = None) -> Tensor:
+        """The state `u` with the coefficients that enter at time t (()), walking back, as fresh noise.
+
+        Args:
+            u: The state as it was just above t.
+            t: A time at which stages meet; at other times nothing enters.
+            generator: Source of the noise.
+        """
+        if self.resolution is None or u.shape[-1] == (side := self.resolution >> self.dropped(float(t))):
+            return u
+        eps = standard_normal((*u.shape[:2], side, side), generator, u.device, u.dtype)
+        entered = apply_blocks(self.noise(t.reshape(1)), eps)
+        entered[..., : u.shape[-2], : u.shape[-1]] = u
+        return entered
 
     @abstractmethod
     def psi(self, s: Tensor, t: Tensor) -> Tensor:
@@ -85,9 +152,20 @@ class Process(ABC):
     def grid(self, steps: int) -> Tensor:
         """The process's usual sampling times (steps + 1,), float64, from `t_max` down to 0."""
 
+    @abstractmethod
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Blocks of dA/dt and dR/dt, of which the probability flow du/dt = A' u_0 + R' eps is made. t: (B,)."""
+
     def signal(self, t: Tensor) -> Tensor:
         """Blocks of A_t = psi(t, 0)."""
         return self.psi(t, torch.zeros_like(t))
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """Blocks of G G^T = 2 (R' - F R) R^T with F = A' A^-1 (from the equation of `noise`). t: (B,)."""
+        A_dot, R_dot = self.rates(t)
+        R = self.noise(t)
+        F = product(A_dot, inverse(self.signal(t)))
+        return 2 * product(R_dot - product(F, R), transpose(R))
 
     def perturb(self, u_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """u_t = A_t u_0 + R_t eps. The only place that broadcasts.
@@ -117,8 +195,9 @@ class Process(ABC):
             device: Where to draw; the generator's device unless given.
             dtype: Of the iterates to come.
         """
-        eps = standard_normal(self.state_shape(shape), generator, device, dtype)
-        start = torch.full((1,), self.t_max if t is None else t, device=eps.device, dtype=torch.float64)
+        first = self.t_max if t is None else t
+        eps = standard_normal(self.state_shape(shape, first), generator, device, dtype)
+        start = torch.full((1,), first, device=eps.device, dtype=torch.float64)
         return apply_blocks(self.noise(start), eps)
 
     @abstractmethod
@@ -134,20 +213,49 @@ class Process(ABC):
         return t
 
 
-class ScalarProcess(Process):
-    """A process with one signal and one noise level for all coefficients: u_t = alpha(t) u_0 + sigma(t) eps."""
+class DiagonalProcess(Process):
+    """A process with k = 1: u_t = alpha(t) u_0 + sigma(t) eps, a number or a map over the coefficients.
+
+    alpha, sigma and their derivatives are (B,), or maps (B, C or 1, H or 1, W or 1).
+    """
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Scale of the image (B,)."""
+        """Scale of the clean state."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in u_t (B,)."""
+        """Standard deviation of the noise in u_t."""
 
     @abstractmethod
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """d alpha / dt and d sigma / dt, each (B,)."""
+        """d alpha / dt and d sigma / dt."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """2 ln(alpha / sigma), the mean over the map."""
+        log_snr = 2 * (self.alpha(t).log() - self.sigma(t).log())
+        return log_snr if log_snr.ndim == 1 else log_snr.flatten(1).mean(1)
+
+    def psi(self, s: Tensor, t: Tensor) -> Tensor:
+        """alpha(s) / alpha(t)."""
+        return map_blocks(self.alpha(s) / self.alpha(t))
+
+    def noise(self, t: Tensor) -> Tensor:
+        """sigma(t)."""
+        return map_blocks(self.sigma(t))
+
+    def signal(self, t: Tensor) -> Tensor:
+        """alpha(t)."""
+        return map_blocks(self.alpha(t))
+
+    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha' and sigma'."""
+        alpha_dot, sigma_dot = self.derivatives(t)
+        return map_blocks(alpha_dot), map_blocks(sigma_dot)
+
+
+class ScalarProcess(DiagonalProcess):
+    """A process with one signal and one noise level for all coefficients: alpha, sigma and derivatives are (B,)."""
 
     @abstractmethod
     def t_of_sigma(self, sigma: Tensor) -> Tensor:
@@ -160,19 +268,3 @@ class ScalarProcess(Process):
     def edm_sigma(self, t: Tensor) -> Tensor:
         """EDM's sigma: noise relative to the unscaled image, sigma(t) / alpha(t); infinite where no signal is left."""
         return self.sigma(t) / self.alpha(t)
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        """2 ln(alpha / sigma)."""
-        return 2 * (self.alpha(t).log() - self.sigma(t).log())
-
-    def psi(self, s: Tensor, t: Tensor) -> Tensor:
-        """alpha(s) / alpha(t)."""
-        return scalar_blocks(self.alpha(s) / self.alpha(t))
-
-    def noise(self, t: Tensor) -> Tensor:
-        """sigma(t)."""
-        return scalar_blocks(self.sigma(t))
-
-    def signal(self, t: Tensor) -> Tensor:
-        """alpha(t)."""
-        return scalar_blocks(self.alpha(t))

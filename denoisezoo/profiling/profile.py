@@ -216,11 +216,13 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
     spec, device = backbone.spec, setting.device
     if setting.counts_only:
         denoiser, device = counting_copy(denoiser), torch.device("cpu")
-    shape = (batch_size, spec.in_channels, spec.resolution, spec.resolution)
+    shape = (batch_size, denoiser.process.image_channels(spec.in_channels), spec.resolution, spec.resolution)
     trajectory = trace(
         denoiser,
         walk.sampler,
-        denoiser.process.prior(shape, device=device, dtype=torch.promote_types(setting.dtype, torch.float32)),
+        walk.sampler.prior(
+            denoiser.process, shape, walk.steps, device=device, dtype=torch.promote_types(setting.dtype, torch.float32)
+        ),
         steps=walk.steps,
         plan=walk.plan or ConstantPlan(effort),
         label=torch.zeros(batch_size, dtype=torch.int64, device=device) if spec.num_classes else None,

@@ -219,7 +219,7 @@ class _OnMeta(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.efforts, self.spec = backbone.efforts, backbone.spec
+        self.efforts, self.spec, self.resolutions = backbone.efforts, backbone.spec, backbone.resolutions
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Evaluate shapes only."""

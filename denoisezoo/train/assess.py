@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from denoisezoo.evaluation.images import to_float
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
 from denoisezoo.plans import Plan, extracted
-from denoisezoo.plans.extraction import warm_up
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.runs import Run, to_device
@@ -82,8 +81,8 @@ class Assessment:
 def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     """The run's denoiser where and as the settings want it, ready to be timed.
 
-    With a plan, each effort that it uses is a network of its own, made for speed. Every effort is called once with a
-    batch of the size to come.
+    With a plan, each effort that it uses is a network of its own, made for speed. Every effort first makes a walk of the
+    fewest steps with a batch of the size to come.
 
     Raises:
         UserError: The device is absent, or the network lacks an effort of the plan.
@@ -95,8 +94,9 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     elif settings.compile:
         denoiser.backbone.compile()
     batch = min(settings.num or settings.batch_size, settings.batch_size)
-    efforts = denoiser.efforts if settings.plan else denoiser.efforts[-1:]
-    warm_up(denoiser, (batch, *run.image_shape), efforts)
+    fewest = settings.build_sampler().fewest(denoiser.process)
+    for effort in settings.plan.efforts if settings.plan else [denoiser.efforts[-1]]:
+        draw_with(denoiser, run, replace(settings, plan=Plan((effort,))), batch, steps=fewest)
     return denoiser
 
 

@@ -56,7 +56,7 @@ class SampleGrid(Callback):
         denoiser = pl_module.denoiser
         spec = denoiser.backbone.spec
         generator = torch.Generator(pl_module.device).manual_seed(self.seed)
-        shape = (self.num, spec.in_channels, spec.resolution, spec.resolution)
+        shape = (self.num, *denoiser.image_shape)
         label = None
         if spec.num_classes:
             label = torch.arange(self.num, device=pl_module.device) % spec.num_classes

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from denoisezoo.archs import Backbone, Effort
-from denoisezoo.diffusion import Denoiser, Objective
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Objective
 from denoisezoo.diffusion.objectives import Loss
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
@@ -102,24 +103,34 @@ def sandwich_losses(
     return losses
 
 
-def training_macs(backbone: Backbone, effort: Effort | None = None) -> int:
-    """Multiply-adds of forward and backward for one image, at an effort (None is the full network)."""
-    shadow = copy.deepcopy(backbone).to("meta").train()
-    spec = shadow.spec
-    x = torch.zeros(1, spec.in_channels, spec.resolution, spec.resolution, device="meta")
-    cond = torch.zeros(1, spec.cond_channels, *x.shape[2:], device="meta") if spec.cond_channels else None
+def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None) -> int:
+    """Multiply-adds of forward and backward for one image, the mean over the stages of its process.
 
-    def step() -> None:
-        shadow(x, torch.zeros(1, device="meta"), cond=cond, effort=effort).sum().backward()
+    Args:
+        denoiser: Counted without computing anything.
+        effort: How much of it is trained; None is all.
+    """
+    shadow = copy.deepcopy(denoiser.backbone).to("meta").train()
+    spec, process = shadow.spec, denoiser.process
+    costs = []
+    for first, _ in process.stages:
+        side = process.state_shape((1, *denoiser.image_shape), first)[-1]
+        x = torch.zeros(1, spec.in_channels, side, side, device="meta")
+        whole = (1, spec.cond_channels, spec.resolution, spec.resolution)
+        cond = torch.zeros(whole, device="meta") if spec.cond_channels else None
+        costs.append(count(partial(_train_on, shadow, x, cond, effort)).macs)
+    return round(sum(costs) / len(costs))
 
-    return count(step).macs
+
+def _train_on(shadow: Backbone, x: Tensor, cond: Tensor | None, effort: Effort | None) -> None:
+    shadow(x, torch.zeros(1, device="meta"), cond=cond, effort=effort).sum().backward()
 
 
-def expected_macs(backbone: Backbone, mode: Mode, sandwich: Sandwich) -> int:
+def expected_macs(denoiser: NetworkDenoiser, mode: Mode, sandwich: Sandwich) -> int:
     """Multiply-adds of training on one image, on average over the efforts that a step draws."""
     if mode == "full":
-        return training_macs(backbone)
-    macs = [training_macs(backbone, effort) for effort in backbone.efforts]
+        return training_macs(denoiser)
+    macs = [training_macs(denoiser, effort) for effort in denoiser.efforts]
     if mode == "random":
         return round(sum(macs) / len(macs))
     middle = macs[1:-1]

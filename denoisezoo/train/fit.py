@@ -182,7 +182,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
         "train_macs": per_image * module.images_seen,
-        "train_macs_relative": per_image / training_macs(module.denoiser.backbone),
+        "train_macs_relative": per_image / training_macs(module.denoiser),
         "finished": not interrupted,
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

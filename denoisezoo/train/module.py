@@ -124,14 +124,15 @@ class DiffusionModule(LightningModule):
 
     def check_data(self, data: Any) -> None:
         """Refuse data of other channels, size or classes than the network takes."""
-        spec = self.denoiser.backbone.spec
+        spec, process = self.denoiser.backbone.spec, self.denoiser.process
         for what, needs, has, field_ in (
-            ("channels", spec.in_channels, data.channels, "in_channels"),
+            ("channels", spec.in_channels, process.state_channels(data.channels), "in_channels"),
             ("pixels a side", spec.resolution, data.resolution, "resolution"),
         ):
             if needs != has:
                 raise UserError(
-                    f"{self.name} takes images of {needs} {what}, and {data.title} has {has}",
+                    f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
+                    + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
                     f"add --model.network.{field_} {has}, or choose other data",
                 )
         if data.num_classes != spec.num_classes:
@@ -190,7 +191,7 @@ class DiffusionModule(LightningModule):
 
     def training_macs(self) -> int:
         """Multiply-adds of training on one image, forward and backward, of all the efforts of a step."""
-        return expected_macs(self.denoiser.backbone, self.effort, self.sandwich)
+        return expected_macs(self.denoiser, self.effort, self.sandwich)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the loss by noise level and the images seen as often as the loss."""

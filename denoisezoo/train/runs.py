@@ -42,8 +42,7 @@ class Run:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
-        spec = self.denoiser.backbone.spec
-        return spec.in_channels, spec.resolution, spec.resolution
+        return self.denoiser.image_shape
 
     def data(self) -> Any:
         """The data module that the run was trained on, not yet read."""

@@ -7,13 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoisezoo.diffusion import PROCESSES, apply_blocks
+from denoisezoo.diffusion import PROCESSES, ScalarProcess, apply_blocks
 from denoisezoo.diffusion.grids import GRIDS, edm_sigmas
 from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow, VPDiscrete
 from denoisezoo.diffusion.samplers.edm import iddpm_levels, noise_levels, vp_betas
 from denoisezoo.errors import UserError
 
-ALL = {name: cls() for name, cls in PROCESSES.items()}
+EVERY = {name: cls.for_images(8) for name, cls in PROCESSES.items()}
+ALL = {name: process for name, process in EVERY.items() if isinstance(process, ScalarProcess)}
 f64 = torch.float64
 
 
@@ -27,9 +28,9 @@ def test_variance_preserving(name):
     torch.testing.assert_close(ALL[name].alpha(t) ** 2 + ALL[name].sigma(t) ** 2, torch.ones(50, dtype=f64))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_log_snr_falls(name):
-    assert (ALL[name].log_snr(times(ALL[name])).diff() < 0).all()
+    assert (EVERY[name].log_snr(times(EVERY[name])).diff() < 0).all()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -55,18 +56,18 @@ def test_derivatives_against_autograd(name):
         torch.testing.assert_close(derivative, expected, rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_grid_falls_from_the_prior_to_zero(name):
-    for steps in (1, 2, 7, 40):
-        grid = ALL[name].grid(steps)
+    for steps in (1, 2, 7, 40)[0 if len(EVERY[name].stages) == 1 else 2 :]:
+        grid = EVERY[name].grid(steps)
         assert grid.shape == (steps + 1,)
         assert grid.dtype == f64
-        assert grid[0] == pytest.approx(ALL[name].t_max)
+        assert grid[0] == pytest.approx(EVERY[name].t_max)
         assert grid[-1] == 0
         assert (grid.diff() < 0).all()
 
 
-@pytest.mark.parametrize("grid", list(GRIDS))
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if not grid.endswith("of_test")])
 @pytest.mark.parametrize("name", ALL)
 def test_every_grid_on_every_process(name, grid):
     t = GRIDS[grid](ALL[name], 12)

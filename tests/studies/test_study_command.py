@@ -80,3 +80,42 @@ def test_mistakes_end_with_one_line(words, line, capsys):
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
     assert err.startswith(line)
+
+
+def test_samplers(run, tmp_path):
+    words = [
+        "--samplers",
+        "gddim:q=2",
+        "heun",
+        "rk45:rtol=0.1,atol=0.1",
+        "--nfe",
+        "5,9",
+        "--num",
+        "40",
+        "--device",
+        "cpu",
+    ]
+    rows = study(tmp_path, "samplers", run, *words)
+    assert [(row["sampler"], row["steps"]) for row in rows[:4]] == [
+        ("gddim:q=2", 5), ("gddim:q=2", 9), ("heun", 3), ("heun", 5),
+    ]  # fmt: skip
+    assert [row["nfe"] for row in rows[:4]] == [5, 9, 5, 9]
+    assert len(rows) == 5  # an adaptive sampler has one row, with the calls that its tolerances took
+    assert rows[4]["nfe"] > 7
+    assert all(row["quality"] == row["fd_pixels"] for row in rows)
+
+
+def test_a_sampler_that_cannot_start_has_a_row_that_says_so(run, tmp_path):
+    words = ["--samplers", "gddim:q=4", "--nfe", "2,5", "--num", "40", "--device", "cpu"]
+    rows = study(tmp_path, "samplers", run, *words)
+    assert "larger than steps" in rows[0]["error"]
+    assert rows[1]["quality"] > 0
+
+
+def test_resolutions(tmp_path):
+    names = ["multiscale_digits", "ddpm_digits"]
+    words = ["--processes", "multiscale,diagonal", "--resolutions", "16,32", "--sampler", "gddim", "--steps", "6"]
+    rows = study(tmp_path, "resolutions", *names, *words, "--batch-sizes", "1")
+    assert [(row["name"], row["resolution"]) for row in rows] == [(n, r) for r in (16, 32) for n in names]
+    assert rows[0]["macs_ratio"] == pytest.approx(6 * 13_673_984 / (2 * (4_145_152 + 2_982_912 + 2_441_344)))
+    assert rows[0]["speed_up"] == rows[1]["ms_per_image"] / rows[0]["ms_per_image"]

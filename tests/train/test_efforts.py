@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from denoisezoo.archs import create_denoiser
-from denoisezoo.diffusion.objectives import EDMLoss
 from denoisezoo.diffusion.denoiser import default_denoiser
+from denoisezoo.diffusion.objectives import EDMLoss
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.efforts import Sandwich, check_mode, choose, expected_macs, sandwich_losses, training_macs
@@ -94,7 +94,7 @@ def test_distillation_learns_the_full_networks_prediction(setting):
 
 
 def test_cost_of_a_step():
-    net = create_denoiser("slim_ddpm_small32")
+    net = default_denoiser(create_denoiser("slim_ddpm_small32"))
     each = [training_macs(net, effort) for effort in net.efforts]
     assert expected_macs(net, "full", Sandwich()) == each[-1]
     assert expected_macs(net, "random", Sandwich()) == round(sum(each) / 4)

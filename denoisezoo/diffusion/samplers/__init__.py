@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from typing import Any
 
-from denoisezoo.diffusion.samplers import edm, first_order, ode
+from denoisezoo.diffusion.samplers import edm, first_order, gddim, maruyama, ode, rk45
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
 from denoisezoo.errors import UserError, unknown
 
@@ -19,7 +19,10 @@ __all__ = [
     "create_sampler",
     "edm",
     "first_order",
+    "gddim",
+    "maruyama",
     "ode",
+    "rk45",
     "transfer",
 ]
 
@@ -56,6 +59,6 @@ def _parse(text: str, hint: Any, what: str) -> Any:
     if hint is str:
         return text
     try:
-        return float(text)
+        return int(text) if hint is int else float(text)
     except ValueError:
-        raise UserError(f"{what} is {text!r}", "give a number") from None
+        raise UserError(f"{what} is {text!r}", f"give a {'whole ' if hint is int else ''}number") from None

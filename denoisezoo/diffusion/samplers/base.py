@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
+from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.noise import Noise
-from denoisezoo.diffusion.process import Process, apply_blocks
+from denoisezoo.diffusion.process import Process
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 
@@ -103,6 +104,8 @@ class Sampler(ABC):
     name: ClassVar[str] = ""
     order: ClassVar[int | None] = None
     """Order of convergence of a deterministic sampler; None for stochastic ones."""
+    adaptive: ClassVar[bool] = False
+    """Whether tolerances decide how many calls are made, and not the steps."""
 
     def __call__(
         self,
@@ -139,6 +142,7 @@ class Sampler(ABC):
         process = denoiser.process
         self.check(process)
         grid = self.grid(process, steps)
+        check_stages(process, grid)
         call = Caller(denoiser, self.nfe(steps), plan, label, cond, on_step)
         with torch.inference_mode():
             u_0 = self.walk(call, u_T, grid, generator)
@@ -163,6 +167,10 @@ class Sampler(ABC):
         """Refuse a process that this sampler cannot walk; the default takes all."""
         return
 
+    def fewest(self, process: Process) -> int:
+        """The smallest number of steps that a walk of a process can have."""
+        return len(process.stages)
+
     def grid(self, process: Process, steps: int) -> Tensor:
         """Falling times (steps + 1,), float64, the last 0; the process's own unless a sampler has another."""
         return process.grid(steps)
@@ -174,6 +182,8 @@ class Sampler(ABC):
     @abstractmethod
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """Carry the state `u` (B, C, H, W) from grid[0] to grid[-1] = 0 and return u_0.
+
+        Before each step from a time t, `process.expand` lets in what enters the state at t.
 
         The grid stays on the CPU: numbers of it steer the loop and scale tensors on any device, without a wait.
         """
@@ -192,6 +202,20 @@ class GridSampler(Sampler):
     def grid(self, process: Process, steps: int) -> Tensor:
         """The chosen grid (steps + 1,), float64."""
         return GRIDS[self.time_grid](process, steps)
+
+
+def check_stages(process: Process, grid: Tensor) -> None:
+    """Refuse a grid that steps across a time at which coefficients enter the state.
+
+    Raises:
+        UserError: Naming the time.
+    """
+    for first, _ in process.stages[1:]:
+        if not bool((grid == first).any()):
+            raise UserError(
+                f"the time grid has no step at t = {first:g}, where a stage of {type(process).__name__} begins",
+                "use time_grid=process",
+            )
 
 
 def transfer(process: Process, prediction: Prediction, s: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from denoisezoo.diffusion.blocks import apply_blocks, inverse
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.process import Process, ScalarProcess, apply_blocks
+from denoisezoo.diffusion.process import DiagonalProcess, Process, ScalarProcess
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.errors import UserError
 
@@ -20,29 +21,40 @@ def require_scalar(process: Process, name: str) -> ScalarProcess:
     if not isinstance(process, ScalarProcess):
         raise UserError(
             f"sampler {name!r} cannot walk {type(process).__name__}, whose coefficients differ in noise level",
-            "use ddim, which walks every process",
+            "use gddim, which walks every process",
         )
     return process
 
 
-def bridge(process: ScalarProcess, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """alpha_ts = alpha_t/alpha_s, the variance of u_t given u_s, and the variance of u_s given u_t and u_0; each ()."""
-    alpha_ts = process.alpha(t) / process.alpha(s)
-    var_ts = process.sigma(t) ** 2 - alpha_ts**2 * process.sigma(s) ** 2
-    return alpha_ts, var_ts, process.sigma(s) ** 2 * var_ts / process.sigma(t) ** 2
+def require_diagonal(process: Process, name: str) -> DiagonalProcess:
+    """`process` as a diagonal one, or a `UserError` that names the sampler."""
+    if not isinstance(process, DiagonalProcess):
+        raise UserError(
+            f"sampler {name!r} cannot walk {type(process).__name__}, whose state has {process.k} parts",
+            "use gddim:lam=1 for ancestral noise, which walks every process",
+        )
+    return process
 
 
-def clip_prediction(prediction: Prediction, process: ScalarProcess, u_t: Tensor, t: Tensor) -> Prediction:
+def bridge(process: DiagonalProcess, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Blocks of alpha_ts = alpha_t/alpha_s, of the variance of u_t given u_s, and of that of u_s given u_t and u_0."""
+    s, t = s.reshape(1), t.reshape(1)
+    alpha_ts, var_s, var_t = process.psi(t, s), process.noise(s) ** 2, process.noise(t) ** 2
+    var_ts = var_t - alpha_ts**2 * var_s
+    return alpha_ts, var_ts, var_s * var_ts / var_t
+
+
+def clip_prediction(prediction: Prediction, process: Process, u_t: Tensor, t: Tensor) -> Prediction:
     """The prediction with its image clipped to [-1, 1] and the noise that then belongs to u_t."""
-    u_0 = prediction.u_0.clamp(-1, 1)
-    alpha, sigma = (c.to(u_t.dtype) for c in (process.alpha(t), process.sigma(t)))
-    return Prediction(u_0, (u_t - alpha * u_0) / sigma)
+    u_0, times = process.clip(prediction.u_0), t.reshape(1)
+    gap = u_t - apply_blocks(process.signal(times), u_0)
+    return Prediction(u_0, apply_blocks(inverse(process.noise(times)), gap))
 
 
 @SAMPLERS.register("ddpm")
 @dataclass(frozen=True)
 class DDPM(GridSampler):
-    """Ancestral sampling (arXiv 2006.11239, algorithm 2), on any grid of any scalar process.
+    """Ancestral sampling (arXiv 2006.11239, algorithm 2), on any grid of any diagonal process.
 
     Attributes:
         variance: "small", the posterior's (beta-tilde), or "large", that of u_t given u_s (beta).
@@ -54,23 +66,25 @@ class DDPM(GridSampler):
     clip: bool = True
 
     def check(self, process: Process) -> None:
-        """Scalar processes only."""
-        require_scalar(process, self.name)
+        """Diagonal processes only."""
+        require_diagonal(process, self.name)
 
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s ~ N(mean of u_s given u_t and the predicted u_0, variance)."""
-        process = require_scalar(call.process, self.name)
+        process = require_diagonal(call.process, self.name)
         for t, s in itertools.pairwise(grid):
+            u = process.expand(u, t, generator)
             found = call(u, t)
-            u_0 = found.u_0.clamp(-1, 1) if self.clip else found.u_0
+            u_0 = process.clip(found.u_0) if self.clip else found.u_0
             if s == 0:
                 return u_0
             alpha_ts, var_ts, posterior = bridge(process, s, t)
+            var_s, var_t = (process.noise(x.reshape(1)) ** 2 for x in (s, t))
             # DDPM, equation 7.
-            of_u_t = alpha_ts * process.sigma(s) ** 2 / process.sigma(t) ** 2
-            of_u_0 = process.alpha(s) * var_ts / process.sigma(t) ** 2
-            std = (posterior if self.variance == "small" else var_ts).sqrt()
-            u = of_u_t.to(u.dtype) * u + of_u_0.to(u.dtype) * u_0 + std.to(u.dtype) * normal_like(u, generator)
+            mean = apply_blocks(alpha_ts * var_s / var_t, u)
+            mean = mean + apply_blocks(process.signal(s.reshape(1)) * var_ts / var_t, u_0)
+            std = (posterior if self.variance == "small" else var_ts).clamp(min=0).sqrt()
+            u = mean + apply_blocks(std, normal_like(u, generator))
         return u
 
 
@@ -94,22 +108,22 @@ class DDIM(GridSampler):
             raise UserError(f"eta is {self.eta}", "give a number from 0 (deterministic) to 1 (ancestral)")
 
     def check(self, process: Process) -> None:
-        """Noise and clipping need a scalar process."""
-        if self.eta or self.clip:
-            require_scalar(process, self.name)
+        """Noise needs a diagonal process."""
+        if self.eta:
+            require_diagonal(process, self.name)
 
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s = A_s u_0 + sqrt(R_s^2 - std^2) eps + std z, with std = eta times the posterior's."""
         for t, s in itertools.pairwise(grid):
+            u = call.process.expand(u, t, generator)
             found = call(u, t)
             if self.clip:
-                found = clip_prediction(found, require_scalar(call.process, self.name), u, t)
+                found = clip_prediction(found, call.process, u, t)
             u = self._noisy(call.process, found, s, t, generator) if self.eta else transfer(call.process, found, s)
         return u
 
     def _noisy(self, process: Process, found: Prediction, s: Tensor, t: Tensor, generator: Noise) -> Tensor:
-        scalar = require_scalar(process, self.name)
-        std = self.eta * bridge(scalar, s, t)[2].clamp(min=0).sqrt()
-        rest = (scalar.sigma(s) ** 2 - std**2).clamp(min=0).sqrt()
-        u = apply_blocks(scalar.signal(s.reshape(1)), found.u_0) + rest.to(found.eps.dtype) * found.eps
-        return u + std.to(u.dtype) * normal_like(u, generator)
+        std = self.eta * bridge(require_diagonal(process, self.name), s, t)[2].clamp(min=0).sqrt()
+        rest = (process.noise(s.reshape(1)) ** 2 - std**2).clamp(min=0).sqrt()
+        u = apply_blocks(process.signal(s.reshape(1)), found.u_0) + apply_blocks(rest, found.eps)
+        return u + apply_blocks(std, normal_like(u, generator))

@@ -1,4 +1,4 @@
-"""Euler, Heun and DPM-Solver++(2M) on the probability-flow ODE du/dt = alpha' u_0 + sigma' eps, in the process's t."""
+"""Euler, Heun and DPM-Solver++(2M) on the probability-flow ODE du/dt = A' u_0 + R' eps, in the process's t."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise
-from denoisezoo.diffusion.process import Process, ScalarProcess
+from denoisezoo.diffusion.process import Process
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.diffusion.samplers.first_order import require_scalar
 
 
-def slope(process: ScalarProcess, found: Prediction, t: Tensor) -> Tensor:
-    """du/dt along the probability flow, from a prediction at time t."""
-    alpha_dot, sigma_dot = process.derivatives(t)
-    return alpha_dot.to(found.u_0.dtype) * found.u_0 + sigma_dot.to(found.eps.dtype) * found.eps
+def slope(process: Process, found: Prediction, t: Tensor) -> Tensor:
+    """du/dt along the probability flow, from a prediction at time t (()): A' u_0 + R' eps, for any process."""
+    A_dot, R_dot = process.rates(t.reshape(1))
+    return apply_blocks(A_dot, found.u_0) + apply_blocks(R_dot, found.eps)
 
 
 @SAMPLERS.register("euler")
@@ -30,14 +31,11 @@ class Euler(GridSampler):
     name: ClassVar[str] = "euler"
     order: ClassVar[int | None] = 1
 
-    def check(self, process: Process) -> None:
-        """Scalar processes only."""
-        require_scalar(process, self.name)
-
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s = u_t + (s - t) du/dt."""
-        process = require_scalar(call.process, self.name)
+        process = call.process
         for t, s in itertools.pairwise(grid):
+            u = process.expand(u, t, generator)
             found = call(u, t)
             if s == 0:
                 return found.u_0
@@ -57,14 +55,11 @@ class Heun(GridSampler):
         """Two calls a step, one in the last."""
         return 2 * steps - 1
 
-    def check(self, process: Process) -> None:
-        """Scalar processes only."""
-        require_scalar(process, self.name)
-
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """The trapezoidal rule with an Euler step as predictor."""
-        process = require_scalar(call.process, self.name)
+        process = call.process
         for t, s in itertools.pairwise(grid):
+            u = process.expand(u, t, generator)
             found = call(u, t)
             if s == 0:
                 return found.u_0

@@ -1,0 +1,170 @@
+"""Non-uniform diffusion: one speed per band of a Haar pyramid; bands that are pure noise leave the state."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion.diagonal import LogSNRProcess
+from denoisezoo.diffusion.process import PROCESSES, Process
+from denoisezoo.diffusion.transforms import haar, haar_bands, inverse_haar
+from denoisezoo.errors import UserError
+
+
+@PROCESSES.register("multiscale")
+class MultiScale(LogSNRProcess):
+    """Non-uniform diffusion (MSDiff: Batzolis et al. 2022, arXiv 2207.09786): one speed per band of a Haar pyramid.
+
+    Band k has log-SNR falling linearly from `highest` at `t_min` to `lowest` at its end T_k, under a preserved
+    variance. Finer bands end sooner; after its end a band is pure noise, and with `drop` it leaves the state, which
+    then is a quarter of the size: `levels` + 1 stages, walked back from the smallest.
+
+    Args:
+        resolution: Height and width of the images.
+        levels: Halvings of the pyramid.
+        ends: T_k of each band, finest first, increasing; the last is the approximation's and the prior's time. k / K
+            unless given.
+        highest: Log-SNR at `t_min`.
+        lowest: Log-SNR at the end of each band.
+        drop: Whether bands leave the state. Without it, one network sees all of it at all times.
+        rescale: Divide the approximation by 2^levels, its scale against the image; the published code does not.
+        t_min: Smallest time.
+    """
+
+    def __init__(
+        self,
+        resolution: int = 32,
+        levels: int = 2,
+        ends: list[float] | None = None,
+        highest: float = 10.0,
+        lowest: float = -10.0,
+        drop: bool = True,
+        rescale: bool = False,
+        t_min: float = 1e-3,
+    ) -> None:
+        ends = [(k + 1) / (levels + 1) for k in range(levels + 1)] if ends is None else list(ends)
+        check_ends(ends, levels, t_min)
+        if lowest >= highest:
+            raise UserError(f"lowest {lowest} is not below highest {highest}", "give log-SNRs such as -10 and 10")
+        self.resolution, self.levels, self.ends = resolution, levels, ends
+        self.highest, self.lowest, self.drop = highest, lowest, drop
+        self.t_min, self.t_max = t_min, ends[-1]
+        self.bands = haar_bands(resolution, levels)
+        self.scale = 2.0**-levels if rescale else 1.0
+
+    @classmethod
+    def for_images(cls, resolution: int, stages: int = 1) -> Process:
+        """As many levels as the network's stages need; 2 for a network without any."""
+        return cls(resolution=resolution, levels=stages - 1 if stages > 1 else 2)
+
+    def log_snrs(self, t: Tensor) -> Tensor:
+        """highest - (highest - lowest) (t - t_min) / (T_k - t_min), constant beyond T_k; (B, 1, N, N)."""
+        return self._by_band(t)[:, self.bands.to(t.device)][:, None]
+
+    def _by_band(self, t: Tensor) -> Tensor:
+        ends = torch.tensor(self.ends, dtype=t.dtype, device=t.device)
+        share = (t[:, None] - self.t_min) / (ends - self.t_min)
+        share = torch.where(share > 1, 1.0, share)  # unlike clamp, with its slope up to the very end
+        return self.highest - (self.highest - self.lowest) * share
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """The mean over bands, which count alike."""
+        return self._by_band(t).mean(1)
+
+    @property
+    def stages(self) -> tuple[tuple[float, float], ...]:
+        """(T_k, T_(k-1)), noisiest first; the last ends at t_min. One stage where nothing is dropped."""
+        if not self.drop:
+            return ((self.t_max, self.t_min),)
+        return tuple(zip(reversed(self.ends), [*reversed(self.ends[:-1]), self.t_min], strict=True))
+
+    def dropped(self, t: float) -> int:
+        """Number of bands that have ended before t."""
+        return sum(t > end for end in self.ends[:-1]) if self.drop else 0
+
+    def _left(self, side: int) -> int:
+        """Levels of the pyramid in a state of a stage."""
+        assert self.resolution is not None
+        return self.levels - round(math.log2(self.resolution / side))
+
+    def to_pixels(self, u: Tensor) -> Tensor:
+        """Inverse Haar of the levels that the state has left."""
+        return inverse_haar(u, self._left(u.shape[-1]))
+
+    def from_pixels(self, x: Tensor) -> Tensor:
+        """Haar of the levels that an image of this size has."""
+        return haar(x, self._left(x.shape[-1]))
+
+    def _scales(self, u: Tensor) -> Tensor:
+        side = u.shape[-1] >> self._left(u.shape[-1])
+        scales = torch.ones(u.shape[-2:], dtype=u.dtype, device=u.device)
+        scales[:side, :side] = self.scale
+        return scales
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The mosaic, its approximation rescaled if so set."""
+        u = self.from_pixels(image)
+        return u if self.scale == 1 else u * self._scales(u)
+
+    def decode(self, state: Tensor) -> Tensor:
+        """Inverse of `encode`."""
+        return self.to_pixels(state if self.scale == 1 else state / self._scales(state))
+
+    def clip(self, u_0: Tensor) -> Tensor:
+        """A small image stands for averages times 2 for every level that is gone."""
+        assert self.resolution is not None
+        most = self.resolution // u_0.shape[-1]
+        return self.encode(self.decode(u_0).clamp(-most, most))
+
+    def sample_times(self, uniform: Tensor) -> Tensor:
+        """Every stage gets the same share of the images, whatever its length; uniform in t within it."""
+        stages = torch.tensor(self.stages[::-1], dtype=uniform.dtype, device=uniform.device)
+        place = uniform * len(stages)
+        index = place.floor().long().clamp(max=len(stages) - 1)
+        last, first = stages[index, 1], stages[index, 0]
+        return last + (first - last) * (place - index)
+
+    def grid(self, steps: int) -> Tensor:
+        """The steps shared evenly between stages, uniform in t in each; what is left over goes to the noisiest.
+
+        Raises:
+            UserError: Fewer steps than stages.
+        """
+        counts = shares(steps, len(self.stages))
+        times = []
+        for (first, last), n in zip(self.stages, counts, strict=True):
+            final = last == self.t_min
+            times.append(torch.linspace(first, last, n if final and n > 1 else n + 1, dtype=torch.float64)[:n])
+        return torch.cat([*times, torch.zeros(1, dtype=torch.float64)])
+
+
+def check_ends(ends: Sequence[float], levels: int, t_min: float) -> None:
+    """Refuse ends that are not one per band, increasing, and above t_min.
+
+    Raises:
+        UserError: Saying which.
+    """
+    if levels < 1:
+        raise UserError(f"levels is {levels}", "give at least 1; the log-SNR-linear process of one band is Diagonal")
+    if len(ends) != levels + 1:
+        raise UserError(f"{len(ends)} ends for {levels + 1} bands", "give one for each band, the finest first")
+    if not 0 < t_min < ends[0] or any(a >= b for a, b in itertools.pairwise(ends)):
+        raise UserError(
+            f"ends {list(ends)} do not increase from above t_min {t_min}",
+            "finer bands end sooner: give e.g. [0.5, 1.0]",
+        )
+
+
+def shares(steps: int, stages: int) -> list[int]:
+    """`steps` in whole numbers for each stage, noisiest first.
+
+    Raises:
+        UserError: Fewer steps than stages.
+    """
+    if steps < stages:
+        raise UserError(f"{steps} steps for {stages} stages", f"give at least {stages} steps")
+    return [steps // stages + (i < steps % stages) for i in range(stages)]

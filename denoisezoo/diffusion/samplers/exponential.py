@@ -1,0 +1,111 @@
+"""Coefficients of generalised DDIM, in float64 for any process: integrals over a step, and stochastic transitions.
+
+The integrand of gDDIM's coefficients is a derivative, 1/2 psi(s, tau) G G^T R_tau^-T = d/dtau [psi(s, tau) R_tau], so
+that by parts C_j = [l_j psi R] - integral of l_j' psi R needs neither G nor an inverse, and for q = 1 no integral.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion.blocks import identity_like, inverse, product, transpose
+from denoisezoo.diffusion.process import Process
+
+POINTS = 64
+"""Of the Gauss-Legendre quadrature over one step."""
+
+_KEPT: WeakKeyDictionary[Process, dict[tuple[float, ...], list[Tensor]]] = WeakKeyDictionary()
+_MOST_KEPT = 4096
+
+
+def multistep_coefficients(process: Process, s: Tensor, nodes: Tensor) -> list[Tensor]:
+    """Blocks C_j of every node but the first, for the step from nodes[0] to s; kept for the next walk on this grid.
+
+    Args:
+        process: The process.
+        s: Where the step ends, ().
+        nodes: Times (n,) that eps is interpolated at; the first is where the step begins.
+    """
+    kept = _KEPT.setdefault(process, {})
+    key = (float(s), *nodes.tolist())
+    if key not in kept:
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        kept[key] = _integrals(process, s, nodes)
+    return kept[key]
+
+
+def _integrals(process: Process, s: Tensor, nodes: Tensor) -> list[Tensor]:
+    """C_j = l_j(s) R_s - integral from t to s of l_j' psi(s, tau) R_tau, since l_j(t) = 0 for all but the first."""
+    if len(nodes) == 1:
+        return []
+    t, s = nodes[:1], s.reshape(1)
+    x, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(POINTS))
+    tau = t + (s - t) * (x + 1) / 2
+    W = product(process.psi(s.expand(POINTS), tau), process.noise(tau)) * ((s - t) / 2)
+    R_s = process.noise(s)
+    found = []
+    for j in range(1, len(nodes)):
+        slope = (weights * lagrange_slope(nodes, j, tau)).reshape(-1, *[1] * (W.ndim - 1))
+        found.append(lagrange(nodes, j, s) * R_s - (slope * W).sum(0, keepdim=True))
+    return found
+
+
+def lagrange(nodes: Tensor, j: int, tau: Tensor) -> Tensor:
+    """l_j at times tau (m,): 1 at nodes[j], 0 at the others."""
+    others = [k for k in range(len(nodes)) if k != j]
+    return torch.stack([(tau - nodes[k]) / (nodes[j] - nodes[k]) for k in others]).prod(0)
+
+
+def lagrange_slope(nodes: Tensor, j: int, tau: Tensor) -> Tensor:
+    """dl_j/dtau at times tau (m,)."""
+    others = [k for k in range(len(nodes)) if k != j]
+    total = torch.zeros_like(tau)
+    for m in others:
+        rest = [(tau - nodes[k]) / (nodes[j] - nodes[k]) for k in others if k != m]
+        total = total + torch.stack([torch.ones_like(tau), *rest]).prod(0) / (nodes[j] - nodes[m])
+    return total
+
+
+def stochastic_transition(process: Process, s: Tensor, t: Tensor, lam: float) -> Tensor:
+    """Blocks of Psihat(s, t), the transition of Fhat = F + (1 + lam^2)/2 G G^T Sigma^-1; s, t: ().
+
+    R_s R_t^-1 for lam 0, Sigma_s psi(t, s)^T Sigma_t^-1 for lam 1, (R_s/R_t)^(1 + lam^2) (A_t/A_s)^(lam^2) where blocks
+    are numbers; else its equation is solved.
+    """
+    s, t = s.reshape(1), t.reshape(1)
+    R_s, R_t = process.noise(s), process.noise(t)
+    if lam == 0:
+        return product(R_s, inverse(R_t))
+    if process.k == 1:
+        return (R_s / R_t) ** (1 + lam**2) * (process.signal(t) / process.signal(s)) ** (lam**2)
+    if lam == 1:
+        Sigma_s, Sigma_t = (product(R, transpose(R)) for R in (R_s, R_t))
+        return product(product(Sigma_s, transpose(process.psi(t, s))), inverse(Sigma_t))
+    return product(product(R_s, _turned(process, s, t, lam)), inverse(R_t))
+
+
+def _turned(process: Process, s: Tensor, t: Tensor, lam: float, intervals: int = 4096) -> Tensor:
+    """M(s, t) in Psihat = R_s M R_t^-1, with dM/dtau = lam^2/2 (R^-1 G G^T R^-T) M.
+
+    By the classical Runge-Kutta method in sqrt(tau), whose steps are all taken at once, as matrices, and multiplied.
+    """
+    root = torch.linspace(float(t) ** 0.5, float(s) ** 0.5, 2 * intervals + 1, dtype=torch.float64)
+    tau = root**2
+    R_inverse = inverse(process.noise(tau))
+    rate = product(product(R_inverse, process.diffusion(tau)), transpose(R_inverse))
+    B = lam**2 / 2 * rate * (2 * root).reshape(-1, *[1] * (rate.ndim - 1))
+    h, one = float(root[2] - root[0]), identity_like(rate)
+    first, middle, last = B[:-1:2], B[1::2], B[2::2]
+    k_1 = first
+    k_2 = product(middle, one + h / 2 * k_1)
+    k_3 = product(middle, one + h / 2 * k_2)
+    k_4 = product(last, one + h * k_3)
+    steps = one + h / 6 * (k_1 + 2 * k_2 + 2 * k_3 + k_4)
+    while len(steps) > 1:
+        steps = product(steps[1::2], steps[::2])
+    return steps

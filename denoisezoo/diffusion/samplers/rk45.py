@@ -1,0 +1,103 @@
+"""Adaptive Runge-Kutta on the probability flow of any process: the solver of score SDEs (arXiv 2011.13456)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion.noise import Noise
+from denoisezoo.diffusion.process import Process
+from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler
+from denoisezoo.diffusion.samplers.ode import slope
+from denoisezoo.errors import ComputationError, UserError
+
+# Dormand and Prince 1980: nodes, rows of the tableau (the last is the fifth-order solution), error weights.
+C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+A = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+MOST_STEPS = 10_000
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+@SAMPLERS.register("rk45")
+@dataclass(frozen=True)
+class RK45(Sampler):
+    """Dormand and Prince's 5(4) on the probability flow from t_max to t_min, stage by stage; then the predicted image.
+
+    The tolerances decide how many calls are made, six for each step and one more at every start; `steps` only sets the
+    first step, and `nfe` is what equal steps of that size would take. All images of a batch share their steps.
+
+    Attributes:
+        rtol: Relative tolerance of a step.
+        atol: Absolute tolerance of a step.
+    """
+
+    name: ClassVar[str] = "rk45"
+    order: ClassVar[int | None] = 5
+    adaptive: ClassVar[bool] = True
+    rtol: float = 1e-5
+    atol: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.rtol < 0 or self.atol <= 0:
+            raise UserError(f"rtol {self.rtol} or atol {self.atol} is out of range", "give rtol >= 0 and atol > 0")
+
+    def nfe(self, steps: int) -> int:
+        """Calls if every step had the size of the first."""
+        return 6 * steps + 2
+
+    def grid(self, process: Process, steps: int) -> Tensor:
+        """Ends of the stages, and 0."""
+        ends = [process.stages[0][0], *(last for _, last in process.stages), 0.0]
+        return torch.tensor(ends, dtype=torch.float64)
+
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+        """Integrate each stage, then denoise."""
+        process, steps = call.process, max(1, (call.calls - 2) // 6)
+        first = (grid[0] - grid[-2]) / steps
+
+        def field(t: Tensor, u: Tensor) -> Tensor:
+            return slope(process, call(u, t), t)
+
+        for t, s in itertools.pairwise(grid[:-1]):
+            u = self._integrate(field, process.expand(u, t, generator), t, s, torch.minimum(first, t - s))
+        return call(u, grid[-2]).u_0
+
+    def _integrate(self, field: Field, u: Tensor, t: Tensor, end: Tensor, h: Tensor) -> Tensor:
+        """From t back to `end` (()), the first step of size h."""
+        k = field(t, u)
+        for _ in range(MOST_STEPS):
+            h = torch.minimum(h, t - end)
+            candidate, slopes = advance(field, u, t, k, -h)
+            error = sum((e * k for e, k in zip(E, slopes, strict=True)), torch.zeros_like(u)) * h.to(u)
+            scale = self.atol + self.rtol * torch.maximum(u.abs(), candidate.abs())
+            ratio = float((error / scale).square().mean().sqrt())
+            if ratio <= 1:
+                u, k, t = candidate, slopes[-1], end if h == t - end else t - h
+            if t == end:
+                return u
+            h = h * min(5.0, max(0.2, 0.9 * max(ratio, 1e-10) ** -0.2))
+        raise ComputationError(f"rk45 took {MOST_STEPS} steps", "raise rtol and atol, or use gddim")
+
+
+def advance(field: Field, u: Tensor, t: Tensor, k: Tensor, h: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """One step of signed size h: the new state, and the seven slopes, the last at the new state."""
+    slopes, new = [k], u
+    for c, row in zip(C[1:], A[1:], strict=True):
+        new = u + h.to(u) * sum((a * k for a, k in zip(row, slopes, strict=True) if a), torch.zeros_like(u))
+        slopes.append(field(t + c * h, new))
+    return new, slopes

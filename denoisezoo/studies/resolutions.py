@@ -1,0 +1,84 @@
+"""What multi-scale denoisers save at growing resolution, against a uniform one at the same number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from denoisezoo.archs import create_denoiser
+from denoisezoo.diffusion import NetworkDenoiser, Sampler, SeedBlock, default_denoiser
+from denoisezoo.profiling.latency import timer
+from denoisezoo.profiling.trajectory import counting_copy, trace
+from denoisezoo.studies.base import Plot, Row, Study
+
+PLOTS = (
+    Plot("Time saved against resolution", "resolution", "speed_up", "line", log_x=True),
+    Plot("MACs saved against resolution", "resolution", "macs_ratio", "line", log_x=True),
+    Plot("Time of an image", "resolution", "ms_per_image", "line_of_network", log_x=True, log_y=True),
+)
+
+
+def resolution_study(
+    names: Sequence[str],
+    processes: Sequence[str],
+    resolutions: Sequence[int],
+    sampler: Sampler,
+    steps: int,
+    batch_sizes: Sequence[int] = (1, 8),
+    rounds: int = 3,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Study:
+    """Time whole walks of two untrained networks in turns, so that both meet the same disturbances.
+
+    Args:
+        names: A multi-scale network, and the uniform one that it is held against.
+        processes: The process of each.
+        resolutions: Sizes of the images.
+        sampler: The sampler.
+        steps: Its steps, the same for both.
+        batch_sizes: Images at a time.
+        rounds: Walks of each; the fastest counts.
+        progress: Told what is being timed.
+    """
+    rows: list[Row] = []
+    for resolution in resolutions:
+        denoisers = [
+            default_denoiser(create_denoiser(name, resolution=resolution), process).eval()
+            for name, process in zip(names, processes, strict=True)
+        ]
+        macs = [macs_of(denoiser, sampler, steps) for denoiser in denoisers]
+        for batch in batch_sizes:
+            progress(f"{resolution}x{resolution}, batch {batch}")
+            times = times_of(denoisers, sampler, steps, batch, rounds)
+            for name, ms, cost in zip(names, times, macs, strict=True):
+                row: Row = {"name": name, "resolution": resolution, "batch_size": batch, "steps": steps}
+                row |= {"ms_per_image": ms, "macs_per_image": cost, "line_of_network": f"{name}, batch {batch}"}
+                if name == names[0]:
+                    row |= {"line": f"batch {batch}", "speed_up": times[1] / ms, "macs_ratio": macs[1] / cost}
+                rows.append(row)
+    return Study(rows, PLOTS)
+
+
+def macs_of(denoiser: NetworkDenoiser, sampler: Sampler, steps: int) -> int:
+    """Multiply-adds of one image, counted without weights."""
+    u_T = sampler.prior(denoiser.process, (1, *denoiser.image_shape), steps, SeedBlock([0]))
+    walked = trace(counting_copy(denoiser), sampler, u_T, steps=steps, generator=SeedBlock([0]), timed=False)
+    return walked.macs_per_image
+
+
+def times_of(
+    denoisers: Sequence[NetworkDenoiser], sampler: Sampler, steps: int, batch: int, rounds: int
+) -> list[float]:
+    """Milliseconds of an image for each denoiser: the fastest of some walks, taken in turns after a warm-up."""
+    best = [float("inf")] * len(denoisers)
+    for i in range(rounds + 1):
+        for n, denoiser in enumerate(denoisers):
+            noise = SeedBlock(range(batch))
+            count = sampler.fewest(denoiser.process) if i == 0 else steps
+            u_T = sampler.prior(denoiser.process, (batch, *denoiser.image_shape), count, noise, dtype=torch.float32)
+            ms = timer(u_T.device)(partial(sampler, denoiser, u_T, steps=count, generator=noise))
+            if i:
+                best[n] = min(best[n], ms / batch)
+    return best

@@ -1,0 +1,158 @@
+"""Processes of many speeds and of two parts in the shared trainer: trained, sampled and priced like any other."""
+
+import json
+
+import pytest
+import torch
+
+from denoisezoo import cli
+from denoisezoo.archs import create_denoiser, list_denoisers
+from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, create_sampler
+from denoisezoo.diffusion.preconditioning import V
+from denoisezoo.errors import UserError
+from denoisezoo.plans import Plan
+from denoisezoo.profiling.trajectory import counting_copy, trace
+from denoisezoo.train.fit import train
+from denoisezoo.train.runs import load_run
+
+MULTISCALE = {"resolution": 16, "levels": 1}
+
+
+def multiscale(*more):
+    return [
+        "--model.denoiser", "multiscale_tiny", "--model.process", "MultiScale", "--model.process.resolution", "16",
+        "--model.process.levels", "1", "--model.preconditioning", "V", "--model.objective", "Simple", *more,
+    ]  # fmt: skip
+
+
+def moved(before, after, prefix):
+    keys = [key for key in before if key.startswith(prefix)]
+    assert keys
+    return any(not torch.equal(before[key], after[key]) for key in keys)
+
+
+def test_all_stages_train_in_one_step(arguments, tmp_path):
+    result = train(arguments(*multiscale("--trainer.max_steps", "3")))
+    run = load_run(tmp_path / "run", "raw")
+    fresh = train(arguments(*multiscale("--trainer.max_steps", "1"), folder="fresh"))
+    assert (result.steps, fresh.steps) == (3, 1)
+    before, after = load_run(tmp_path / "fresh", "raw").denoiser.state_dict(), run.denoiser.state_dict()
+    assert moved(before, after, "backbone.stages.0.")
+    assert moved(before, after, "backbone.stages.1.")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["train_macs"] > 0
+
+
+def test_a_step_of_one_stage_leaves_the_others_alone(arguments, tmp_path):
+    """As the published training: one stage per batch, and the optimiser does not touch networks without a gradient."""
+    times = ["--model.objective.times", "OneStage"]
+    train(arguments(*multiscale(*times, "--trainer.max_steps", "1"), folder="one"))
+    train(arguments(*multiscale(*times, "--trainer.max_steps", "2"), folder="two"))
+    before, after = (load_run(tmp_path / name, "raw").denoiser.state_dict() for name in ("one", "two"))
+    assert [moved(before, after, f"backbone.stages.{i}.") for i in (0, 1)].count(True) == 1
+
+
+@pytest.mark.parametrize("preconditioning", ["Epsilon", "MixedScore", "Whitened"])
+def test_langevin_diffusion_trains_and_samples(arguments, tmp_path, preconditioning):
+    outputs = "2" if preconditioning == "Epsilon" else "1"
+    words = ["--model.network.in_channels", "2", "--model.network.out_channels", outputs, "--model.process", "CLD"]
+    words += ["--model.preconditioning", preconditioning, "--model.objective", "Simple"]
+    train(arguments(*words, "--samples.every_n_steps", "4", "--samples.num", "4", "--samples.steps", "3"))
+    assert (tmp_path / "run" / "samples" / "step_00000004.png").is_file()
+    assert load_run(tmp_path / "run").image_shape == (1, 16, 16)
+    assert cli.main(["sample", str(tmp_path / "run"), "--sampler", "gddim:q=2", "--steps", "4", "--num", "2"]) == 0
+
+
+def test_one_channel_for_two_parts_is_refused(arguments):
+    with pytest.raises(UserError, match="multiple of 2"):
+        train(arguments("--model.process", "CLD", "--model.preconditioning", "Epsilon", "--model.objective", "Simple"))
+
+
+def test_blurring_trains_and_samples(arguments, tmp_path):
+    words = ["--model.process", "Blurring", "--model.process.resolution", "16", "--model.preconditioning", "V"]
+    train(arguments(*words, "--model.objective", "Simple"))
+    for sampler in ("gddim:q=3", "ddpm", "rk45:rtol=0.1,atol=0.1"):
+        assert cli.main(["sample", str(tmp_path / "run"), "--sampler", sampler, "--steps", "5", "--num", "2"]) == 0
+
+
+ELASTIC = [name for name in list_denoisers() if "tiny" in name and len(create_denoiser(name).efforts) > 1]
+
+
+@pytest.mark.parametrize("name", ELASTIC)
+def test_elastic_networks_are_stages_trained_sampled_and_priced(name, arguments, tmp_path):
+    """Widths, ODE steps and plans inside multi-scale stages."""
+    words = multiscale("--model.network.base", f"[{name}]", "--model.effort", "random")
+    train(arguments(*words, "--trainer.max_steps", "2"))
+    run = load_run(tmp_path / "run")
+    efforts = create_denoiser(name).efforts
+    assert run.denoiser.efforts == efforts
+    plan, sampler = Plan((efforts[0], efforts[-1]), (-2.0,)), create_sampler("gddim")
+    plan.check(run.denoiser.efforts)
+    u_T = sampler.prior(run.denoiser.process, (1, *run.image_shape), 8, SeedBlock([0]))
+    for denoiser, timed in ((run.denoiser, True), (counting_copy(run.denoiser), False)):
+        calls = trace(denoiser, sampler, u_T, steps=8, plan=plan, generator=SeedBlock([0]), timed=timed).calls
+        assert {call.effort for call in calls} == {efforts[0], efforts[-1]}
+        assert len({call.macs for call in calls}) >= 3  # sizes times efforts
+        assert max(call.macs for call in calls[:4]) < max(call.macs for call in calls[4:])
+
+
+def test_the_trajectory_shows_the_stages():
+    net = create_denoiser("multiscale_digits")
+    denoiser = NetworkDenoiser(net, MultiScale(16, levels=2), V())
+    sampler = create_sampler("gddim")
+    u_T = sampler.prior(denoiser.process, (1, 1, 16, 16), 6, SeedBlock([0]))
+    assert u_T.shape == (1, 1, 4, 4)
+    macs = [
+        c.macs
+        for c in trace(counting_copy(denoiser), sampler, u_T, steps=6, generator=SeedBlock([0]), timed=False).calls
+    ]
+    assert macs == [4145152] * 2 + [2982912] * 2 + [2441344] * 2
+
+
+def test_wrong_stages_and_sizes_are_refused():
+    net = create_denoiser("multiscale_digits")
+    with pytest.raises(UserError, match="3 stages"):
+        NetworkDenoiser(net, MultiScale(16, levels=1), V())
+    with pytest.raises(UserError, match="32"):
+        NetworkDenoiser(net, MultiScale(32, levels=2), V())
+    with pytest.raises(UserError, match="no stage for images of 12x12"):
+        net(torch.zeros(1, 1, 12, 12), torch.zeros(1))
+    with pytest.raises(UserError, match="CLD"):
+        NetworkDenoiser(create_denoiser("ddpm_digits", in_channels=2), CLD(), V())
+    denoiser = NetworkDenoiser(net, MultiScale(16, levels=2), V())
+    with pytest.raises(UserError, match="time_grid=process"):
+        create_sampler("gddim:time_grid=quadratic")(denoiser, torch.zeros(1, 1, 4, 4), steps=9)
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ({"base": ["ddpm_digits", "ddpm_digits"]}, "2 base networks for 3 stages"),
+        ({"base": ["multiscale_tiny"]}, "multi-scale itself"),
+        ({"base": ["ddpm_digitz"]}, "ddpm_digits"),
+        ({"resolution": 18}, "halved"),
+    ],
+)
+def test_wrong_networks_are_refused(override, word):
+    with pytest.raises(UserError, match=word):
+        create_denoiser("multiscale_digits", **override)
+
+
+LINES = {
+    "gddim:q=5": "error: q 5 or lam 0.0 is out of range",
+    "gddim:q=4": "error: q 4 is larger than steps 3",
+    "ddpm": "error: sampler 'ddpm' cannot walk CLD",
+}
+
+
+def test_mistakes_are_one_line_and_status_2(arguments, tmp_path, capsys):
+    words = ["--model.network.in_channels", "2", "--model.network.out_channels", "2", "--model.process", "CLD"]
+    train(arguments(*words, "--model.preconditioning", "Epsilon", "--model.objective", "Simple"))
+    for sampler, line in LINES.items():
+        capsys.readouterr()
+        assert cli.main(["sample", str(tmp_path / "run"), "--sampler", sampler, "--steps", "3", "--num", "2"]) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert said.startswith(line)
+    words = ["--config", "digits/multiscale", "--model.process.ends", "[0.5,0.3,1.0]"]
+    assert cli.main(["train", *words, "--trainer.default_root_dir", str(tmp_path / "bad")]) == 2
+    assert "do not increase" in capsys.readouterr().err
