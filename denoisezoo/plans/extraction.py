@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
@@ -75,17 +74,3 @@ def extracted(denoiser: NetworkDenoiser, efforts: Iterable[Effort], compile: boo
             network.compile(dynamic=False)
     table = EffortTable(networks).train(denoiser.training)
     return NetworkDenoiser(table, denoiser.process, denoiser.preconditioning)
-
-
-@torch.inference_mode()
-def warm_up(denoiser: NetworkDenoiser, shape: tuple[int, ...], efforts: Iterable[Effort]) -> None:
-    """Call some efforts once with a batch of `shape` (B, C, H, W), so that compiling is not timed later."""
-    first = next(denoiser.parameters())
-    t = torch.full(shape[:1], denoiser.process.t_max, dtype=torch.float64, device=first.device)
-    cond_channels = denoiser.backbone.spec.cond_channels
-    cond = torch.zeros(shape[0], cond_channels, *shape[2:], device=first.device) if cond_channels else None
-    label = (
-        torch.zeros(shape[:1], dtype=torch.int64, device=first.device) if denoiser.backbone.spec.num_classes else None
-    )
-    for effort in efforts:
-        denoiser(torch.zeros(shape, device=first.device), t, label=label, cond=cond, effort=effort)

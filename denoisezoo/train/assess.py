@@ -81,8 +81,8 @@ class Assessment:
 def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     """The run's denoiser where and as the settings want it, ready to be timed.
 
-    With a plan, each effort that it uses is a network of its own, made for speed. Every effort first makes a walk of the
-    fewest steps with a batch of the size to come.
+    With a plan, each effort that it uses is a network of its own, made for speed. Every effort first makes a walk of
+    the fewest steps, with a batch of the size to come.
 
     Raises:
         UserError: The device is absent, or the network lacks an effort of the plan.

@@ -1,5 +1,6 @@
 """The loss table and the propagation of errors against the Gaussian, where both are known in closed form."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_levels_group_calls_and_keep_their_times_apart():
     levels = make_levels(times, process, 3)
     assert [level.calls for level in levels] == [(0, 1, 2), (3, 4, 5), (6,)]
     assert levels[0].edge == -np.inf
-    for level, other in zip(levels, levels[1:], strict=False):
+    for level, other in itertools.pairwise(levels):
         log_snr = process.log_snr(torch.tensor([times[level.calls[-1]], times[other.calls[0]]])).tolist()
         assert log_snr[0] < other.edge < log_snr[1]
     assert levels[-1].sigma == 0
