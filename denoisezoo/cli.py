@@ -22,6 +22,10 @@ COMMANDS = {
     "evaluate": ("denoisezoo.commands.evaluate", "metrics of a run, each with its card"),
     "profile": ("denoisezoo.commands.profile", "params, MACs, latency, memory; with a sampler, the whole trajectory"),
     "compare": ("denoisezoo.commands.compare", "train, sample, evaluate and price variants on equal terms; one report"),
+    "export": (
+        "denoisezoo.commands.export",
+        "the weights of a run as one file to publish, with card and configuration",
+    ),
     "study": ("denoisezoo.commands.study", "solvers, adjoint memory and noise robustness of networks; a page each"),
     "doctor": ("denoisezoo.commands.doctor", "what this machine and installation can do, and what is missing"),
 }

@@ -19,7 +19,7 @@ import yaml
 from denoisezoo.errors import UserError
 from denoisezoo.files import write_json, write_text
 from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
-from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
+from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 
@@ -57,7 +57,8 @@ def train(args: Sequence[str]) -> TrainResult:
     cli = parse_recipe(args)
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
-    done = steps_done(folder, config)
+    checkpoint = newest_checkpoint(folder)
+    done = steps_done(checkpoint, folder, config)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, False, facts)
     cli.model.recipe = config
@@ -67,20 +68,19 @@ def train(args: Sequence[str]) -> TrainResult:
     add_loggers(cli, folder, done)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
     with quiet():
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(folder / FOLDER / LAST) if done else None)
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None)
     return finish(cli, folder)
 
 
-def steps_done(folder: Path, config: dict[str, Any]) -> int:
+def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
     """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
 
     Raises:
-        UserError: The folder holds a run of other settings, or its checkpoint is damaged.
+        UserError: The folder holds a run of other settings.
     """
-    last = folder / FOLDER / LAST
-    if not last.is_file():
+    if checkpoint is None:
         return 0
-    found = read_checkpoint(last)
+    found = read_checkpoint(checkpoint)
     if key := first_difference(kept(found["denoisezoo"]["recipe"]), kept(config)):
         raise UserError(
             f"{folder} holds a run with another {key}",

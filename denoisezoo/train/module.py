@@ -66,8 +66,8 @@ class OptimizerConfig:
 class DiffusionModule(LightningModule):
     """Trains one denoiser.
 
-    Times, noise and dropout of a step depend on nothing but (seed, step, rank), so a resumed run draws what an unbroken
-    one would have drawn.
+    Times, noise and dropout of a step depend on nothing but (seed, step, part of the batch), so a resumed run draws
+    what an unbroken one would have drawn.
 
     Args:
         denoiser: Registry name of the backbone.
@@ -163,7 +163,7 @@ class DiffusionModule(LightningModule):
         return None
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        key = (0, self.global_step, batch_idx, self.global_rank)
+        key = self.step_key(batch_idx)
         torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
         loss, per_sample, t = self.objective(self.denoiser, batch, self.generator(*key), self._effort(*key))
         self.noise_bins.add(self.denoiser.process.log_snr(t), per_sample)
@@ -171,6 +171,14 @@ class DiffusionModule(LightningModule):
         self.train_seconds = time.perf_counter() - self._started
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
+
+    def step_key(self, batch_idx: int) -> tuple[int, ...]:
+        """What the random numbers of a batch depend on, beside the seed: the step, and which part of it this is.
+
+        The batches that one process accumulates and those of several processes are parts alike (see `TrainLoader`).
+        """
+        step, turn = divmod(batch_idx, self.trainer.accumulate_grad_batches)
+        return (0, self.global_step, step, turn * self.trainer.world_size + self.global_rank)
 
     def _effort(self, *key: int) -> Effort | None:
         """The effort of a step; None is the full network."""
@@ -196,6 +204,8 @@ class DiffusionModule(LightningModule):
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
             "seed": self.seed,
+            "skipped": self.skipped,
+            "noise_bins": self.noise_bins.sums(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -203,3 +213,5 @@ class DiffusionModule(LightningModule):
         found = checkpoint.get("denoisezoo", {})
         self.images_seen = int(found.get("images_seen", 0))
         self.train_seconds = float(found.get("train_seconds", 0.0))
+        self.skipped = int(found.get("skipped", 0))
+        self.noise_bins.load_sums(found.get("noise_bins", {}))

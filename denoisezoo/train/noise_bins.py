@@ -42,6 +42,15 @@ class NoiseBins(nn.Module):
         names = [f"{low:g}_to_{high:g}" for low, high in bin_edges()]
         return {name: means[i] for i, name in enumerate(names) if bool(hit[i])}
 
+    def sums(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, on the CPU."""
+        return {"total": self.total.cpu().clone(), "count": self.count.cpu().clone()}
+
+    def load_sums(self, sums: dict[str, Tensor]) -> None:
+        """Go on from what `sums` gave."""
+        for name, value in sums.items():
+            getattr(self, name).copy_(value)
+
     def reset(self) -> None:
         """Forget everything."""
         self.total.zero_()

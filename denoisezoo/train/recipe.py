@@ -18,10 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
-from denoisezoo.train.checkpoint import AtomicCheckpointIO, Checkpoints
+from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
+from denoisezoo.train.saving import Checkpoints
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
@@ -152,12 +153,12 @@ class RecipeCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         root = Path(trainer_config.get("default_root_dir") or "runs")
         extra = [StopOnInterrupt(), Throughput()]
-        plugins = [AtomicCheckpointIO(), *as_list(trainer_config.get("plugins"))]
+        plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
-                callback.dirpath = str(root / "checkpoints")
+                callback.dirpath = root / FOLDER
         return trainer
 
 
