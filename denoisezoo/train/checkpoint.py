@@ -169,8 +169,8 @@ def newest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
         except UserError as error:
             damage.append(error)
             continue
-        for error in damage:
-            print(f"warning: {error.what}; going back to {path.name}", file=sys.stderr)
+        for found in damage:
+            print(f"warning: {found.what}; going back to {path.name}", file=sys.stderr)
         return path
     if damage:
         raise UserError(damage[0].what, "train into another folder; no earlier checkpoint of this run is whole")

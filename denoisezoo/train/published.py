@@ -23,6 +23,7 @@ from denoisezoo.files import atomic_path, json_safe
 if TYPE_CHECKING:
     from denoisezoo.train.runs import Run
 
+FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs")
 SUFFIX, KEY = ".safetensors", "denoisezoo"
 CURE = "fetch it again, or export it again with `denoisezoo export`"
 
@@ -53,7 +54,9 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _card(run: Run) -> dict[str, Any]:
     """What training was, and the row of the evaluation of this checkpoint, if there is one."""
-    facts = {key: run.facts.get(key) for key in ("images_seen", "train_steps", "train_seconds", "train_macs")}
+    facts: dict[str, Any] = {
+        key: run.facts.get(key) for key in ("images_seen", "train_steps", "train_seconds", "train_macs")
+    }
     data = _json(run.folder / "run.json").get("data") or {}
     card = ResultCard.here(
         dataset=data.get("dataset"),
@@ -91,9 +94,8 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
             text = (file.metadata() or {}).get(KEY)
             tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118
     except (SafetensorError, ValueError, OverflowError, MemoryError) as error:
-        raise UserError(
-            f"{path} is damaged or no safetensors file ({str(error).splitlines()[0][:80]})", CURE
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise UserError(f"{path} is damaged or no safetensors file ({reason})", CURE) from error
     if not text:
         raise UserError(f"{path} is no file of denoisezoo: its header lacks {KEY!r}", "give one that `export` wrote")
     return _checked(path, text, tensors), tensors

@@ -13,7 +13,7 @@ import torch
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import FOLDER, LAST, newest_checkpoint, read_checkpoint
-from denoisezoo.train.published import SUFFIX, read_published
+from denoisezoo.train.published import FACTS, SUFFIX, read_published
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _load_published(file: Path, weights: str) -> Run:
     if header["weights"] != weights:
         raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
     card = header["card"]
-    facts = {key: card.get(key) for key in ("images_seen", "train_seconds", "train_steps", "train_macs")}
+    facts = {key: card.get(key) for key in FACTS}
     return _make_run(file, file.parent, header["recipe"], state, weights, facts | {"seed": card.get("training_seed")})
 
 

@@ -206,7 +206,7 @@ def test_the_best_is_remembered_over_a_resumption(arguments, tmp_path, monkeypat
 
 
 def test_checkpoints_by_minutes(arguments, tmp_path, monkeypatch):
-    """The clock moves on by 20 seconds whenever it is looked at: once after each step, once more when one is written."""
+    """The clock moves on by 20 seconds whenever it is looked at: after each step, and when one is written."""
     from denoisezoo.train import saving
 
     clock = iter(range(0, 10_000, 20))
