@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import math
 import shlex
@@ -21,7 +20,8 @@ from denoisezoo.report import Comparison, RunRecord, write_report
 from denoisezoo.train.assess import Assessment, Settings, assess, make_evaluator
 from denoisezoo.train.callbacks import training_macs
 from denoisezoo.train.data import ImageData
-from denoisezoo.train.fit import LOGS, train
+from denoisezoo.train.fit import train
+from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
 from denoisezoo.train.runs import Run, load_run
 
@@ -275,12 +275,5 @@ def costs(run: Run, found: Assessment) -> dict[str, Any]:
 
 
 def loss_curve(folder: Path) -> list[tuple[float, float]]:
-    """(step, training loss) from the logs of a run; where a resumed part overlaps, the later one counts."""
-    losses: dict[int, float] = {}
-    for path in sorted((folder / LOGS).glob("*/metrics.csv")):
-        with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
-        if rows:
-            losses = {step: loss for step, loss in losses.items() if step < int(rows[0]["step"])}
-        losses |= {int(row["step"]): float(row["train/loss"]) for row in rows}
-    return [(float(step), loss) for step, loss in sorted(losses.items())]
+    """(step, training loss) from the log of a run."""
+    return [(float(step), row["train/loss"]) for step, row in read_log(folder).items() if "train/loss" in row]

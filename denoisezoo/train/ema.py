@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from denoisezoo.errors import UserError
+from denoisezoo.train.guard import was_skipped
 
 
 class EMA(WeightAveraging):
@@ -41,7 +42,7 @@ class EMA(WeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the average after every optimiser step."""
-        if trainer.global_step <= self._latest_update_step:
+        if trainer.global_step <= self._latest_update_step or was_skipped(trainer):
             return
         images_seen = int(pl_module.images_seen)
         per_step = max(1, images_seen // max(trainer.global_step, 1))

@@ -21,11 +21,12 @@ from denoisezoo.files import write_json, write_text
 from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
-LOGS, SUMMARY = "logs", "run.json"
-FREE_SECTIONS = ("trainer", "checkpoint", "samples", "wandb")
+SUMMARY = "run.json"
+FREE_SECTIONS = ("trainer", "checkpoint", "samples", "guard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
 
 def add_loggers(cli: RecipeCLI, folder: Path, step: int) -> None:
     """CSV always, a file for each time that training starts; W&B when asked, offline without a key."""
-    from lightning.pytorch.loggers import CSVLogger
-
-    loggers = [CSVLogger(folder, name=LOGS, version=f"from_step_{step:08d}", flush_logs_every_n_steps=100)]
+    loggers: list[Any] = [RunLog(folder, step)]
     if project := plain_config(cli).get("wandb"):
         loggers.append(wandb_logger(folder, str(project)))
     cli.trainer.loggers = loggers

@@ -16,6 +16,7 @@ from torch import Tensor
 from denoisezoo.archs import Effort, create_denoiser, get_variant
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.errors import ComputationError, UserError, unknown
+from denoisezoo.train.log import log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
 
 
@@ -159,7 +160,6 @@ class DiffusionModule(LightningModule):
             if self.on_failure == "stop":
                 raise
         self.skipped += 1
-        self.log("train/skipped", float(self.skipped))
         return None
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -169,7 +169,7 @@ class DiffusionModule(LightningModule):
         self.noise_bins.add(self.denoiser.process.log_snr(t), per_sample)
         self.images_seen += len(batch["image"]) * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]), sync_dist=True)
         return loss
 
     def step_key(self, batch_idx: int) -> tuple[int, ...]:
@@ -187,9 +187,10 @@ class DiffusionModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the loss by noise level and the images seen as often as the loss."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:
-            self.log_dict({f"loss_by_noise/{name}": value for name, value in self.noise_bins.means().items()})
-            self.log("images_seen", float(self.images_seen))
+        if log_due(self.trainer):
+            means = self.noise_bins.means(self.trainer.strategy.reduce)
+            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()}
+            log_now(self.trainer, metrics | {"images_seen": self.images_seen})
             self.noise_bins.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

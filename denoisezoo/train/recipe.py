@@ -21,6 +21,7 @@ from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.ema import EMA
+from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 from denoisezoo.train.saving import Checkpoints
 
@@ -95,10 +96,10 @@ def _known_keys() -> set[str]:
     """Every key that a recipe may hold: the parameters of the classes that it can build."""
     from lightning.pytorch import Trainer
 
-    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, EMA, SampleGrid, Checkpoints]
+    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, EMA, SampleGrid, Guard, Checkpoints]
     for base in BASES:
         classes.extend(_subclasses(base))
-    keys = {"trainer", "model", "data", "ema", "samples", "checkpoint", "seed_everything", "wandb"}
+    keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
 
 
@@ -145,6 +146,7 @@ class RecipeCLI(LightningCLI):
         """The sections beside trainer, model and data."""
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(Guard, "guard")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--wandb", type=str | None, default=None, help="Project to log to; offline without a key.")
 

@@ -75,6 +75,8 @@ class Checkpoints(Checkpoint):
         """Ask the loader to call between steps."""
         self._seen_step = self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            _clear(self.dirpath)
         trainer.train_dataloader.between = lambda: self._between(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -83,6 +85,21 @@ class Checkpoints(Checkpoint):
         Lightning counts a step twice when it resumes from a checkpoint that was written after a validation.
         """
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write Lightning's counters at the end of training as they are between any two steps.
+
+        There it counts the epoch as over. A run that goes on from the midst of an epoch would then number its epochs
+        otherwise, and one that goes on from the end of an epoch would give that epoch a batch more.
+        """
+        loop = checkpoint["loops"]["fit_loop"]
+        batches, epochs = loop["epoch_loop.batch_progress"], loop["epoch_progress"]
+        if batches["current"]["completed"] >= trainer.num_training_batches:
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
+        elif batches["current"]["completed"]:
+            for count in (epochs["total"], epochs["current"]):
+                count["processed"] = count["completed"] = count["started"] - 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the validation loss with the best so far."""
@@ -148,6 +165,12 @@ class Checkpoints(Checkpoint):
         for path in numbered[self.keep :]:
             if path != best:
                 AtomicCheckpointIO().remove_checkpoint(path)
+
+
+def _clear(folder: Path) -> None:
+    """Remove halves of files that a killed process has left."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _agreed(trainer: Trainer, *wishes: bool) -> tuple[bool, ...]:
