@@ -38,12 +38,14 @@ class TrainResult:
         steps: Optimiser steps so far.
         interrupted: Whether Ctrl-C ended it.
         facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs, seed, ...
+        rank: Which process of several this is.
     """
 
     folder: Path
     steps: int
     interrupted: bool
     facts: dict[str, Any]
+    rank: int = 0
 
 
 def train(args: Sequence[str]) -> TrainResult:
@@ -68,9 +70,28 @@ def train(args: Sequence[str]) -> TrainResult:
     save_config(folder, config)
     add_loggers(cli, folder, done)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
-    with quiet():
+    with quiet(), together(cli.trainer, folder):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None)
     return finish(cli, folder)
+
+
+@contextlib.contextmanager
+def together(trainer: Any, folder: Path) -> Iterator[None]:
+    """Among several processes, tell of one that has gone in one line.
+
+    Raises:
+        UserError: The processes lost each other.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size == 1:
+            raise
+        good = newest_checkpoint(folder)
+        raise UserError(
+            f"process {trainer.global_rank} of {trainer.world_size} cannot go on: {str(error).splitlines()[0][:120]}",
+            "run the same command again; it goes on " + (f"from {good}" if good else "from the beginning"),
+        ) from error
 
 
 def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
@@ -183,5 +204,6 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_json(folder / SUMMARY, facts)
-    return TrainResult(folder, trainer.global_step, interrupted, facts)
+    if trainer.is_global_zero:
+        write_json(folder / SUMMARY, facts)
+    return TrainResult(folder, trainer.global_step, interrupted, facts, trainer.global_rank)

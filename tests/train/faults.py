@@ -117,15 +117,17 @@ def arm(kill: Kill) -> None:
         before(torch, "save", countdown(kill, lambda: before(owner, name, action)))
 
 
-def body(arguments: list[str], kill: Kill | None, environment: dict[str, str], log: str) -> None:
+def body(arguments: list[str], kill: Kill | None, environment: dict[str, str], log: str, command: str) -> None:
     """What the process does."""
     os.environ.update(environment)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     import torch
+    from lightning.pytorch.utilities import rank_zero_only
 
     torch.set_num_threads(1)
+    rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning looks when it is imported, which was before
     from denoisezoo.cli import main
     from denoisezoo.train import callbacks
 
@@ -133,16 +135,22 @@ def body(arguments: list[str], kill: Kill | None, environment: dict[str, str], l
     if kill is not None:
         arm(kill)
     try:
-        status = main(["--debug", "train", *arguments])
+        status = main(["--debug", command, *arguments])
     except BaseException:
         traceback.print_exc()
         status = 99
     os._exit(status)
 
 
-def start(arguments: list[str], log: Path, kill: Kill | None = None, environment: dict[str, str] | None = None):
-    """Start a training; `log` takes what it prints."""
-    process = context().Process(target=body, args=(arguments, kill, environment or {}, str(log)))
+def start(
+    arguments: list[str],
+    log: Path,
+    kill: Kill | None = None,
+    environment: dict[str, str] | None = None,
+    command="train",
+):
+    """Start a training, or another command; `log` takes what it prints."""
+    process = context().Process(target=body, args=(arguments, kill, environment or {}, str(log), command))
     process.start()
     return process
 

@@ -36,7 +36,7 @@ class Net(LightningModule):
 
 def test_ema_follows_its_formula():
     ema, net, mean = EMA(half_life=100, ramp_up=0.1), Net(0.0), 0.0
-    trainer = SimpleNamespace(global_step=0)
+    trainer = SimpleNamespace(global_step=0, callbacks=[])
     ema.setup(trainer, net, "fit")
     for step in range(1, 8):
         trainer.global_step, net.images_seen = step, 50 * step
