@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("denoisezoo.commands.evaluate", "metrics of a run, each with its card"),
     "profile": ("denoisezoo.commands.profile", "params, MACs, latency, memory; with a sampler, the whole trajectory"),
     "compare": ("denoisezoo.commands.compare", "train, sample, evaluate and price variants on equal terms; one report"),
+    "dashboard": ("denoisezoo.commands.dashboard", "lay out the W&B workspace of a project: a section per question"),
     "export": (
         "denoisezoo.commands.export",
         "the weights of a run as one file to publish, with card and configuration",

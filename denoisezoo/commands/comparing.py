@@ -90,11 +90,13 @@ class Outcome:
         records: One record for each job that was reached.
         report: The report, None if there was nothing to report yet.
         interrupted: Whether Ctrl-C ended it.
+        quality: Name of the metric that is compared.
     """
 
     records: list[RunRecord]
     report: Path | None
     interrupted: bool
+    quality: str | None = None
 
 
 def expand(recipes: list[str]) -> list[str]:
@@ -116,7 +118,7 @@ def expand(recipes: list[str]) -> list[str]:
     return found
 
 
-def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path) -> list[Job]:
+def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path, wandb: str | None = None) -> list[Job]:
     """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
 
     Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing.
@@ -133,6 +135,7 @@ def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path) -
             folder = out / "runs" / label(name) / f"seed_{seed}"
             arguments = ["--config", name, "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
             arguments += ["--trainer.default_root_dir", str(folder), *limits[name]]
+            arguments += ["--wandb", wandb] if wandb else []
             jobs.append(Job(label(name), seed, folder, arguments, budget.text()))
     return jobs
 
@@ -161,7 +164,17 @@ def compare(jobs: list[Job], settings: Settings, out: Path, *, title: str, comma
             say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed} failed: {records[-1].error}")
         if bench is not None:
             report = write_report(bench.comparison(jobs, records, title, command), out)
-    return Outcome(records, report, False)
+    return Outcome(records, report, False, bench.evaluator.features.distance_name if bench else None)
+
+
+def launch(jobs: list[Job], launcher: str, out: Path, options: dict[str, Any], at_once: int) -> None:
+    """Train all jobs elsewhere; what failed is tried, and reported, by `compare`, which finds the others finished."""
+    from denoisezoo.commands.launching import JOBS, Launcher
+
+    say(f"training {len(jobs)} runs through submitit ({launcher})")
+    outcomes = Launcher(launcher, out / JOBS, options, at_once).run([job.arguments for job in jobs])
+    for job, error in zip(jobs, outcomes, strict=True):
+        say(f"{job.name}, seed {job.seed}: {'trained' if error is None else 'failed: ' + error}")
 
 
 def say(text: str) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import netrc
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,12 +14,13 @@ from typing import Any
 import yaml
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import write_json, write_text
+from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.tracking import log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
 SUMMARY = "run.json"
@@ -68,11 +66,16 @@ def train(args: Sequence[str]) -> TrainResult:
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
     save_config(folder, config)
-    add_loggers(cli, folder, done)
+    add_loggers(cli, folder, done, config)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
-    with quiet(), together(cli.trainer, folder):
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None)
-    return finish(cli, folder)
+    result = None
+    try:
+        with quiet(), together(cli.trainer, folder):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None)
+        result = finish(cli, folder)
+    finally:
+        close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
+    return result
 
 
 @contextlib.contextmanager
@@ -118,43 +121,29 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     return facts if facts and facts.get("finished") else None
 
 
-def add_loggers(cli: RecipeCLI, folder: Path, step: int) -> None:
-    """CSV always, a file for each time that training starts; W&B when asked, offline without a key."""
+def add_loggers(cli: RecipeCLI, folder: Path, step: int, config: dict[str, Any]) -> None:
+    """CSV always, a file for each time that training starts; W&B when asked and possible."""
     loggers: list[Any] = [RunLog(folder, step)]
-    if project := plain_config(cli).get("wandb"):
-        loggers.append(wandb_logger(folder, str(project)))
+    if config.get("wandb"):
+        facts = {"denoiser": cli.model.name, "family": cli.model.family}
+        tags = [cli.model.family, cli.datamodule.dataset]
+        tracker = make_tracker(folder, str(config["wandb"]), config | facts, group=cli.model.family, tags=tags)
+        loggers += [tracker] if tracker else []
     cli.trainer.loggers = loggers
 
 
-def wandb_logger(folder: Path, project: str) -> Any:
-    """A W&B logger that goes on with the run of this folder.
-
-    Raises:
-        UserError: wandb is not installed.
-    """
-    try:
-        import wandb  # noqa: F401 - Lightning's own message does not say what to do
-        from lightning.pytorch.loggers import WandbLogger
-    except ImportError:
-        raise UserError("wandb is not installed", "install it (pip install wandb), or drop --wandb") from None
-    # The id of a run is its folder, so that resuming goes on in the same run.
-    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    offline = os.environ.get("WANDB_MODE") == "offline" or not has_wandb_key()
-    logger = WandbLogger(
-        project=project, name=folder.name, save_dir=folder, id=identity, resume="allow", offline=offline
-    )
-    logger.experiment.define_metric("*", step_metric="trainer/global_step")
-    return logger
+def close_loggers(loggers: list[Any], folder: Path, facts: dict[str, Any] | None) -> None:
+    """End W&B's run, with the card of the training where it came to its end."""
+    for tracker in trackers(loggers):
+        if facts:
+            tracker.attempt(tracker.experiment.summary.update, json_safe(summary_of(facts)))
+            log_card(tracker, f"training-{tracker.version}", facts, (folder / CONFIG_NAME, folder / SUMMARY))
+        tracker.close(0 if facts else 1)
 
 
-def has_wandb_key() -> bool:
-    """Whether W&B can log in: by its environment variable, or by the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def summary_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """What W&B's table of runs shows of a training."""
+    return {key: facts[key] for key in ("denoiser", "family", "seed", "images_seen", "train_seconds", "train_macs")}
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
+from denoisezoo.train.dashboard import Dashboard
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
@@ -154,7 +155,7 @@ class RecipeCLI(LightningCLI):
         """The trainer in its run folder."""
         trainer_config = self._get(self.config_init, "trainer")
         root = Path(trainer_config.get("default_root_dir") or "runs")
-        extra = [StopOnInterrupt(), Throughput()]
+        extra = [StopOnInterrupt(), Throughput(), Dashboard()]
         plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         trainer.callbacks[:0] = extra

@@ -10,8 +10,6 @@ from lightning.pytorch import Callback
 
 from denoisezoo.diffusion.objectives import EDMLoss
 from denoisezoo.errors import ComputationError, UserError
-from denoisezoo.profiling.profile import count_backbone
-from denoisezoo.profiling.setting import Setting
 from denoisezoo.train import fit
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import train
@@ -103,21 +101,6 @@ def test_an_interrupted_run_stops_in_order_and_goes_on(arguments, tmp_path, monk
 def test_no_run_there(tmp_path, path):
     with pytest.raises(UserError, match="run"):
         load_run(tmp_path / path)
-
-
-def test_wandb_is_offline_without_a_key(arguments, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    train(arguments("--wandb", "tests", "--samples.every_n_steps", 4, "--samples.steps", 2))
-    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
-    (table,) = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/costs_*.table.json")
-    costs = json.loads(table.read_text())
-    (row,) = (dict(zip(costs["columns"], values, strict=True)) for values in costs["data"])
-    backbone = load_run(tmp_path / "run").denoiser.backbone
-    assert row["params"] == sum(parameter.numel() for parameter in backbone.parameters())
-    assert row["flops"] == 2 * row["macs"] == 2 * count_backbone(backbone, Setting(torch.device("cpu"))).macs
 
 
 @pytest.fixture
