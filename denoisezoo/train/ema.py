@@ -31,6 +31,7 @@ class EMA(WeightAveraging):
             raise UserError(f"half_life {half_life} or ramp_up {ramp_up} is out of range", "give positive numbers")
         super().__init__()
         self._latest_update_step = 0
+        self._pairs: tuple[torch.nn.Module, list[torch.nn.Parameter], list[torch.nn.Parameter]] | None = None
         self.half_life, self.ramp_up = half_life, ramp_up
 
     def decay(self, images_seen: int, batch: int) -> float:
@@ -52,9 +53,10 @@ class EMA(WeightAveraging):
     @torch.no_grad()
     def _update(self, pl_module: LightningModule, weight: float) -> None:
         average = self.average(pl_module)
-        torch._foreach_lerp_(
-            [p.data for p in average.parameters()], [p.data for p in pl_module.parameters()], weight=weight
-        )
+        if self._pairs is None or self._pairs[0] is not average:  # walking through the modules takes longer than this
+            self._pairs = average, list(average.parameters()), list(pl_module.parameters())
+        _, means, weights = self._pairs
+        torch._foreach_lerp_([p.data for p in means], [p.data for p in weights], weight=weight)
         for mean, current in zip(average.buffers(), pl_module.buffers(), strict=True):
             mean.copy_(current)
 

@@ -71,7 +71,9 @@ def train(args: Sequence[str]) -> TrainResult:
     result = None
     try:
         with quiet(), together(cli.trainer, folder):
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None)
+            cli.trainer.fit(
+                cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None, weights_only=True
+            )
         result = finish(cli, folder)
     finally:
         close_loggers(cli.trainer.loggers, folder, result.facts if result else None)

@@ -46,6 +46,7 @@ class Guard(Callback):
         self._samples: list[tuple[Tensor, Tensor]] = []
         self._batch: tuple[Any, int] = (None, 0)
         self._norms: dict[str, float] = {}
+        self._named: list[tuple[str, nn.Parameter]] = []
 
     def state_dict(self) -> dict[str, Any]:
         """What was skipped so far."""
@@ -74,7 +75,8 @@ class Guard(Callback):
         """
         losses, samples = self._losses, self._samples
         self._losses, self._samples = [], []
-        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        self._named = self._named or list(pl_module.named_parameters())  # walking through them takes time
+        gradients = {name: p.grad for name, p in self._named if p.grad is not None}
         if not gradients or getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # nothing was computed; or float16, whose loss scaling skips infinities by design
         norms = torch.stack(torch._foreach_norm(list(gradients.values()))).float()
@@ -86,7 +88,7 @@ class Guard(Callback):
         self._skip(trainer, pl_module, samples)
         if self.in_row > self.max_in_row:
             raise self._diagnosis(trainer, pl_module, losses, list(gradients), norms)
-        for parameter in pl_module.parameters():
+        for _, parameter in self._named:
             parameter.grad = None  # optimisers leave a parameter without a gradient alone
         self._norms = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import re
@@ -76,11 +77,25 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
     if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
         return _unknown(f"key {found[1]!r}", found[1].split(".")[-1], _known_keys())
+    if "numpy accepts from" in text:
+        return f"seed_everything is {text.split()[0]}", "give a whole number from 0 to 4294967295"
+    if "Not a valid subclass" in text and (key := _foreign_key(message)):
+        return _unknown(f"key {key!r}", key, _known_keys() | {"class_path", "init_args"})
     if found := re.search(r"Parser key \"([\w.]+)\".*?Expected an? (.+?)\. Got value: (.+)", text):
         kind = found[2].removeprefix("<class '").removesuffix("'>")
         return f"{found[1]} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")] or ["the recipe is wrong"]
     return ": ".join(lines[:2])[:300].rstrip(".:; "), SEE
+
+
+def _foreign_key(message: str) -> str | None:
+    """The first key beside class_path and init_args of the value that a message of jsonargparse shows."""
+    try:
+        value = ast.literal_eval(message.rpartition("Given value: ")[2].strip())
+    except (ValueError, SyntaxError):
+        return None
+    keys = [str(key) for key in value] if isinstance(value, dict) else []
+    return next((key for key in keys if key not in {"class_path", "init_args", "dict_kwargs"}), None)
 
 
 def _unknown(what: str, name: str, choices: set[str]) -> tuple[str, str]:
@@ -154,6 +169,9 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer in its run folder."""
         trainer_config = self._get(self.config_init, "trainer")
+        for key in ("log_every_n_steps", "accumulate_grad_batches"):
+            if (value := trainer_config.get(key)) is not None and value < 1:
+                raise UserError(f"{key} is {value}", "give a whole number of at least 1")
         root = Path(trainer_config.get("default_root_dir") or "runs")
         extra = [StopOnInterrupt(), Throughput(), Dashboard()]
         plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
