@@ -79,8 +79,10 @@ def run(args: argparse.Namespace) -> int:
 
     refuse_file(args.out, "--out")
     settings = settings_of(args, features=args.features)
-    jobs: list[Job] = plan_jobs(args.recipes, args.seeds, args.budget or Budget(), args.out, args.wandb)
-    if args.launcher != "inline":
+    inline = args.launcher == LAUNCHERS[0]
+    limits = args.budget or Budget()
+    jobs: list[Job] = plan_jobs(args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline)
+    if not inline:
         launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
     outcome = compare(jobs, settings, args.out, title=args.title, command=command_line())
     if outcome.interrupted:

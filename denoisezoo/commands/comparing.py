@@ -118,7 +118,9 @@ def expand(recipes: list[str]) -> list[str]:
     return found
 
 
-def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path, wandb: str | None = None) -> list[Job]:
+def plan_jobs(
+    recipes: list[str], seeds: list[int], budget: Budget, out: Path, *, wandb: str | None = None, inline: bool = True
+) -> list[Job]:
     """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
 
     Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing.
@@ -128,6 +130,8 @@ def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path, w
     for name in names:
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
         cli.model.check_data(cli.datamodule)
+        if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
+            raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
         limits[name] = budget.arguments(cli.datamodule.batch_size, training_macs(cli.model.denoiser.backbone))
     jobs = []
     for seed in seeds:

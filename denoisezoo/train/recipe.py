@@ -29,6 +29,7 @@ from denoisezoo.train.saving import Checkpoints
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
+SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 BASES = (Process, Preconditioning, Objective, Times, ImageData)
 
 
@@ -176,6 +177,9 @@ class RecipeCLI(LightningCLI):
         extra = [StopOnInterrupt(), Throughput(), Dashboard()]
         plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
+        if (name := type(trainer.strategy).__name__) in SHARDED:
+            what = f"trainer.strategy {name} divides the weights, and their average is kept whole"
+            raise UserError(what, "use ddp; the networks of this zoo fit on one GPU")
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):

@@ -55,6 +55,12 @@ def test_without_submitit_one_line_says_how_to_get_it(recipe, tmp_path, capsys, 
     assert "denoisezoo[cluster]" in capsys.readouterr().err
 
 
+def test_a_recipe_of_several_processes_is_not_trained_inline(recipe, tmp_path, capsys):
+    recipe.write_text(recipe.read_text().replace("accelerator: cpu", "accelerator: cpu\n  devices: 2"))
+    assert main(["compare", str(recipe), "--out", str(tmp_path / "cmp"), *COMPARE]) == 2
+    assert "several processes; add --launcher local" in capsys.readouterr().err
+
+
 def test_options():
     assert parse_options("partition=gpu,timeout_min=600") == {"partition": "gpu", "timeout_min": 600}
     with pytest.raises(UserError, match="KEY=VALUE"):

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint, step_of
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
@@ -163,3 +164,20 @@ def test_the_command_line_starts_its_own_processes(arguments, tmp_path):
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("trained 2 steps, 512 images") == 1
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (["--trainer.strategy", "fsdp"], "requires a GPU"),
+        (["--trainer.strategy.class_path", "lightning.pytorch.strategies.ModelParallelStrategy"], "use ddp"),
+    ],
+)
+def test_strategies_that_divide_the_weights_are_refused_in_one_line(arguments, strategy, expected):
+    with pytest.raises(UserError, match=expected):
+        train(arguments(*TWO, *strategy))
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(arguments):
+    with pytest.raises(UserError, match=r"batch_size 33 .* accumulate_grad_batches 2"):
+        train(arguments("--data.batch_size", 33, "--trainer.accumulate_grad_batches", 2))
