@@ -23,6 +23,11 @@ COMMANDS = {
     "profile": ("denoisezoo.commands.profile", "params, MACs, latency, memory; with a sampler, the whole trajectory"),
     "compare": ("denoisezoo.commands.compare", "train, sample, evaluate and price variants on equal terms; one report"),
     "search": ("denoisezoo.commands.search", "the best plan at a budget: how much of the network at each noise level"),
+    "dashboard": ("denoisezoo.commands.dashboard", "lay out the W&B workspace of a project: a section per question"),
+    "export": (
+        "denoisezoo.commands.export",
+        "the weights of a run as one file to publish, with card and configuration",
+    ),
     "study": ("denoisezoo.commands.study", "solvers, adjoint memory and noise robustness of networks; a page each"),
     "doctor": ("denoisezoo.commands.doctor", "what this machine and installation can do, and what is missing"),
 }

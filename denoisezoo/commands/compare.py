@@ -9,8 +9,9 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from denoisezoo.commands.launching import LAUNCHERS, parse_options
 from denoisezoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ budget.__name__ = "budget such as images=64000"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments
+    from denoisezoo.commands.assessing import add_sampling_arguments, whole
 
     parser.add_argument(
         "recipes", metavar="RECIPE", nargs="+", help="recipe files, or names or patterns of shipped ones"
@@ -60,21 +61,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", default="pixels", help="feature space of the distance: pixels, inception")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the report (%(default)s)")
     parser.add_argument("--title", default="Comparison of denoisers", help="heading of the report")
+    parser.add_argument("--wandb", metavar="PROJECT", help="also send the trainings and the comparison to W&B")
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, default="inline", help="where to train: here, or in jobs of their own (inline)"
+    )
+    parser.add_argument(
+        "--launcher-options", type=parse_options, default={}, help="of submitit, e.g. partition=gpu,timeout_min=600"
+    )
+    parser.add_argument("--jobs", type=whole(1), default=1, help="trainings at once with --launcher local (1)")
     add_sampling_arguments(parser, num=None)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compare."""
     from denoisezoo.commands.assessing import refuse_file, settings_of
-    from denoisezoo.commands.comparing import Budget, Job, compare, plan_jobs
+    from denoisezoo.commands.comparing import Budget, Job, compare, launch, plan_jobs
 
     refuse_file(args.out, "--out")
     settings = settings_of(args, features=args.features)
-    jobs: list[Job] = plan_jobs(args.recipes, args.seeds, args.budget or Budget(), args.out, settings.plan)
+    inline = args.launcher == LAUNCHERS[0]
+    limits = args.budget or Budget()
+    jobs: list[Job] = plan_jobs(
+        args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline, plan=settings.plan
+    )
+    if not inline:
+        launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
     outcome = compare(jobs, settings, args.out, title=args.title, command=command_line())
     if outcome.interrupted:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED
+    if args.wandb and outcome.quality:
+        from denoisezoo.report.tracking import track_comparison
+
+        track_comparison(args.wandb, args.out, outcome.records, outcome.quality, command_line())
     failed = [record.name for record in outcome.records if record.error]
     if len(failed) == len(outcome.records):
         raise UserError(f"every training failed ({outcome.records[0].error})", f"see {outcome.report}")

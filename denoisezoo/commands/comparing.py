@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fnmatch
 import math
 import shlex
@@ -21,7 +20,8 @@ from denoisezoo.plans import Plan
 from denoisezoo.report import Comparison, RunRecord, write_report
 from denoisezoo.train.assess import Assessment, Settings, assess, make_evaluator
 from denoisezoo.train.data import ImageData
-from denoisezoo.train.fit import LOGS, train
+from denoisezoo.train.fit import train
+from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
 from denoisezoo.train.runs import Run, load_run
 
@@ -90,11 +90,13 @@ class Outcome:
         records: One record for each job that was reached.
         report: The report, None if there was nothing to report yet.
         interrupted: Whether Ctrl-C ended it.
+        quality: Name of the metric that is compared.
     """
 
     records: list[RunRecord]
     report: Path | None
     interrupted: bool
+    quality: str | None = None
 
 
 def expand(recipes: list[str]) -> list[str]:
@@ -116,7 +118,16 @@ def expand(recipes: list[str]) -> list[str]:
     return found
 
 
-def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path, plan: Plan | None = None) -> list[Job]:
+def plan_jobs(
+    recipes: list[str],
+    seeds: list[int],
+    budget: Budget,
+    out: Path,
+    *,
+    wandb: str | None = None,
+    inline: bool = True,
+    plan: Plan | None = None,
+) -> list[Job]:
     """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
 
     Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing.
@@ -126,6 +137,8 @@ def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path, p
     for name in names:
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
         cli.model.check_data(cli.datamodule)
+        if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
+            raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
         if plan is not None:
             plan.check(cli.model.denoiser.efforts)
         limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
@@ -135,6 +148,7 @@ def plan_jobs(recipes: list[str], seeds: list[int], budget: Budget, out: Path, p
             folder = out / "runs" / label(name) / f"seed_{seed}"
             arguments = ["--config", name, "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
             arguments += ["--trainer.default_root_dir", str(folder), *limits[name]]
+            arguments += ["--wandb", wandb] if wandb else []
             jobs.append(Job(label(name), seed, folder, arguments, budget.text()))
     return jobs
 
@@ -163,7 +177,17 @@ def compare(jobs: list[Job], settings: Settings, out: Path, *, title: str, comma
             say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed} failed: {records[-1].error}")
         if bench is not None:
             report = write_report(bench.comparison(jobs, records, title, command), out)
-    return Outcome(records, report, False)
+    return Outcome(records, report, False, bench.evaluator.features.distance_name if bench else None)
+
+
+def launch(jobs: list[Job], launcher: str, out: Path, options: dict[str, Any], at_once: int) -> None:
+    """Train all jobs elsewhere; what failed is tried, and reported, by `compare`, which finds the others finished."""
+    from denoisezoo.commands.launching import JOBS, Launcher
+
+    say(f"training {len(jobs)} runs through submitit ({launcher})")
+    outcomes = Launcher(launcher, out / JOBS, options, at_once).run([job.arguments for job in jobs])
+    for job, error in zip(jobs, outcomes, strict=True):
+        say(f"{job.name}, seed {job.seed}: {'trained' if error is None else 'failed: ' + error}")
 
 
 def say(text: str) -> None:
@@ -278,12 +302,5 @@ def costs(run: Run, found: Assessment) -> dict[str, Any]:
 
 
 def loss_curve(folder: Path) -> list[tuple[float, float]]:
-    """(step, training loss) from the logs of a run; where a resumed part overlaps, the later one counts."""
-    losses: dict[int, float] = {}
-    for path in sorted((folder / LOGS).glob("*/metrics.csv")):
-        with open(path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
-        if rows:
-            losses = {step: loss for step, loss in losses.items() if step < int(rows[0]["step"])}
-        losses |= {int(row["step"]): float(row["train/loss"]) for row in rows}
-    return [(float(step), loss) for step, loss in sorted(losses.items())]
+    """(step, training loss) from the log of a run."""
+    return [(float(step), row["train/loss"]) for step, row in read_log(folder).items() if "train/loss" in row]

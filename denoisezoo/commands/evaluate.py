@@ -25,7 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate."""
+    """Evaluate; several processes that torchrun has started share the work."""
+    from denoisezoo.evaluation.ranks import joined
+
+    with joined() as rank:
+        return _run(args, rank)
+
+
+def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
     from denoisezoo.commands.tables import write_rows
     from denoisezoo.evaluation.grid import image_grid, save_png
@@ -42,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     evaluator = make_evaluator(data, settings)
     with progress_bar("sampling", args.num or len(evaluator.reference)) as progress:
         result = assess(found, data, settings, evaluator, progress)
+    if rank:
+        return 0
     images = result.generated.images
     save_png(image_grid(images[:64]), out / "samples.png")
     save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")

@@ -18,7 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sample."""
+    """Sample; several processes that torchrun has started share the work."""
+    from denoisezoo.evaluation.ranks import joined
+
+    with joined() as rank:
+        return _run(args, rank)
+
+
+def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
     from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
@@ -35,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         generated = draw_with(
             denoiser, found, settings, args.num, steps=args.steps, label=args.label, progress=progress
         )
+    if rank:
+        return 0
     for i, image in enumerate(generated.images):
         save_png(image_grid(image[None], scale=1, gap=0), out / f"{args.seed + i:06d}.png")
     save_png(image_grid(generated.images), out / "grid.png")

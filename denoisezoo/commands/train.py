@@ -19,8 +19,11 @@ def run_raw(argv: list[str]) -> int:
         names = ", ".join(list_recipes()[:4])
         raise UserError("train needs a recipe", f"give --config RECIPE, a YAML file or a shipped one ({names}, ...)")
     result = train(argv)
+    if result.interrupted and result.rank:
+        return RESUMABLE
     if result.interrupted:
         print(f"interrupted after step {result.steps}; run the same command again to go on", file=sys.stderr)
         return RESUMABLE
-    print(f"trained {result.steps} steps, {result.facts['images_seen']:,} images; run folder: {result.folder}")
+    if result.rank == 0:
+        print(f"trained {result.steps} steps, {result.facts['images_seen']:,} images; run folder: {result.folder}")
     return 0

@@ -42,6 +42,7 @@ def generate(
     batch_size: int = 256,
     num_classes: int = 0,
     label: int | None = None,
+    first_label: int = 0,
     plan: EffortPlan | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -59,6 +60,7 @@ def generate(
         batch_size: Images at a time.
         num_classes: Classes of a conditional network; its labels then go round unless `label` is given.
         label: One class for all images.
+        first_label: Class of the first image, where the classes go round.
         plan: Effort at each noise level.
         device: Where to sample.
         dtype: Of the iterates; the network keeps its own.
@@ -73,7 +75,7 @@ def generate(
         raise UserError(
             f"label {label} is not among the {num_classes} classes of this network", "give a class it knows"
         )
-    labels = _labels(num, num_classes, label)
+    labels = _labels(num, num_classes, label, first_label)
     batches, nfe, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
@@ -88,7 +90,7 @@ def generate(
     return Generated(torch.cat(batches), labels, nfe, time.perf_counter() - start)
 
 
-def _labels(num: int, num_classes: int, label: int | None) -> Tensor | None:
+def _labels(num: int, num_classes: int, label: int | None, first: int) -> Tensor | None:
     if not num_classes:
         return None
-    return torch.arange(num) % num_classes if label is None else torch.full((num,), label)
+    return (first + torch.arange(num)) % num_classes if label is None else torch.full((num,), label)

@@ -11,6 +11,7 @@ from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
 from denoisezoo.evaluation.images import to_uint8
 from denoisezoo.evaluation.neighbours import memorisation
 from denoisezoo.evaluation.precision_recall import precision_recall
+from denoisezoo.evaluation.ranks import gather, share
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
@@ -46,7 +47,7 @@ class Evaluator:
         self.reference = pixels_of(reference, "reference")
         self.training, self.held_out = (None if x is None else x.to(device) for x in (training, held_out))
         self.seed = seed
-        self.real = self.features.extract(self.reference)
+        self.real = self._extract(self.reference)
         self.stats = gaussian_stats(self.real)
         self.floor = halves_distance(self.real, num_halves, seed)
 
@@ -54,7 +55,7 @@ class Evaluator:
         """The figures of `evaluate_images`."""
         pixels = pixels_of(generated, "generated")
         self._check_shape(pixels)
-        fake = self.features.extract(pixels)
+        fake = self._extract(pixels)
         name = self.features.distance_name
         distance = frechet_distance(gaussian_stats(fake), self.stats)
         precision, recall = precision_recall(fake, self.real)
@@ -70,6 +71,11 @@ class Evaluator:
         if self.training is not None:
             figures |= memorisation(pixels.to(self.training.device), self.training, self.held_out)
         return figures
+
+    def _extract(self, pixels: Tensor) -> Tensor:
+        """Features of all images; several processes share the work, and each has all of them in the end."""
+        mine = share(len(pixels))
+        return gather(self.features.extract(pixels[mine.start : mine.stop]))
 
     def _check_shape(self, pixels: Tensor) -> None:
         if pixels.shape[1:] != self.reference.shape[1:]:

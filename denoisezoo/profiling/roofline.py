@@ -93,6 +93,11 @@ def peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
     return Peaks(**known[key])
 
 
+def known_peaks(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the peaks of a device have been measured before."""
+    return _key(device, dtype) in _read(cache_path())
+
+
 def cache_path() -> Path:
     """Where peaks are kept: $XDG_CACHE_HOME/denoisezoo/peaks.json."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "denoisezoo" / "peaks.json"

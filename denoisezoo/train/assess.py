@@ -16,6 +16,7 @@ from denoisezoo.evaluation.generate import Generated, generate
 from denoisezoo.evaluation.images import to_float
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
+from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
 from denoisezoo.train.data import ImageData
@@ -110,21 +111,26 @@ def draw_with(
     label: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Generated:
-    """`num` images of a prepared denoiser on the settings' terms."""
-    return generate(
+    """`num` images of a prepared denoiser on the settings' terms; several processes share them, and each gets all."""
+    mine = share(num)
+    found = generate(
         denoiser,
         settings.build_sampler(),
-        num,
+        len(mine),
         run.image_shape,
         steps=steps,
-        first_seed=settings.first_seed,
+        first_seed=settings.first_seed + mine.start,
         batch_size=settings.batch_size,
         num_classes=denoiser.backbone.spec.num_classes,
         label=label,
         plan=settings.plan,
+        first_label=mine.start,
         device=settings.device,
         progress=progress,
     )
+    labels = None if found.labels is None else gather(found.labels.to(settings.device)).cpu()
+    images = gather(found.images.to(settings.device)).cpu()
+    return Generated(images, labels, found.nfe, found.seconds)
 
 
 def price(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,14 +13,21 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from denoisezoo.diffusion import create_sampler
+from denoisezoo.diffusion import NetworkDenoiser, create_sampler
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.grid import image_grid, save_png
+from denoisezoo.evaluation.ranks import gather, share
+from denoisezoo.profiling.roofline import known_peaks, peaks
 from denoisezoo.train.ema import averaged_weights
+from denoisezoo.train.log import log_due, log_now, step_done
 
 
 class SampleGrid(Callback):
-    """Draws a grid of samples from the averaged weights, always from the same noise.
+    """Draws a grid of samples from the averaged weights, always from the same noise: image i has seed `seed` + i.
+
+    Where a logger takes images, the same noise is also drawn from the raw weights, for comparison. Several processes
+    share the work. A picture that cannot be written does not end training.
 
     Args:
         every_n_steps: Steps between grids; 0 draws none.
@@ -43,31 +52,55 @@ class SampleGrid(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draw a grid when its step has come."""
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0 and trainer.is_global_zero:
-            images = self.draw(trainer, pl_module)
-            path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:08d}.png"
-            save_png(image_grid(images), path)
-            for logger in trainer.loggers:
-                if hasattr(logger, "log_image"):
-                    logger.log_image("samples", [str(path)])
+        if not self.every_n_steps or not step_done(trainer) or trainer.global_step % self.every_n_steps:
+            return
+        self._show(trainer, "ema", self.draw(trainer, pl_module))
+        if any(hasattr(logger, "log_image") for logger in trainer.loggers):
+            self._show(trainer, "raw", self.draw(trainer, pl_module, averaged=False))
 
-    def draw(self, trainer: Trainer, pl_module: LightningModule) -> torch.Tensor:
-        """Samples (num, C, H, W) of the averaged weights; the random state of training is left alone."""
+    def draw(self, trainer: Trainer, pl_module: LightningModule, *, averaged: bool = True) -> torch.Tensor:
+        """Samples (num, C, H, W) of the averaged or raw weights; the random state of training is left alone."""
         denoiser = pl_module.denoiser
-        spec = denoiser.backbone.spec
-        generator = torch.Generator(pl_module.device).manual_seed(self.seed)
-        shape = (self.num, *denoiser.image_shape)
-        label = None
-        if spec.num_classes:
-            label = torch.arange(self.num, device=pl_module.device) % spec.num_classes
-        u_T = self.sampler.prior(denoiser.process, shape, self.steps, generator, dtype=torch.float32)
         was_training = denoiser.training
         denoiser.eval()
+        weights = averaged_weights(trainer, pl_module) if averaged else contextlib.nullcontext()
         try:
-            with averaged_weights(trainer, pl_module):
-                return self.sampler(denoiser, u_T, steps=self.steps, label=label, generator=generator).images
+            with weights:
+                return self._images(denoiser, pl_module.device)
         finally:
             denoiser.train(was_training)
+
+    def _images(self, denoiser: NetworkDenoiser, device: torch.device) -> torch.Tensor:
+        shape = denoiser.image_shape
+        mine = share(self.num)
+        images = torch.zeros(0, *shape)
+        if len(mine):
+            images = generate(
+                denoiser,
+                self.sampler,
+                len(mine),
+                shape,
+                steps=self.steps,
+                first_seed=self.seed + mine.start,
+                num_classes=denoiser.backbone.spec.num_classes,
+                first_label=mine.start,
+                device=device,
+            ).images
+        return gather(images.to(device)).cpu()
+
+    def _show(self, trainer: Trainer, weights: str, images: torch.Tensor) -> None:
+        if not trainer.is_global_zero:
+            return
+        name = f"step_{trainer.global_step:08d}.png" if weights == "ema" else f"raw_{trainer.global_step:08d}.png"
+        path = Path(trainer.default_root_dir) / "samples" / name
+        try:
+            save_png(image_grid(images), path)
+        except UserError as error:
+            print(f"warning: {error.what}", file=sys.stderr)
+            return
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(f"samples/{weights}", [str(path)], step=trainer.global_step - 1)
 
 
 class Throughput(Callback):
@@ -77,32 +110,48 @@ class Throughput(Callback):
 
     Attributes:
         macs_per_image: Multiply-adds of training on one image.
+        peak: FLOP/s that all devices together reach at best, as measured; 0 where it is not known.
     """
 
     def __init__(self) -> None:
-        self.macs_per_image = 0
+        self.macs_per_image, self.peak = 0, 0.0
         self._since = (0.0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count a step and start the clock."""
+        """Count a step, look up the peak, and start the clock."""
         self.macs_per_image = pl_module.training_macs()
+        self.peak = peak_flops(trainer)
         self._since = (time.perf_counter(), int(pl_module.images_seen))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the rates since the last time, as often as the loss."""
-        if trainer.global_step % trainer.log_every_n_steps:
+        if not log_due(trainer):
             return
         now, images = time.perf_counter(), int(pl_module.images_seen)
         rate = (images - self._since[1]) / max(now - self._since[0], 1e-9)
         self._since = (now, images)
-        pl_module.log("images_per_s", rate, prog_bar=True)
-        pl_module.log("flop_per_s", rate * 2 * self.macs_per_image)
+        pl_module.log("images_per_s", rate, prog_bar=True, logger=False)
+        flop_per_s = rate * 2 * self.macs_per_image
+        share = flop_per_s / self.peak if self.peak else 0.0
+        log_now(trainer, {"images_per_s": rate, "flop_per_s": flop_per_s, "share_of_peak": share})
+
+
+def peak_flops(trainer: Trainer) -> float:
+    """FLOP/s of large products and convolutions in the training's type, over all devices (see `roofline`)."""
+    precision = str(trainer.precision)
+    dtype = torch.bfloat16 if "bf16" in precision else torch.float16 if precision.startswith("16") else torch.float32
+    device = trainer.strategy.root_device
+    if not known_peaks(device, dtype) and trainer.world_size > 1:
+        return 0.0  # processes that share a device would measure each other
+    return peaks(device, dtype).flops_per_s * trainer.world_size
 
 
 class StopOnInterrupt(Callback):
     """The first Ctrl-C ends training after the step in hand, with a checkpoint; the second aborts at once.
+
+    `Checkpoints` looks here between two steps, and stops training there.
 
     Attributes:
         interrupted: Whether that has happened.
@@ -119,7 +168,6 @@ class StopOnInterrupt(Callback):
 
     def _stop(self, trainer: Trainer) -> None:
         self.interrupted = True
-        trainer.should_stop = True
         self._restore()
 
     def _restore(self) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from denoisezoo.errors import UserError
+from denoisezoo.train.guard import was_skipped
 
 
 class EMA(WeightAveraging):
@@ -30,6 +31,7 @@ class EMA(WeightAveraging):
             raise UserError(f"half_life {half_life} or ramp_up {ramp_up} is out of range", "give positive numbers")
         super().__init__()
         self._latest_update_step = 0
+        self._pairs: tuple[torch.nn.Module, list[torch.nn.Parameter], list[torch.nn.Parameter]] | None = None
         self.half_life, self.ramp_up = half_life, ramp_up
 
     def decay(self, images_seen: int, batch: int) -> float:
@@ -41,7 +43,7 @@ class EMA(WeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the average after every optimiser step."""
-        if trainer.global_step <= self._latest_update_step:
+        if trainer.global_step <= self._latest_update_step or was_skipped(trainer):
             return
         images_seen = int(pl_module.images_seen)
         per_step = max(1, images_seen // max(trainer.global_step, 1))
@@ -51,9 +53,10 @@ class EMA(WeightAveraging):
     @torch.no_grad()
     def _update(self, pl_module: LightningModule, weight: float) -> None:
         average = self.average(pl_module)
-        torch._foreach_lerp_(
-            [p.data for p in average.parameters()], [p.data for p in pl_module.parameters()], weight=weight
-        )
+        if self._pairs is None or self._pairs[0] is not average:  # walking through the modules takes longer than this
+            self._pairs = average, list(average.parameters()), list(pl_module.parameters())
+        _, means, weights = self._pairs
+        torch._foreach_lerp_([p.data for p in means], [p.data for p in weights], weight=weight)
         for mean, current in zip(average.buffers(), pl_module.buffers(), strict=True):
             mean.copy_(current)
 

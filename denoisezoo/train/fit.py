@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import netrc
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,16 +14,18 @@ from typing import Any
 import yaml
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import write_json, write_text
+from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
-from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
+from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
+from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.tracking import log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
-LOGS, SUMMARY = "logs", "run.json"
-FREE_SECTIONS = ("trainer", "checkpoint", "samples", "wandb")
+SUMMARY = "run.json"
+FREE_SECTIONS = ("trainer", "checkpoint", "samples", "guard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,14 @@ class TrainResult:
         interrupted: Whether Ctrl-C ended it.
         facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs,
             train_macs_relative (to training the full network alone), seed, ...
+        rank: Which process of several this is.
     """
 
     folder: Path
     steps: int
     interrupted: bool
     facts: dict[str, Any]
+    rank: int = 0
 
 
 def train(args: Sequence[str]) -> TrainResult:
@@ -59,30 +60,56 @@ def train(args: Sequence[str]) -> TrainResult:
     cli = parse_recipe(args)
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
-    done = steps_done(folder, config)
+    checkpoint = newest_checkpoint(folder)
+    done = steps_done(checkpoint, folder, config)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, False, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
     save_config(folder, config)
-    add_loggers(cli, folder, done)
+    add_loggers(cli, folder, done, config)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
-    with quiet():
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=str(folder / FOLDER / LAST) if done else None)
-    return finish(cli, folder)
+    result = None
+    try:
+        with quiet(), together(cli.trainer, folder):
+            cli.trainer.fit(
+                cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None, weights_only=True
+            )
+        result = finish(cli, folder)
+    finally:
+        close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
+    return result
 
 
-def steps_done(folder: Path, config: dict[str, Any]) -> int:
+@contextlib.contextmanager
+def together(trainer: Any, folder: Path) -> Iterator[None]:
+    """Among several processes, tell of one that has gone in one line.
+
+    Raises:
+        UserError: The processes lost each other.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if trainer.world_size == 1:
+            raise
+        good = newest_checkpoint(folder)
+        raise UserError(
+            f"process {trainer.global_rank} of {trainer.world_size} cannot go on: {str(error).splitlines()[0][:120]}",
+            "run the same command again; it goes on " + (f"from {good}" if good else "from the beginning"),
+        ) from error
+
+
+def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
     """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
 
     Raises:
-        UserError: The folder holds a run of other settings, or its checkpoint is damaged.
+        UserError: The folder holds a run of other settings.
     """
-    last = folder / FOLDER / LAST
-    if not last.is_file():
+    if checkpoint is None:
         return 0
-    found = read_checkpoint(last)
+    found = read_checkpoint(checkpoint)
     if key := first_difference(kept(found["denoisezoo"]["recipe"]), kept(config)):
         raise UserError(
             f"{folder} holds a run with another {key}",
@@ -98,45 +125,29 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
     return facts if facts and facts.get("finished") else None
 
 
-def add_loggers(cli: RecipeCLI, folder: Path, step: int) -> None:
-    """CSV always, a file for each time that training starts; W&B when asked, offline without a key."""
-    from lightning.pytorch.loggers import CSVLogger
-
-    loggers = [CSVLogger(folder, name=LOGS, version=f"from_step_{step:08d}", flush_logs_every_n_steps=100)]
-    if project := plain_config(cli).get("wandb"):
-        loggers.append(wandb_logger(folder, str(project)))
+def add_loggers(cli: RecipeCLI, folder: Path, step: int, config: dict[str, Any]) -> None:
+    """CSV always, a file for each time that training starts; W&B when asked and possible."""
+    loggers: list[Any] = [RunLog(folder, step)]
+    if config.get("wandb"):
+        facts = {"denoiser": cli.model.name, "family": cli.model.family}
+        tags = [cli.model.family, cli.datamodule.dataset]
+        tracker = make_tracker(folder, str(config["wandb"]), config | facts, group=cli.model.family, tags=tags)
+        loggers += [tracker] if tracker else []
     cli.trainer.loggers = loggers
 
 
-def wandb_logger(folder: Path, project: str) -> Any:
-    """A W&B logger that goes on with the run of this folder.
-
-    Raises:
-        UserError: wandb is not installed.
-    """
-    try:
-        import wandb  # noqa: F401 - Lightning's own message does not say what to do
-        from lightning.pytorch.loggers import WandbLogger
-    except ImportError:
-        raise UserError("wandb is not installed", "install it (pip install wandb), or drop --wandb") from None
-    # The id of a run is its folder, so that resuming goes on in the same run.
-    identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    offline = os.environ.get("WANDB_MODE") == "offline" or not has_wandb_key()
-    logger = WandbLogger(
-        project=project, name=folder.name, save_dir=folder, id=identity, resume="allow", offline=offline
-    )
-    logger.experiment.define_metric("*", step_metric="trainer/global_step")
-    return logger
+def close_loggers(loggers: list[Any], folder: Path, facts: dict[str, Any] | None) -> None:
+    """End W&B's run, with the card of the training where it came to its end."""
+    for tracker in trackers(loggers):
+        if facts:
+            tracker.attempt(tracker.experiment.summary.update, json_safe(summary_of(facts)))
+            log_card(tracker, f"training-{tracker.version}", facts, (folder / CONFIG_NAME, folder / SUMMARY))
+        tracker.close(0 if facts else 1)
 
 
-def has_wandb_key() -> bool:
-    """Whether W&B can log in: by its environment variable, or by the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+def summary_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """What W&B's table of runs shows of a training."""
+    return {key: facts[key] for key in ("denoiser", "family", "seed", "images_seen", "train_seconds", "train_macs")}
 
 
 @contextlib.contextmanager
@@ -187,5 +198,6 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    write_json(folder / SUMMARY, facts)
-    return TrainResult(folder, trainer.global_step, interrupted, facts)
+    if trainer.is_global_zero:
+        write_json(folder / SUMMARY, facts)
+    return TrainResult(folder, trainer.global_step, interrupted, facts, trainer.global_rank)

@@ -18,6 +18,7 @@ from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.errors import ComputationError, UserError, unknown
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
+from denoisezoo.train.log import log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
 
 
@@ -68,8 +69,8 @@ class OptimizerConfig:
 class DiffusionModule(LightningModule):
     """Trains one denoiser.
 
-    Times, noise and dropout of a step depend on nothing but (seed, step, rank), so a resumed run draws what an unbroken
-    one would have drawn.
+    Times, noise and dropout of a step depend on nothing but (seed, step, part of the batch), so a resumed run draws
+    what an unbroken one would have drawn.
 
     Args:
         denoiser: Registry name of the backbone.
@@ -167,11 +168,10 @@ class DiffusionModule(LightningModule):
             if self.on_failure == "stop":
                 raise
         self.skipped += 1
-        self.log("train/skipped", float(self.skipped))
         return None
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        key = (0, self.global_step, batch_idx, self.global_rank)
+        key = self.step_key(batch_idx)
         torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
         passes = partial(self._pass_generator, key)
@@ -180,7 +180,7 @@ class DiffusionModule(LightningModule):
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
-        self.log("train/loss", losses[0].loss, prog_bar=True, batch_size=size)
+        self.log("train/loss", losses[0].loss, prog_bar=True, batch_size=size, sync_dist=True)
         if len(efforts) > 1:
             self.log_dict({f"train/loss_at_{e:g}": x.per_sample.mean() for e, x in zip(efforts, losses, strict=True)})
         return torch.stack([loss.loss for loss in losses]).sum()
@@ -193,11 +193,20 @@ class DiffusionModule(LightningModule):
         """Multiply-adds of training on one image, forward and backward, of all the efforts of a step."""
         return expected_macs(self.denoiser, self.effort, self.sandwich)
 
+    def step_key(self, batch_idx: int) -> tuple[int, ...]:
+        """What the random numbers of a batch depend on, beside the seed: the step, and which part of it this is.
+
+        The batches that one process accumulates and those of several processes are parts alike (see `TrainLoader`).
+        """
+        step, turn = divmod(batch_idx, self.trainer.accumulate_grad_batches)
+        return (0, self.global_step, step, turn * self.trainer.world_size + self.global_rank)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the loss by noise level and the images seen as often as the loss."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:
-            self.log_dict({f"loss_by_noise/{name}": value for name, value in self.noise_bins.means().items()})
-            self.log("images_seen", float(self.images_seen))
+        if log_due(self.trainer):
+            means = self.noise_bins.means(self.trainer.strategy.reduce)
+            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()}
+            log_now(self.trainer, metrics | {"images_seen": self.images_seen})
             self.noise_bins.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -212,6 +221,8 @@ class DiffusionModule(LightningModule):
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
             "seed": self.seed,
+            "skipped": self.skipped,
+            "noise_bins": self.noise_bins.sums(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -219,3 +230,5 @@ class DiffusionModule(LightningModule):
         found = checkpoint.get("denoisezoo", {})
         self.images_seen = int(found.get("images_seen", 0))
         self.train_seconds = float(found.get("train_seconds", 0.0))
+        self.skipped = int(found.get("skipped", 0))
+        self.noise_bins.load_sums(found.get("noise_bins", {}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,33 +16,58 @@ def bin_edges() -> list[tuple[float, float]]:
     return [(LOWEST + i * width, LOWEST + (i + 1) * width) for i in range(BINS)]
 
 
+def bin_names() -> list[str]:
+    """Names of the bins, such as "-10_to_-8"."""
+    return [f"{low:g}_to_{high:g}" for low, high in bin_edges()]
+
+
 def bin_of(log_snr: Tensor) -> Tensor:
     """Index of the bin (B,) int64 of each log-SNR (B,)."""
     return ((log_snr - LOWEST) / (HIGHEST - LOWEST) * BINS).floor().clamp(0, BINS - 1).long()
 
 
 class NoiseBins(nn.Module):
-    """Sums losses by noise level, on the device, without waiting for it."""
+    """Sums losses by noise level, on the device, without waiting for it.
+
+    Attributes:
+        latest: Log-SNRs (B,) and losses (B,) that were added last.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.latest: tuple[Tensor, Tensor] | None = None
         self.total: Tensor
         self.count: Tensor
         self.register_buffer("total", torch.zeros(BINS), persistent=False)
         self.register_buffer("count", torch.zeros(BINS), persistent=False)
 
     def add(self, log_snr: Tensor, loss: Tensor) -> None:
-        """Add losses (B,) at log-SNRs (B,)."""
-        index = bin_of(log_snr)
-        self.total.index_add_(0, index, loss.to(self.total.dtype))
-        self.count.index_add_(0, index, torch.ones_like(loss, dtype=self.count.dtype))
+        """Add losses (B,) at log-SNRs (B,); those that are not finite do not count here (see `guard`)."""
+        index, finite = bin_of(log_snr), loss.isfinite()
+        self.latest = (log_snr, loss)
+        self.total.index_add_(0, index, torch.where(finite, loss, 0.0).to(self.total.dtype))
+        self.count.index_add_(0, index, finite.to(self.count.dtype))
 
-    def means(self) -> dict[str, Tensor]:
-        """Mean loss of each bin that was hit, by a name such as "-10_to_-8"."""
-        hit = self.count > 0
-        means = self.total / self.count.clamp(min=1)
-        names = [f"{low:g}_to_{high:g}" for low, high in bin_edges()]
-        return {name: means[i] for i, name in enumerate(names) if bool(hit[i])}
+    def means(self, reduce: Callable[..., Tensor] | None = None) -> dict[str, float]:
+        """Mean loss of each bin that was hit, by a name such as "-10_to_-8".
+
+        Args:
+            reduce: Sums a tensor over several processes.
+        """
+        sums = torch.stack([self.total, self.count])
+        if reduce is not None:
+            sums = reduce(sums, reduce_op="sum")
+        total, count = sums.tolist()
+        return {name: total[i] / count[i] for i, name in enumerate(bin_names()) if count[i]}
+
+    def sums(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps, on the CPU."""
+        return {"total": self.total.cpu().clone(), "count": self.count.cpu().clone()}
+
+    def load_sums(self, sums: dict[str, Tensor]) -> None:
+        """Go on from what `sums` gave."""
+        for name, value in sums.items():
+            getattr(self, name).copy_(value)
 
     def reset(self) -> None:
         """Forget everything."""

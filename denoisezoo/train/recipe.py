@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import logging
 import re
@@ -18,14 +19,18 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
-from denoisezoo.train.checkpoint import AtomicCheckpointIO, Checkpoints
+from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
+from denoisezoo.train.dashboard import Dashboard
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
+from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
+from denoisezoo.train.saving import Checkpoints
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
+SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 BASES = (Process, Preconditioning, Objective, Times, ImageData)
 
 
@@ -74,11 +79,25 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
     if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
         return _unknown(f"key {found[1]!r}", found[1].split(".")[-1], _known_keys())
+    if "numpy accepts from" in text:
+        return f"seed_everything is {text.split()[0]}", "give a whole number from 0 to 4294967295"
+    if "Not a valid subclass" in text and (key := _foreign_key(message)):
+        return _unknown(f"key {key!r}", key, _known_keys() | {"class_path", "init_args"})
     if found := re.search(r"Parser key \"([\w.]+)\".*?Expected an? (.+?)\. Got value: (.+)", text):
         kind = found[2].removeprefix("<class '").removesuffix("'>")
         return f"{found[1]} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")] or ["the recipe is wrong"]
     return ": ".join(lines[:2])[:300].rstrip(".:; "), SEE
+
+
+def _foreign_key(message: str) -> str | None:
+    """The first key beside class_path and init_args of the value that a message of jsonargparse shows."""
+    try:
+        value = ast.literal_eval(message.rpartition("Given value: ")[2].strip())
+    except (ValueError, SyntaxError):
+        return None
+    keys = [str(key) for key in value] if isinstance(value, dict) else []
+    return next((key for key in keys if key not in {"class_path", "init_args", "dict_kwargs"}), None)
 
 
 def _unknown(what: str, name: str, choices: set[str]) -> tuple[str, str]:
@@ -95,10 +114,10 @@ def _known_keys() -> set[str]:
     """Every key that a recipe may hold: the parameters of the classes that it can build."""
     from lightning.pytorch import Trainer
 
-    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, Sandwich, EMA, SampleGrid, Checkpoints]
+    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, Sandwich, EMA, SampleGrid, Guard, Checkpoints]
     for base in BASES:
         classes.extend(_subclasses(base))
-    keys = {"trainer", "model", "data", "ema", "samples", "checkpoint", "seed_everything", "wandb"}
+    keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
 
 
@@ -145,20 +164,27 @@ class RecipeCLI(LightningCLI):
         """The sections beside trainer, model and data."""
         parser.add_lightning_class_args(EMA, "ema")
         parser.add_lightning_class_args(SampleGrid, "samples")
+        parser.add_lightning_class_args(Guard, "guard")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
         parser.add_argument("--wandb", type=str | None, default=None, help="Project to log to; offline without a key.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer in its run folder."""
         trainer_config = self._get(self.config_init, "trainer")
+        for key in ("log_every_n_steps", "accumulate_grad_batches"):
+            if (value := trainer_config.get(key)) is not None and value < 1:
+                raise UserError(f"{key} is {value}", "give a whole number of at least 1")
         root = Path(trainer_config.get("default_root_dir") or "runs")
-        extra = [StopOnInterrupt(), Throughput()]
-        plugins = [AtomicCheckpointIO(), *as_list(trainer_config.get("plugins"))]
+        extra = [StopOnInterrupt(), Throughput(), Dashboard()]
+        plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
+        if (name := type(trainer.strategy).__name__) in SHARDED:
+            what = f"trainer.strategy {name} divides the weights, and their average is kept whole"
+            raise UserError(what, "use ddp; the networks of this zoo fit on one GPU")
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
-                callback.dirpath = str(root / "checkpoints")
+                callback.dirpath = root / FOLDER
         return trainer
 
 

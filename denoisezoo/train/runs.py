@@ -12,7 +12,8 @@ import torch
 
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError
-from denoisezoo.train.checkpoint import FOLDER, LAST, read_checkpoint
+from denoisezoo.train.checkpoint import FOLDER, LAST, newest_checkpoint, read_checkpoint
+from denoisezoo.train.published import FACTS, SUFFIX, read_published
 
 
 @dataclass(frozen=True)
@@ -52,38 +53,55 @@ class Run:
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint of a run folder, or the file itself.
+    """The newest whole checkpoint of a run folder, or the file itself.
 
     Raises:
-        UserError: There is nothing there.
+        UserError: There is nothing there, or all checkpoints of the folder are damaged.
     """
     path = Path(path)
     if path.is_file():
         return path
-    last = path / FOLDER / LAST
-    if last.is_file():
-        return last
+    if (newest := newest_checkpoint(path)) is not None:
+        return newest
     if path.is_dir():
         raise UserError(f"{path} holds no run", f"train into it, or give a folder with {FOLDER}/{LAST} in it")
-    raise UserError(f"there is no run {path}", "give a run folder or a .ckpt file that train has written")
+    raise UserError(f"there is no run {path}", "give a run folder, or a file that train or export has written")
 
 
 def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
     """Load a run.
 
     Args:
-        path: Run folder or checkpoint.
-        weights: "ema" for the averaged weights, "raw" for those of the optimiser.
+        path: Run folder, checkpoint, or a safetensors file that `export` wrote.
+        weights: "ema" for the averaged weights, "raw" for those of the optimiser; a safetensors file has one of them.
 
     Raises:
-        UserError: There is no run, or its checkpoint is damaged or of another network.
+        UserError: There is no run, or its file is damaged, of another network, or lacks these weights.
     """
+    file = find_checkpoint(path)
+    if file.suffix == SUFFIX:
+        return _load_published(file, weights)
+    found = read_checkpoint(file)
+    state = found["state_dict"] if weights == "ema" else found.get("current_model_state", found["state_dict"])
+    folder = file.parent.parent if file.parent.name == FOLDER else file.parent
+    return _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
+
+
+def _load_published(file: Path, weights: str) -> Run:
+    header, state = read_published(file)
+    if header["weights"] != weights:
+        raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
+    card = header["card"]
+    facts = {key: card.get(key) for key in FACTS}
+    return _make_run(file, file.parent, header["recipe"], state, weights, facts | {"seed": card.get("training_seed")})
+
+
+def _make_run(
+    file: Path, folder: Path, recipe: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
+) -> Run:
     from denoisezoo.train.build import build_module
 
-    file = find_checkpoint(path)
-    found = read_checkpoint(file)
-    module = build_module(found["denoisezoo"]["recipe"]["model"])
-    state = found["state_dict"] if weights == "ema" else found.get("current_model_state", found["state_dict"])
+    module = build_module(recipe["model"])
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -91,16 +109,15 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
             f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
-    folder = file.parent.parent if file.parent.name == FOLDER else file.parent
     return Run(
         name=module.name,
         family=module.family,
         denoiser=module.denoiser.eval(),
-        config=found["denoisezoo"]["recipe"],
+        config=recipe,
         folder=folder,
         checkpoint=file,
         weights=weights,
-        facts=_facts(found, folder),
+        facts=facts,
     )
 
 

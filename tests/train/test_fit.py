@@ -1,8 +1,6 @@
 """Training a recipe: what the run folder holds, resuming, interrupting, and what is refused."""
 
-import errno
 import json
-import os
 import signal
 
 import pytest
@@ -12,10 +10,8 @@ from lightning.pytorch import Callback
 
 from denoisezoo.diffusion.objectives import EDMLoss
 from denoisezoo.errors import ComputationError, UserError
-from denoisezoo.profiling.profile import count_backbone
-from denoisezoo.profiling.setting import Setting
 from denoisezoo.train import fit
-from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
+from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import train
 from denoisezoo.train.runs import load_run
 
@@ -77,7 +73,9 @@ def test_an_interrupted_run_stops_in_order_and_goes_on(arguments, tmp_path, monk
     class PressCtrlC(Callback):
         def on_train_batch_start(self, trainer, *args):
             if trainer.global_step == 1:
-                os.kill(os.getpid(), signal.SIGINT)
+                # Not os.kill: the system may hand that to another thread of this process, and where the machine is
+                # busy, that thread may come to run only when training is steps ahead.
+                signal.raise_signal(signal.SIGINT)
 
     build = fit.parse_recipe
 
@@ -87,6 +85,7 @@ def test_an_interrupted_run_stops_in_order_and_goes_on(arguments, tmp_path, monk
         return cli
 
     monkeypatch.setattr(fit, "parse_recipe", with_ctrl_c)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     result = train(arguments(folder="broken"))
     assert (result.interrupted, result.steps) == (True, 2)
     assert not json.loads((tmp_path / "broken" / "run.json").read_text())["finished"]
@@ -98,91 +97,10 @@ def test_an_interrupted_run_stops_in_order_and_goes_on(arguments, tmp_path, monk
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
 
 
-def test_a_full_disk_keeps_the_previous_checkpoint(arguments, tmp_path, monkeypatch):
-    train(arguments("--trainer.max_steps", 2))
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    before = last.read_bytes()
-
-    def full(*args, **kwargs):
-        args[1].write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        train(arguments("--trainer.max_steps", 4))
-    assert last.read_bytes() == before
-    assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
-
-
-def test_torch_reports_a_full_disk_in_its_own_way(tmp_path, monkeypatch):
-    def full(*args, **kwargs):
-        args[1].write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match="cannot write"):
-        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "x.ckpt")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "foreign"])
-def test_damaged_checkpoints_are_refused(arguments, tmp_path, damage):
-    train(arguments("--trainer.max_steps", 2))
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    whole = last.read_bytes()
-    if damage == "foreign":
-        torch.save({"state_dict": {}}, last)
-    else:
-        last.write_bytes(
-            {"truncated": whole[: len(whole) // 2], "garbage": b"not a checkpoint" * 64, "empty": b""}[damage]
-        )
-    for act in (lambda: load_run(last), lambda: train(arguments("--trainer.max_steps", 4))):
-        with pytest.raises(UserError, match=r"last\.ckpt"):
-            act()
-
-
-class Malicious:
-    def __reduce__(self):
-        return os.mkdir, ("/tmp/denoisezoo_was_here",)
-
-
-def test_a_checkpoint_cannot_run_code(tmp_path):
-    path = tmp_path / "bad.ckpt"
-    torch.save({"state_dict": {}, "denoisezoo": Malicious()}, path)
-    with pytest.raises(UserError, match="damaged or no checkpoint"):
-        load_run(path)
-    assert not os.path.exists("/tmp/denoisezoo_was_here")
-
-
-def test_a_checkpoint_cannot_choose_what_is_imported(arguments, tmp_path):
-    train(arguments("--trainer.max_steps", 2))
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    found = read_checkpoint(last)
-    found["denoisezoo"]["recipe"]["model"]["process"]["class_path"] = "os.path.Evil"
-    torch.save(found, last)
-    with pytest.raises(UserError, match=r"os\.path\.Evil"):
-        load_run(last)
-
-
 @pytest.mark.parametrize("path", ["nowhere", "."])
 def test_no_run_there(tmp_path, path):
     with pytest.raises(UserError, match="run"):
         load_run(tmp_path / path)
-
-
-def test_wandb_is_offline_without_a_key(arguments, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    train(arguments("--wandb", "tests", "--samples.every_n_steps", 4, "--samples.steps", 2))
-    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
-    (table,) = (tmp_path / "run" / "wandb").glob("offline-run-*/files/media/table/costs_*.table.json")
-    costs = json.loads(table.read_text())
-    (row,) = (dict(zip(costs["columns"], values, strict=True)) for values in costs["data"])
-    backbone = load_run(tmp_path / "run").denoiser.backbone
-    assert row["params"] == sum(parameter.numel() for parameter in backbone.parameters())
-    assert row["flops"] == 2 * row["macs"] == 2 * count_backbone(backbone, Setting(torch.device("cpu"))).macs
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ class ImageData(LightningDataModule):
 
     Args:
         resolution: Height and width in pixels.
-        batch_size: Images per optimiser step, over all devices together.
+        batch_size: Images per optimiser step, over all devices and accumulated batches together.
         horizontal_flip: Mirror each training image with probability one half.
         labels: Give class labels with the batches, and report `num_classes`.
         seed: Seed of the order and of the flips.
@@ -155,6 +155,7 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Endless shuffled batches of the training split; an epoch is one pass."""
         rank, world_size = self._ranks()
+        accumulate = self._accumulate(world_size)
         split = self.split("train")
         return TrainLoader(
             split.images,
@@ -164,6 +165,7 @@ class ImageData(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            accumulate=accumulate,
         )
 
     def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
@@ -184,6 +186,17 @@ class ImageData(LightningDataModule):
                 "use a multiple of the number of devices",
             )
         return self.trainer.global_rank, self.trainer.world_size
+
+    def _accumulate(self, world_size: int) -> int:
+        """Batches of an optimiser step, one after another."""
+        accumulate = 1 if self.trainer is None else int(self.trainer.accumulate_grad_batches)
+        if self.batch_size % (accumulate * world_size):
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be divided among {world_size} devices and "
+                f"accumulate_grad_batches {accumulate}",
+                f"use a multiple of {accumulate * world_size}",
+            )
+        return accumulate
 
     def store(self, names: list[str], decode: Decode) -> ImageStore:
         """Images `names` in memory where they fit, else decoded when they are taken."""

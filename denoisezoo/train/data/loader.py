@@ -2,11 +2,14 @@
 
 Training batch number n is a pure function of (seed, n): pass n // N_b over the data, with N_b whole batches in a pass,
 has its own permutation and its own flips. So a run that resumes at batch n sees what the unbroken run would have seen.
+
+The batch of an optimiser step is dealt out into parts, one for each process and each batch over which it accumulates
+gradients. Two processes and one process that accumulates twice have the same parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,12 +43,19 @@ class TrainLoader:
     Args:
         images: What to draw from.
         labels: Class of each image (N,) int64, or None for batches without labels.
-        batch_size: Images in a batch, over all ranks together.
+        batch_size: Images of an optimiser step, over all ranks and accumulated batches together.
         flip: Mirror each image with probability one half.
         seed: Seed of order and flips.
         rank: Which process this is.
-        world_size: Among how many processes a batch is divided.
+        world_size: Among how many processes a step is divided.
+        accumulate: Into how many batches one after another a step is divided.
+
+    Attributes:
+        position: Batches given out so far.
+        between: Called before each batch; iterating ends where it returns False. None is never.
     """
+
+    between: Callable[[], bool] | None
 
     def __init__(
         self,
@@ -57,18 +67,22 @@ class TrainLoader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.images, self.labels = images, labels
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.position = 0
+        self.between = None
         self._pass: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
+        return len(self.images) // self.batch_size * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
         for _ in range(len(self)):
+            if self.between is not None and not self.between():
+                return
             self.position += 1
             yield self.batch(self.position - 1)
 
@@ -76,7 +90,9 @@ class TrainLoader:
         """Batch number `n`, counted from 0 over all epochs."""
         epoch, k = divmod(n, len(self))
         order, flips = self._order(epoch)
-        mine = slice(k * self.batch_size + self.rank, (k + 1) * self.batch_size, self.world_size)
+        step, turn = divmod(k, self.accumulate)
+        part, parts = turn * self.world_size + self.rank, self.accumulate * self.world_size
+        mine = slice(step * self.batch_size + part, (step + 1) * self.batch_size, parts)
         index = order[mine]
         label = None if self.labels is None else self.labels.index_select(0, index)
         return collate(self.images.take(index), flips[mine] if self.flip else None, label)

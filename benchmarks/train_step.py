@@ -1,0 +1,265 @@
+"""What a training step costs beside the network: Lightning, the average of the weights, the log and the guard.
+
+    python benchmarks/train_step.py ddpm_digits adm_digits --batch-size 64
+    python benchmarks/train_step.py "*_cifar10" --device cuda --modes eager,channels_last,compiled,bf16
+
+For each network and mode, blocks of steps of a bare loop (forward, backward, optimiser on a batch that is already
+there) and of the trainer as recipes run it alternate, in one process and on weights of the same kind, and the ratio is
+that of the medians. The
+data side is timed by itself: how many images per second the loader gives, over how many the step takes. Exit status 1
+means that the trainer cost more than `--allowed` of the bare loop somewhere, or that the loader was slower than a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from denoisezoo.archs import get_variant, list_denoisers
+from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
+from denoisezoo.diffusion.objectives import EDMLoss
+from denoisezoo.profiling.machine import device_name
+from denoisezoo.profiling.roofline import peaks
+from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
+from denoisezoo.train.checkpoint import AtomicCheckpointIO
+from denoisezoo.train.data import ImageData, Split
+from denoisezoo.train.data.loader import TrainLoader
+from denoisezoo.train.data.store import TensorStore
+from denoisezoo.train.ema import EMA
+from denoisezoo.train.fit import quiet
+from denoisezoo.train.guard import Guard
+from denoisezoo.train.log import RunLog
+from denoisezoo.train.module import DiffusionModule
+from denoisezoo.train.saving import Checkpoints
+
+MODES = {
+    "eager": {},
+    "channels_last": {"channels_last": True},
+    "compiled": {"channels_last": True, "compile": True},
+    "bf16": {"channels_last": True, "compile": True},
+}
+COLUMNS = (
+    *("name", "mode", "device", "batch_size", "bare_ms", "trainer_ms", "overhead", "images_per_s"),
+    *("flop_per_s", "share_of_peak", "loader_images_per_s", "loader_share", "torch", "device_name"),
+)
+
+
+class Noise(ImageData):
+    """Random images in memory, of the size that a network takes."""
+
+    dataset = "noise"
+
+    def __init__(self, channels: int, resolution: int, classes: int, batch_size: int, batches: int) -> None:
+        super().__init__(resolution=resolution, batch_size=batch_size, labels=classes > 0)
+        self.channels, self.classes, self.count = channels, classes, batch_size * batches
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Numbers."""
+        return tuple(map(str, range(self.classes)))
+
+    def load(self) -> dict[str, Split]:
+        """See `ImageData`."""
+        shape = (self.count, self.channels, self.resolution, self.resolution)
+        images = TensorStore(torch.randint(0, 256, shape, dtype=torch.uint8))
+        labels = torch.arange(self.count) % max(1, self.classes)
+        return {"train": Split(images, labels), "test": Split(TensorStore(images.images[:0]), labels[:0])}
+
+
+class Alternate(Callback):
+    """After every block of the trainer's steps, runs a block of bare steps, and keeps the times of both."""
+
+    def __init__(self, bare: Bare, block: int, warmup: int) -> None:
+        self.bare, self.block, self.warmup = bare, block, warmup
+        self.trainer_ms: list[float] = []
+        self.bare_ms: list[float] = []
+        self._begin = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Start the clock of a block before its first batch."""
+        if trainer.global_step % self.block or trainer.global_step == 0:
+            return
+        synchronise(pl_module.device)
+        if trainer.global_step > self.warmup:
+            self.trainer_ms.append((time.perf_counter() - self._begin) * 1e3 / self.block)
+        begin = time.perf_counter()
+        for _ in range(self.block):
+            self.bare.step()
+        synchronise(pl_module.device)
+        if trainer.global_step > self.warmup:
+            self.bare_ms.append((time.perf_counter() - begin) * 1e3 / self.block)
+        self._begin = time.perf_counter()
+
+
+class Bare:
+    """Forward, backward, optimiser: nothing else."""
+
+    def __init__(self, module: DiffusionModule, batch: dict[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+        self.module, self.batch, self.dtype = module, batch, dtype
+        self.optimizer = module.optimizer_config.build(module.denoiser)
+        self.generator = torch.Generator(next(module.parameters()).device).manual_seed(0)
+
+    def step(self) -> None:
+        """One step."""
+        device = self.generator.device.type
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device, self.dtype) if self.dtype else contextlib.nullcontext():
+            loss = self.module.objective(self.module.denoiser, self.batch, self.generator).loss
+        loss.backward()
+        self.optimizer.step()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def make_module(name: str, mode: str) -> DiffusionModule:
+    """A training module of a network."""
+    options = {"channels_last": False, "compile": False} | MODES[mode]
+    return DiffusionModule(name, PROCESSES["edm"](), PRECONDITIONINGS["edm"](), EDMLoss(), seed=0, **options)
+
+
+def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One row."""
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    dtype = torch.bfloat16 if mode == "bf16" else None
+    module, twin = make_module(name, mode), make_module(name, mode).to(device)
+    spec = module.denoiser.backbone.spec
+    data = Noise(spec.in_channels, spec.resolution, spec.num_classes, args.batch_size, batches=8)
+    data.setup()
+    batch = {key: value.to(device) for key, value in data.train_dataloader().batch(0).items()}
+    timing = Alternate(Bare(twin, batch, dtype), args.block, args.warmup)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(module, data, timing, Path(folder), args, dtype)
+    bare, trainer = statistics.median(timing.bare_ms), statistics.median(timing.trainer_ms)
+    rate, loader = 1e3 * args.batch_size / trainer, loader_rate(data.train_dataloader())
+    flops = rate * 2 * twin.training_macs()
+    return {
+        "name": name,
+        "mode": mode,
+        "device": args.device,
+        "batch_size": args.batch_size,
+        "bare_ms": bare,
+        "trainer_ms": trainer,
+        "overhead": trainer / bare - 1,
+        "images_per_s": rate,
+        "flop_per_s": flops,
+        "share_of_peak": flops / peaks(device, dtype or torch.float32).flops_per_s,
+        "loader_images_per_s": loader,
+        "loader_share": rate / loader,
+        "torch": torch.__version__,
+        "device_name": device_name(device),
+    }
+
+
+def fit(
+    module: DiffusionModule,
+    data: ImageData,
+    timing: Alternate,
+    folder: Path,
+    args: argparse.Namespace,
+    dtype: torch.dtype | None,
+) -> None:
+    """Train as recipes do: throughput, average, guard, log and checkpoints; the checkpoint itself comes at the end."""
+    checkpoints = Checkpoints(every_n_steps=10**9)
+    checkpoints.dirpath = folder / "checkpoints"
+    trainer = Trainer(
+        max_steps=args.warmup + args.block * (args.rounds + 1) + 1,
+        max_epochs=-1,
+        accelerator="gpu" if args.device.startswith("cuda") else "cpu",
+        devices=1,
+        precision="bf16-mixed" if dtype else "32-true",
+        default_root_dir=folder,
+        logger=RunLog(folder, 0),
+        log_every_n_steps=10,  # as the shipped recipes for digits
+        callbacks=[StopOnInterrupt(), Throughput(), EMA(), Guard(), timing, checkpoints],
+        plugins=[AtomicCheckpointIO(survive=True)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+    )
+    with quiet():
+        trainer.fit(module, datamodule=data, weights_only=True)
+
+
+def loader_rate(loader: TrainLoader, seconds: float = 0.5) -> float:
+    """Images per second that the data side gives when nothing waits for it."""
+    begin, images = time.perf_counter(), 0
+    for batch in forever(loader):
+        images += len(batch["image"])
+        if (spent := time.perf_counter() - begin) > seconds:
+            return images / spent
+    raise AssertionError("a loader is endless")
+
+
+def forever(loader: TrainLoader) -> Iterator[dict[str, torch.Tensor]]:
+    """Pass after pass."""
+    while True:
+        yield from loader
+
+
+def default_names() -> list[str]:
+    """One network of each family: the variant for digits where there is one, else the smallest."""
+    found: dict[str, str] = {}
+    for name in list_denoisers():
+        family = get_variant(name).family.name
+        if family not in found or name.endswith("_digits"):
+            found.setdefault(family, name)
+            found[family] = name if name.endswith("_digits") else found[family]
+    return list(found.values())
+
+
+def main() -> int:
+    """Print a line for each network and mode."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="networks or patterns; default: one of each family")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--modes", default="eager,channels_last", help=", ".join(MODES))
+    parser.add_argument("--block", type=int, default=10, help="steps between changes of side")
+    parser.add_argument("--rounds", type=int, default=9, help="blocks of each side")
+    parser.add_argument("--warmup", type=int, default=10, help="steps before the first")
+    parser.add_argument("--allowed", type=float, default=0.05, help="what the trainer may cost beside the bare loop")
+    parser.add_argument("--csv", type=Path)
+    args = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    names = [name for pattern in args.names for name in list_denoisers(pattern)] or default_names()
+    rows = []
+    print(
+        f"{'network':24s} {'mode':14s} {'bare ms':>9s} {'trainer ms':>10s} {'beside':>7s} {'images/s':>9s} {'peak':>6s}"
+    )
+    for name in names:
+        for mode in args.modes.split(","):
+            row = measure(name, mode, args)
+            rows.append(row)
+            print(
+                f"{name:24s} {mode:14s} {row['bare_ms']:9.2f} {row['trainer_ms']:10.2f} {row['overhead']:7.1%} "
+                f"{row['images_per_s']:9.0f} {row['share_of_peak']:6.1%}  data side {row['loader_share']:.1%}",
+                flush=True,
+            )
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+    return int(any(row["overhead"] > args.allowed or row["loader_share"] > 1 for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

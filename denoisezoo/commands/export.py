@@ -1,0 +1,36 @@
+"""The weights of a run as one file to publish, with its configuration and its card in the header.
+
+The file can be given wherever a RUN is asked for. It holds no code, and reading it runs none.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+FORMATS = ("safetensors",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the file (%(default)s)")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
+    parser.add_argument("--out", type=Path, help="the file (RUN/NAME.safetensors)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export."""
+    from denoisezoo.errors import UserError
+    from denoisezoo.train.published import SUFFIX, publish
+    from denoisezoo.train.runs import load_run
+
+    found = load_run(args.run, args.weights)
+    out = args.out or found.folder / f"{found.name}{SUFFIX}"
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder", "give the name of a file")
+    if out.suffix != SUFFIX:
+        raise UserError(f"--out {out} does not end in {SUFFIX}", f"give a name that ends in {SUFFIX}")
+    header = publish(found, out)
+    print(f"{found.name}, {header['weights']} weights, {header['card']['params']:,} parameters: {out}")
+    return 0

@@ -1,0 +1,116 @@
+"""What a W&B page shows beside curves: cost along the sampler's path, the plan, the loss by noise level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from denoisezoo.diffusion import SeedBlock
+from denoisezoo.files import json_safe
+from denoisezoo.profiling.trajectory import Trajectory, counting_copy, trace
+from denoisezoo.train.callbacks import SampleGrid
+from denoisezoo.train.log import read_log
+from denoisezoo.train.noise_bins import bin_names
+from denoisezoo.train.tracking import Tracker, trackers
+
+PREFIX = "loss_by_noise/"
+CALL_COLUMNS: list[str | int] = ["call", "t", "sigma", "effort", "macs", "inner_nfe"]
+"""Columns of the table of costs."""
+
+
+class Dashboard(Callback):
+    """Sends tables and plots to W&B, where it is used; elsewhere it does nothing."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Price one image by the sampler of the sample grids."""
+        for tracker in trackers(trainer.loggers):
+            if trainer.is_global_zero:
+                tracker.attempt(log_trajectory, tracker, trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the loss by noise level so far."""
+        self._heat_map(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw it once more."""
+        self._heat_map(trainer)
+
+    def _heat_map(self, trainer: Trainer) -> None:
+        found = trackers(trainer.loggers)
+        if not found or not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.save()
+        rows = noise_rows(Path(trainer.default_root_dir))
+        for tracker in found if rows else []:
+            tracker.attempt(log_heat_map, tracker, rows)
+
+
+def price(trainer: Trainer, pl_module: LightningModule) -> Trajectory:
+    """Cost of every denoiser call for one image, counted without weights."""
+    grid = next((callback for callback in trainer.callbacks if isinstance(callback, SampleGrid)), SampleGrid())
+    denoiser = counting_copy(pl_module.denoiser)
+    spec, noise = pl_module.denoiser.backbone.spec, SeedBlock([0])
+    shape = (1, spec.in_channels, spec.resolution, spec.resolution)
+    u_T = grid.sampler.prior(denoiser.process, shape, grid.steps, noise, device="cpu", dtype=torch.float32)
+    label = torch.zeros(1, dtype=torch.int64) if spec.num_classes else None
+    return trace(denoiser, grid.sampler, u_T, steps=grid.steps, label=label, generator=noise, timed=False)
+
+
+def log_trajectory(tracker: Tracker, trainer: Trainer, pl_module: LightningModule) -> None:
+    """The table of calls, a plot of their costs, and the plan: effort by noise level."""
+    import wandb
+
+    trajectory = price(trainer, pl_module)
+    calls = json_safe(trajectory.to_dict()["trajectory"])
+    table = wandb.Table(columns=CALL_COLUMNS, data=[[call[str(key)] for key in CALL_COLUMNS] for call in calls])
+    sigmas = [call["sigma"] for call in calls]
+    costs = [call["macs"] for call in calls]
+    efforts = [call["effort"] for call in calls]
+    tracker.log_metrics(
+        {
+            "trajectory/cost": table,
+            "trajectory/cost_plot": steps_plot(sigmas, costs, "MACs of the call"),
+            "trajectory/plan_plot": steps_plot(sigmas, efforts, "effort"),
+        }
+    )
+    tracker.experiment.summary.update({"macs_per_image": trajectory.macs_per_image, "nfe": trajectory.nfe})
+
+
+def steps_plot(sigmas: list[Any], values: list[Any], title: str) -> Any:
+    """A plot over sigma, from noise to image."""
+    import plotly.graph_objects as go
+    import wandb
+
+    figure = go.Figure(go.Scatter(x=sigmas, y=values, mode="lines+markers", line_shape="hv"))
+    figure.update_xaxes(type="log", autorange="reversed", title="sigma")
+    figure.update_yaxes(title=title, rangemode="tozero")
+    return wandb.Plotly(figure)
+
+
+def noise_rows(folder: Path) -> list[tuple[int, str, float]]:
+    """(step, bin, loss) of a run's log."""
+    return [
+        (step, name, row[PREFIX + name])
+        for step, row in read_log(folder).items()
+        for name in bin_names()
+        if PREFIX + name in row
+    ]
+
+
+def log_heat_map(tracker: Tracker, rows: list[tuple[int, str, float]]) -> None:
+    """Loss by noise level (down) over steps (across), and its table."""
+    import plotly.graph_objects as go
+    import wandb
+
+    steps = sorted({step for step, _, _ in rows})
+    losses = {(step, name): loss for step, name, loss in rows}
+    cells = [[losses.get((step, name)) for step in steps] for name in bin_names()]
+    figure = go.Figure(go.Heatmap(x=steps, y=[name.replace("_", " ") for name in bin_names()], z=cells))
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="log-SNR, noise at the bottom")
+    table = wandb.Table(columns=["step", "log_snr", "loss"], data=[list(row) for row in rows])
+    tracker.log_metrics({"noise/heat_map": wandb.Plotly(figure), "noise/table": table})

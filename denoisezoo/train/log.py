@@ -1,0 +1,128 @@
+"""The log of a run: CSV files that neither a kill nor a full disk can spoil, one for each time that training starts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+
+from denoisezoo.errors import UserError
+from denoisezoo.files import write_text
+
+LOGS, FILE = "logs", "metrics.csv"
+
+
+def step_done(trainer: Trainer) -> bool:
+    """Whether the batch in hand, at its end, completed an optimiser step; if not, gradients still accumulate."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def log_due(trainer: Trainer) -> bool:
+    """Whether the batch in hand, at its end, completed a step that is logged."""
+    return step_done(trainer) and trainer.global_step % trainer.log_every_n_steps == 0
+
+
+def log_now(trainer: Trainer, metrics: dict[str, Any]) -> None:
+    """Log metrics of the step that was just completed.
+
+    Lightning's `self.log` repeats the last value of a metric that a later step does not have.
+    """
+    values = {key: float(value) for key, value in metrics.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=trainer.global_step - 1)
+
+
+class RunLog(CSVLogger):
+    """Lightning's CSV log, in `logs/from_step_N/metrics.csv` of a run folder.
+
+    Args:
+        folder: The run folder.
+        step: Step from which training goes on.
+    """
+
+    _experiment: Any
+
+    def __init__(self, folder: Path, step: int) -> None:
+        super().__init__(folder, name=LOGS, version=f"from_step_{step:08d}", flush_logs_every_n_steps=100)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """What writes the file."""
+        if self._experiment is None:
+            self._experiment = Writer(log_dir=self.log_dir)
+        return self._experiment
+
+
+class Writer(ExperimentWriter):
+    """Appends whole rows, or none: what cannot be written now is tried again with the next rows."""
+
+    metrics: list[dict[str, Any]]
+    metrics_keys: list[str]
+
+    def save(self) -> None:
+        """Write the rows that are not yet in the file."""
+        rows = list(self.metrics)
+        try:
+            self._save(Path(self.metrics_file_path), rows)
+        except (OSError, UserError) as error:
+            print(f"warning: the log cannot be written, which will be tried again: {error}", file=sys.stderr)
+            return
+        self.metrics = []
+
+    def _save(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        if not rows:
+            return
+        known = read_rows(path)
+        keys = sorted({*self.metrics_keys, *(key for row in rows for key in row)})
+        if not path.is_file() or keys != self.metrics_keys:
+            write_text(path, _csv(keys, [*known, *rows], header=True))
+        else:
+            _append(path, _csv(keys, rows, header=False))
+        self.metrics_keys = keys
+
+
+def _csv(keys: list[str], rows: list[dict[str, Any]], *, header: bool) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=keys)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _append(path: Path, text: str) -> None:
+    """Append to a file; if that fails half-way, the file is as before."""
+    size = path.stat().st_size
+    try:
+        with open(path, "a", newline="") as file:
+            file.write(text)
+    except OSError:
+        os.truncate(path, size)
+        raise
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of one file as text; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return list(csv.DictReader(io.StringIO(whole.decode(errors="replace") + "\n", newline="")))
+
+
+def read_log(folder: str | os.PathLike[str]) -> dict[int, dict[str, float]]:
+    """Step -> metrics of a run. Where parts of the log overlap, the one that was written last counts."""
+    found: dict[int, dict[str, float]] = {}
+    for path in sorted((Path(folder) / LOGS).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime_ns):
+        for row in read_rows(path):
+            values = {key: float(value) for key, value in row.items() if value not in ("", None) and key != "step"}
+            found.setdefault(int(row["step"]), {}).update(values)
+    return dict(sorted(found.items()))

@@ -1,0 +1,175 @@
+"""W&B: one set-up for every recipe. It watches training and never ends it: missing, offline or slow, it is left out.
+
+A run of W&B is a run folder. Each metric goes to the trainer's step, which W&B's own step follows; what a resumed run
+repeats is not sent again, so that steps never go back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import netrc
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from denoisezoo import __version__
+from denoisezoo.evaluation.card import device_name, git_commit, versions
+from denoisezoo.files import json_safe
+
+STEP, MARK = "trainer/global_step", "last_step"
+PATIENCE = 3
+"""Failures after which W&B is left alone."""
+INIT_SECONDS, FINISH_SECONDS = 30, 120
+
+
+class Tracker(WandbLogger):
+    """Lightning's W&B logger, which survives W&B and never goes back in steps.
+
+    Args:
+        folder: The run folder; its path is the identity of the run, so that resuming goes on in the same run.
+        project: W&B's project.
+        options: More arguments of `wandb.init`.
+
+    Attributes:
+        last_step: The latest step that was sent, kept in the folder.
+        failures: Calls that W&B did not survive.
+    """
+
+    def __init__(self, folder: Path, project: str, **options: Any) -> None:
+        identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        super().__init__(project=project, name=folder.name, save_dir=folder, id=identity, resume="allow", **options)
+        self.mark = folder / "wandb" / MARK
+        self.failures = 0
+        try:
+            self.last_step = int(self.mark.read_text())
+        except (OSError, ValueError):
+            self.last_step = 0
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Send metrics, tables or images of a step; None is the latest. Earlier steps have been sent before."""
+        step = self.last_step if step is None else step
+        if step < self.last_step:
+            return
+        self.attempt(lambda: self.experiment.log({**metrics, STEP: step}, step=step))
+        if step > self.last_step:
+            self.last_step = step
+            with contextlib.suppress(OSError):
+                self.mark.write_text(str(step))
+
+    @rank_zero_only
+    def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
+        """Send pictures."""
+        self.attempt(lambda: WandbLogger.log_image(self, key, images, step, **kwargs))
+
+    def attempt(self, act: Callable[..., Any], *args: Any) -> None:
+        """Do something with W&B; what goes wrong is said, and training goes on."""
+        if self.failures >= PATIENCE:
+            return
+        try:
+            act(*args)
+        except Exception as error:  # a page that watches must not end what it watches
+            self.failures += 1
+            warn(f"W&B: {error}" + ("; it is left out from here" if self.failures == PATIENCE else ""))
+
+    @rank_zero_only
+    def close(self, status: int = 0) -> None:
+        """End the run; what a slow network has not taken after two minutes stays here for `wandb sync`."""
+        ending = threading.Thread(target=lambda: self.attempt(lambda: self.experiment.finish(status)), daemon=True)
+        ending.start()
+        ending.join(FINISH_SECONDS)
+        if ending.is_alive():
+            warn(f"W&B is slow; send the rest later: wandb sync {self.save_dir}/wandb")
+
+
+def make_tracker(folder: Path, project: str, config: dict[str, Any], **options: Any) -> Tracker | None:
+    """A tracker that has begun its run; offline where there is no key, or no answer. None where W&B cannot be used.
+
+    Args:
+        folder: The run folder.
+        project: W&B's project.
+        config: The resolved configuration.
+        options: More arguments of `wandb.init`, such as group and tags.
+    """
+    try:
+        import wandb
+    except ImportError:
+        warn("wandb is not installed, and nothing is sent to it (pip install wandb)")
+        return None
+    wanted = "offline" if os.environ.get("WANDB_MODE") in {"offline", "dryrun"} or not has_key() else "online"
+    settings = wandb.Settings(init_timeout=INIT_SECONDS, silent=True)
+    for mode in dict.fromkeys([os.environ.get("WANDB_MODE", wanted), wanted, "offline"]):
+        try:
+            (folder / "wandb").mkdir(parents=True, exist_ok=True)
+            tracker = Tracker(folder, project, mode=mode, settings=settings, **options)
+            tracker.experiment.define_metric(STEP)
+            tracker.experiment.define_metric("*", step_metric=STEP)
+            tracker.experiment.config.update(json_safe(config) | surroundings(), allow_val_change=True)
+            return tracker
+        except Exception as error:
+            warn(f"W&B cannot be used ({mode}): {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+    return None
+
+
+def surroundings() -> dict[str, Any]:
+    """Code version and environment, for the run's configuration."""
+    code = {"denoisezoo": __version__, "git_commit": git_commit()}
+    machine = {"cpu": device_name("cpu"), "cores": os.cpu_count(), "versions": versions()}
+    with contextlib.suppress(Exception):
+        machine["gpu"] = device_name("cuda")
+    return {"code": code, "environment": machine}
+
+
+def has_key() -> bool:
+    """Whether W&B can log in: by its environment variable, or by the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+@rank_zero_only
+def warn(text: str) -> None:
+    """One line on standard error."""
+    print(f"warning: {' '.join(text.split())}", file=sys.stderr)
+
+
+def trackers(loggers: list[Any]) -> list[Tracker]:
+    """Those loggers that are W&B's."""
+    return [logger for logger in loggers if isinstance(logger, Tracker)]
+
+
+@rank_zero_only
+def log_card(tracker: Tracker, name: str, card: dict[str, Any], files: tuple[Path, ...] = ()) -> None:
+    """Keep a result card as an artifact.
+
+    Args:
+        tracker: Where.
+        name: Name of the artifact.
+        card: What it says; also its metadata, by which W&B can filter.
+        files: Files to put beside it.
+    """
+
+    def act() -> None:
+        import json
+
+        import wandb
+
+        artifact = wandb.Artifact(name, type="result-card", metadata=json_safe(card))
+        with artifact.new_file("card.json", encoding="utf-8") as file:
+            file.write(json.dumps(json_safe(card), indent=2))
+        for path in files:
+            if path.is_file():
+                artifact.add_file(str(path))
+        tracker.experiment.log_artifact(artifact)
+
+    tracker.attempt(act)

@@ -1,0 +1,163 @@
+"""Trainings in processes of their own, some of which end by SIGKILL at a chosen moment."""
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+PRELOAD = ["denoisezoo.train.fit", "denoisezoo.train.recipe", "sklearn.datasets", "timm.optim", "tests.train.faults"]
+"""Imported once, by a process that does nothing but fork; each training is a fork of it."""
+
+
+def context():
+    """Processes that begin with everything imported."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(PRELOAD)
+    return found
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a process ends itself: at the `count`-th event of a phase, at a point or after a delay.
+
+    Attributes:
+        phase: "step", "checkpoint" or "validation".
+        count: Which one, from 1.
+        point: For checkpoints, between which two actions; None counts time.
+        delay: Seconds from the beginning of the event.
+    """
+
+    phase: str
+    count: int
+    point: str | None = None
+    delay: float = 0.0
+
+
+POINTS = ("half written", "before checksum", "before renames", "between renames", "before link", "before removal")
+
+
+def random_kills(number: int, seed: int) -> list[Kill]:
+    """Moments in all three phases, in random order."""
+    choose = random.Random(seed)
+    kills = []
+    for i in range(number):
+        phase = ("step", "checkpoint", "validation")[i % 3]
+        count = choose.randint(2, 8) if phase == "step" else choose.randint(1, 2)
+        point = choose.choice([*POINTS, None]) if phase == "checkpoint" else None
+        kills.append(Kill(phase, count, point, choose.uniform(0, 0.02)))
+    choose.shuffle(kills)
+    return kills
+
+
+def die() -> None:
+    """End this process as a power failure would: nothing is flushed, nothing is cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    threading.Event().wait()
+
+
+def before(owner, name, action):
+    """Call `action` before each call of a function."""
+    function = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        action()
+        return function(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def countdown(kill: Kill, act=None):
+    """An action that does nothing until it is called for the `count`-th time."""
+    left = [kill.count]
+
+    def action():
+        left[0] -= 1
+        if left[0] == 0:
+            (act or threading.Timer(kill.delay, die).start)()
+
+    return action
+
+
+def arm(kill: Kill) -> None:
+    """Make this process end itself at the moment that `kill` describes."""
+    import torch
+
+    from denoisezoo.train import checkpoint, saving
+    from denoisezoo.train.module import DiffusionModule
+
+    if kill.phase == "step":
+        before(DiffusionModule, "training_step", countdown(kill))
+    elif kill.phase == "validation":
+        before(DiffusionModule, "validation_step", countdown(kill))
+    elif kill.point is None:
+        before(torch, "save", countdown(kill))
+    elif kill.point == "half written":
+        save = torch.save
+
+        def half(contents, path):
+            save(contents, path)
+            os.truncate(path, os.path.getsize(path) // 2)
+            die()
+
+        before(torch, "save", countdown(kill, lambda: setattr(torch, "save", half)))
+        # The wrapper looks its function up when it is made: the next save is the half one.
+    else:
+        owner, name = {
+            "before checksum": (checkpoint, "write_text"),
+            "before renames": (os, "replace"),
+            "between renames": (os, "replace"),
+            "before link": (saving, "link"),
+            "before removal": (checkpoint.AtomicCheckpointIO, "remove_checkpoint"),
+        }[kill.point]
+        action = countdown(Kill(kill.phase, 2), die) if kill.point == "between renames" else die
+        before(torch, "save", countdown(kill, lambda: before(owner, name, action)))
+
+
+def body(arguments: list[str], kill: Kill | None, environment: dict[str, str], log: str, command: str) -> None:
+    """What the process does."""
+    os.environ.update(environment)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    import torch
+    from lightning.pytorch.utilities import rank_zero_only
+
+    torch.set_num_threads(1)
+    rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning looks when it is imported, which was before
+    from denoisezoo.cli import main
+    from denoisezoo.train.module import DiffusionModule
+
+    DiffusionModule.training_macs = lambda self: 1  # counting takes most of the time of a run as short as these
+    if kill is not None:
+        arm(kill)
+    try:
+        status = main(["--debug", command, *arguments])
+    except BaseException:
+        traceback.print_exc()
+        status = 99
+    os._exit(status)
+
+
+def start(
+    arguments: list[str],
+    log: Path,
+    kill: Kill | None = None,
+    environment: dict[str, str] | None = None,
+    command="train",
+):
+    """Start a training, or another command; `log` takes what it prints."""
+    process = context().Process(target=body, args=(arguments, kill, environment or {}, str(log), command))
+    process.start()
+    return process
+
+
+def run(arguments: list[str], log: Path, kill: Kill | None = None) -> int:
+    """Train, and return the exit status; -9 is SIGKILL."""
+    process = start(arguments, log, kill)
+    process.join(120)
+    assert process.exitcode is not None, log.read_text()
+    return process.exitcode
