@@ -9,7 +9,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from denoisezoo.commands.launching import LAUNCHERS, parse_options
 from denoisezoo.errors import UserError, unknown

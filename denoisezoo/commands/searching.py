@@ -53,7 +53,7 @@ class Search:
         run: The run.
         settings: On what terms plans are to be good: sampler, steps, images.
         cost: "macs" or "latency": what a budget limits.
-        spent: Multiply-adds of the search so far.
+        spent: Multiply-adds of the search so far: of the table, and of the samples that evolution judges by.
     """
 
     run: Run
@@ -130,7 +130,7 @@ class Search:
         return measure(denoiser, pictures, parts, Propagation(known), per_level=images, label=label)
 
     def quality(self, plan: Plan, settings: Settings | None = None) -> float:
-        """Frechet distance of samples by a plan, from the same noise for every plan."""
+        """Frechet distance of samples by a plan, from the same noise for every plan; counts as part of the search."""
         settings = replace(settings or self.settings, plan=plan)
         num = settings.num or len(self.evaluator.reference)
         generated = draw_with(prepare(self.run, settings), self.run, settings, num, steps=settings.steps)
@@ -164,6 +164,7 @@ def search(args: argparse.Namespace) -> int:
     refuse_file(out, "--out")
     table = task.table(args.levels, args.images)
     front = exact(task, table, args)
+    seconds = time.perf_counter() - begin
     found = [plan_row("exact", table, choice.efforts, choice, task) for choice in front]
     chosen = [pick(front, share, task, table) for share in args.budget]
     rows = [row | {"budget": share} for share, row in zip(args.budget, chosen, strict=True)]
@@ -174,7 +175,8 @@ def search(args: argparse.Namespace) -> int:
         evolved = evolve(task, table, front, args, out)
         rows += evolved
         rows += [best_measured(evolved, share, args.cost) | {"budget": share} for share in args.budget]
-    write(args, out, task, table, found, rows, time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+    write(args, out, task, table, found, rows, seconds)
     return 0
 
 
@@ -212,11 +214,13 @@ def plan_row(name: str, table: LossTable, efforts: Sequence[int], choice: Choice
 
 
 def evaluate_rows(task: Search, rows: Sequence[Row]) -> None:
-    """Measure the quality of some plans."""
+    """Measure the quality of some plans, which is no part of the search."""
+    spent = task.spent
     with progress_bar("evaluating plans", len(rows)) as progress:
         for done, row in enumerate(rows, start=1):
             row["quality"] = task.quality(Plan.from_json(row["json"]))
             progress(done)
+    task.spent = spent
 
 
 def evolve(task: Search, table: LossTable, front: Sequence[Choice], args: argparse.Namespace, out: Path) -> list[Row]:

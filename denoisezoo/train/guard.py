@@ -179,9 +179,7 @@ def first_non_finite(module: LightningModule, batch: Any, batch_idx: int) -> str
         if not parameter.detach().isfinite().all():
             return f"weight {name} is not finite"
     with torch.no_grad(), _watched(module) as found:
-        key = module.step_key(batch_idx)
-        torch.manual_seed(module._mixed(*key))
-        module.objective(module.denoiser, batch, module.generator(*key), module._effort(*key))
+        module.losses(batch, batch_idx)
     return f"first non-finite activation in {found[0]}" if found else None
 
 

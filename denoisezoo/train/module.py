@@ -14,8 +14,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.archs import Effort, create_denoiser, get_variant
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
+from denoisezoo.diffusion.objectives import Loss
 from denoisezoo.errors import ComputationError, UserError, unknown
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.log import log_due, log_now
@@ -171,11 +172,7 @@ class DiffusionModule(LightningModule):
         return None
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        key = self.step_key(batch_idx)
-        torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
-        efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
-        passes = partial(self._pass_generator, key)
-        losses = sandwich_losses(self.objective, self.denoiser, batch, efforts, self.sandwich, passes)
+        efforts, losses = self.losses(batch, batch_idx)
         size = len(batch["image"])
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
@@ -184,6 +181,14 @@ class DiffusionModule(LightningModule):
         if len(efforts) > 1:
             self.log_dict({f"train/loss_at_{e:g}": x.per_sample.mean() for e, x in zip(efforts, losses, strict=True)})
         return torch.stack([loss.loss for loss in losses]).sum()
+
+    def losses(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
+        """The efforts that a batch trains and their losses: the same ones each time that it is called in a step."""
+        key = self.step_key(batch_idx)
+        torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
+        efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
+        passes = partial(self._pass_generator, key)
+        return efforts, sandwich_losses(self.objective, self.denoiser, batch, efforts, self.sandwich, passes)
 
     def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
         """Times and noise of one pass of a step; a step of a single pass is the first."""

@@ -59,6 +59,12 @@ CONDITIONS = {
     "dropout and labels": ["--model.network.dropout", 0.3, "--model.network.num_classes", 10, "--data.labels", "true"],
     "accumulation": ["--trainer.accumulate_grad_batches", 2],
     "random efforts": ["--model.denoiser", "missing_u_second_order_tiny", "--model.effort", "random"],
+    "sandwich": ["--model.denoiser", "slim_tiny", "--model.effort", "sandwich", "--model.sandwich.shared_noise", "true"],
+    "stages in turn": [
+        *("--model.denoiser", "multiscale_tiny", "--model.process", "MultiScale", "--model.process.resolution", 8),
+        *("--model.process.levels", 1, "--model.preconditioning", "V", "--model.objective", "Simple"),
+        *("--model.objective.times", "OneStage"),
+    ],
     "sparse log": ["--trainer.log_every_n_steps", 3],
     "validation": ["--trainer.limit_val_batches", 1, "--trainer.val_check_interval", 2],
     "sample grids": ["--samples.every_n_steps", 2, "--samples.num", 2, "--samples.steps", 2],
