@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,11 +17,16 @@ class EffortTable(Backbone):
 
     Args:
         networks: One for each effort, in the order of their cost.
+        compile: Compile each, for each shape of its input, with its weights as constants: they never change again.
     """
 
-    def __init__(self, networks: Iterable[Backbone]) -> None:
+    def __init__(self, networks: Iterable[Backbone], compile: bool = False) -> None:
         nn.Module.__init__(self)
         found = list(networks)
+        self.compiled = compile
+        if compile:
+            for network in found:
+                network.compile(dynamic=False)
         self.networks = nn.ModuleList(found)
         self.spec = found[-1].spec
         self.efforts = tuple(network.efforts[0] for network in found)
@@ -49,8 +55,22 @@ class EffortTable(Backbone):
         effort: Effort | None = None,
     ) -> Tensor:
         """See `Backbone.forward`."""
-        y: Tensor = self.network(effort)(x, c_noise, label=label, cond=cond, augment=augment)
+        network = self.network(effort)
+        with _frozen() if self.compiled else contextlib.nullcontext():
+            y: Tensor = network(x, c_noise, label=label, cond=cond, augment=augment)
         return y
+
+
+def _frozen() -> contextlib.AbstractContextManager[None]:
+    """Has what is compiled inside keep weights as constants, in the layout that its convolutions like best.
+
+    It is a setting of the compiler that must hold when it runs, which is at the first call; as an option of
+    `torch.compile` it has no effect (torch 2.15).
+    """
+    import torch._inductor.config
+
+    found: contextlib.AbstractContextManager[None] = torch._inductor.config.patch(freezing=True)
+    return found
 
 
 def extracted(denoiser: NetworkDenoiser, efforts: Iterable[Effort], compile: bool = False) -> NetworkDenoiser:
@@ -69,8 +89,5 @@ def extracted(denoiser: NetworkDenoiser, efforts: Iterable[Effort], compile: boo
     """
     wanted = {denoiser.backbone.check_effort(effort) for effort in efforts}
     networks = [denoiser.backbone.extract(effort) for effort in denoiser.backbone.efforts if effort in wanted]
-    if compile:
-        for network in networks:
-            network.compile(dynamic=False)
-    table = EffortTable(networks).train(denoiser.training)
+    table = EffortTable(networks, compile).train(denoiser.training)
     return NetworkDenoiser(table, denoiser.process, denoiser.preconditioning)

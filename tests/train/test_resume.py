@@ -59,7 +59,14 @@ CONDITIONS = {
     "dropout and labels": ["--model.network.dropout", 0.3, "--model.network.num_classes", 10, "--data.labels", "true"],
     "accumulation": ["--trainer.accumulate_grad_batches", 2],
     "random efforts": ["--model.denoiser", "missing_u_second_order_tiny", "--model.effort", "random"],
-    "sandwich": ["--model.denoiser", "slim_tiny", "--model.effort", "sandwich", "--model.sandwich.shared_noise", "true"],
+    "sandwich": [
+        "--model.denoiser",
+        "slim_tiny",
+        "--model.effort",
+        "sandwich",
+        "--model.sandwich.shared_noise",
+        "true",
+    ],
     "stages in turn": [
         *("--model.denoiser", "multiscale_tiny", "--model.process", "MultiScale", "--model.process.resolution", 8),
         *("--model.process.levels", 1, "--model.preconditioning", "V", "--model.objective", "Simple"),
