@@ -142,7 +142,7 @@ def open_storage(text: str) -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("optuna is not installed", "pip install optuna, or use --method exact") from None
+        raise UserError("optuna is not installed", "pip install 'denoisezoo[search]', or use --method exact") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         if "://" in text:

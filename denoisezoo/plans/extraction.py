@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
@@ -56,20 +57,22 @@ class EffortTable(Backbone):
     ) -> Tensor:
         """See `Backbone.forward`."""
         network = self.network(effort)
-        with _frozen() if self.compiled else contextlib.nullcontext():
+        with _frozen(x.device) if self.compiled else contextlib.nullcontext():
             y: Tensor = network(x, c_noise, label=label, cond=cond, augment=augment)
         return y
 
 
-def _frozen() -> contextlib.AbstractContextManager[None]:
+def _frozen(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Has what is compiled inside keep weights as constants, in the layout that its convolutions like best.
 
-    It is a setting of the compiler that must hold when it runs, which is at the first call; as an option of
-    `torch.compile` it has no effect (torch 2.15).
+    On the CPU the kernels are also called from C++, since Python's share of a call weighs most in the small networks.
+    These are settings of the compiler that must hold when it runs, which is at the first call; as an option of
+    `torch.compile`, freezing has no effect (torch 2.15).
     """
     import torch._inductor.config
 
-    found: contextlib.AbstractContextManager[None] = torch._inductor.config.patch(freezing=True)
+    patch = torch._inductor.config.patch
+    found: contextlib.AbstractContextManager[None] = patch(freezing=True, cpp_wrapper=device.type == "cpu")
     return found
 
 
