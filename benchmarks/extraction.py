@@ -76,6 +76,7 @@ def measure(name: str, plan_name: str, batch: int, mode: str, rounds: int, devic
         "time_saved_highest": 1 - min(ratios),
         "share_of_macs_saved": time_saved / saved,
         "target": TARGETS[batch],
+        "threads": torch.get_num_threads(),
         "device_name": device_name(str(device)),
         "torch": torch.__version__,
     }
