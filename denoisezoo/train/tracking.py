@@ -27,6 +27,7 @@ STEP, MARK = "trainer/global_step", "last_step"
 PATIENCE = 3
 """Failures after which W&B is left alone."""
 INIT_SECONDS, FINISH_SECONDS = 30, 120
+FINISHING = "wandb-finish"
 
 
 class Tracker(WandbLogger):
@@ -82,7 +83,9 @@ class Tracker(WandbLogger):
     @rank_zero_only
     def close(self, status: int = 0) -> None:
         """End the run; what a slow network has not taken after two minutes stays here for `wandb sync`."""
-        ending = threading.Thread(target=lambda: self.attempt(lambda: self.experiment.finish(status)), daemon=True)
+        ending = threading.Thread(
+            target=lambda: self.attempt(lambda: self.experiment.finish(status)), name=FINISHING, daemon=True
+        )
         ending.start()
         ending.join(FINISH_SECONDS)
         if ending.is_alive():

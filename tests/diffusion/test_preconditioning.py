@@ -142,7 +142,7 @@ def test_objective_values():
 
     denoiser = NetworkDenoiser(Zero(), VPDiscrete(), Epsilon())
     batch = {"image": torch.rand(4000, 1, 4, 4) * 2 - 1}
-    loss, per_sample, t = Simple()(denoiser, batch, torch.Generator().manual_seed(0))
+    loss, per_sample, t, _ = Simple()(denoiser, batch, torch.Generator().manual_seed(0))
     assert loss.item() == pytest.approx(1, abs=4 * (2 / 64_000) ** 0.5)
     assert per_sample.shape == t.shape == (4000,)
     assert t.min() >= 1
@@ -176,7 +176,7 @@ def test_logit_normal_times_stay_inside():
 def test_edm_objective_trains_at_its_own_times():
     objective = EDMLoss(P_mean=0.0, P_std=0.1)
     denoiser = NetworkDenoiser(Toy(), EDM(), EDMPreconditioning())
-    _, _, t = objective(denoiser, {"image": torch.zeros(1000, 1, 4, 4)}, torch.Generator().manual_seed(0))
+    _, _, t, _ = objective(denoiser, {"image": torch.zeros(1000, 1, 4, 4)}, torch.Generator().manual_seed(0))
     assert t.log().abs().max() < 0.5
 
 
