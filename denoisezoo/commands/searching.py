@@ -37,6 +37,7 @@ from denoisezoo.plans.exact import Choice, best, exact_front
 from denoisezoo.plans.propagation import Propagation
 from denoisezoo.plans.table import Floats, LossTable, make_levels, measure
 from denoisezoo.profiling.latency import latency
+from denoisezoo.profiling.trajectory import Trajectory
 from denoisezoo.train.assess import Settings, draw_with, make_evaluator, prepare, price
 from denoisezoo.train.runs import Run, load_run, to_device
 
@@ -87,11 +88,7 @@ class Search:
     @cached_property
     def macs(self) -> Floats:
         """Multiply-adds of each denoiser call at each effort (calls, E), per image."""
-        return self.macs_on(self.settings)
-
-    def macs_on(self, settings: Settings) -> Floats:
-        """As `macs`, for another time grid."""
-        walks = [price(self.run, settings, timed=False, effort=effort) for effort in self.efforts]
+        walks = [price(self.run, self.settings, timed=False, effort=effort) for effort in self.efforts]
         return np.array([[call.macs for call in walk.calls] for walk in walks], dtype=np.float64).T
 
     @cached_property
@@ -104,8 +101,9 @@ class Search:
         """What the budget counts: of each call at each effort (calls, E), per image."""
         if self.cost == "macs":
             return self.macs
-        return np.tile(self.latencies(), (len(self.macs), 1))
+        return np.tile(self.latencies, (len(self.macs), 1))
 
+    @cached_property
     def latencies(self) -> Floats:
         """Milliseconds per image of a call at each effort (E,), as sampling by a plan makes it."""
         import torch
@@ -129,13 +127,22 @@ class Search:
         self.spent += int(sum(self.macs[level.calls[0]].sum() for level in parts)) * images
         return measure(denoiser, pictures, parts, Propagation(known), per_level=images, label=label)
 
+    def walk(self, plan: Plan, settings: Settings) -> Trajectory:
+        """The calls of a walk by a plan, counted; on another time grid a plan has other calls at its efforts."""
+        return price(self.run, replace(settings, plan=plan), timed=False)
+
+    def cost_of(self, walk: Trajectory) -> float:
+        """What the budget counts of a walk, per image."""
+        if self.cost == "macs":
+            return float(walk.macs_per_image)
+        return float(sum(self.latencies[self.efforts.index(call.effort)] for call in walk.calls))
+
     def quality(self, plan: Plan, settings: Settings | None = None) -> float:
         """Frechet distance of samples by a plan, from the same noise for every plan; counts as part of the search."""
         settings = replace(settings or self.settings, plan=plan)
         num = settings.num or len(self.evaluator.reference)
         generated = draw_with(prepare(self.run, settings), self.run, settings, num, steps=settings.steps)
-        walk = price(self.run, settings, timed=False)
-        self.spent += num * walk.macs_per_image
+        self.spent += num * self.walk(plan, settings).macs_per_image
         return self.evaluator.evaluate(generated.images)[self.evaluator.features.distance_name]
 
     def on_grid(self, name: str) -> Settings:
@@ -244,18 +251,16 @@ def evolve(task: Search, table: LossTable, front: Sequence[Choice], args: argpar
         mutation=args.mutation,
     )
     evolution.seed(Candidate(efforts, grids[0]) for efforts in seeds)
-    costs = {grid: task.costs if grid == "process" else task.macs_on(settings[grid]) for grid in grids}
     with progress_bar("evolving plans", args.trials) as progress:
 
         def measured(candidate: Candidate) -> tuple[float, float]:
             progress(len(evolution.evaluated()))
             plan = table.plan(candidate.efforts)
-            used = [task.efforts.index(plan.effort(level.log_snr)) for level in table.levels]
-            cost = table.costs(costs[candidate.grid])[np.arange(len(used)), used].sum()
-            return task.quality(plan, settings[candidate.grid]), float(cost)
+            terms = settings[candidate.grid]
+            return task.quality(plan, terms), task.cost_of(task.walk(plan, terms))
 
         evolution.run(measured, args.trials)
-    return [evolved_row(task, table, one) for one in pareto(evolution.evaluated())]
+    return [evolved_row(task, table, one, settings[one.candidate.grid]) for one in pareto(evolution.evaluated())]
 
 
 def starting_plans(front: Sequence[Choice], efforts: int, levels: int) -> list[tuple[int, ...]]:
@@ -275,11 +280,13 @@ def fingerprint(task: Search, table: LossTable, args: argparse.Namespace) -> str
     )
 
 
-def evolved_row(task: Search, table: LossTable, one: Evaluated) -> Row:
-    """The row of a plan that evolution found."""
+def evolved_row(task: Search, table: LossTable, one: Evaluated, settings: Settings) -> Row:
+    """The row of a plan that evolution found, priced on its own time grid."""
     row = plan_row("nsga2", table, one.candidate.efforts, None, task)
+    macs = task.walk(Plan.from_json(row["json"]), settings).macs_per_image
+    row |= {"macs_per_image": macs, "macs_share": macs / float(task.macs[:, -1].sum())}
     share = one.cost / float(task.costs[:, -1].sum())
-    return row | {"quality": one.quality, "grid": one.candidate.grid, "cost_share": share}
+    return row | {"quality": one.quality, "sampler": settings.sampler, "cost_share": share}
 
 
 def best_measured(rows: Sequence[Row], share: float, cost: str) -> Row:

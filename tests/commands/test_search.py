@@ -54,9 +54,9 @@ def test_exact_search_writes_plans_tables_and_a_page(run, tmp_path, capsys):
     assert "one effort throughout" in page
 
 
-def price(run, plan, tmp_path):
+def price(run, plan, tmp_path, sampler="ddim"):
     path = tmp_path / "price.json"
-    words = ["profile", run, "--counts-only", "--sampler", "ddim", "--steps", "6", "--plan", str(plan)]
+    words = ["profile", run, "--counts-only", "--sampler", sampler, "--steps", "6", "--plan", str(plan)]
     assert main([*words, "--json", str(path)]) == 0
     return json.loads(path.read_text())[0]["macs_per_image"]
 
@@ -100,6 +100,11 @@ def test_evolution_starts_from_the_exact_plans_and_goes_on(run, tmp_path, capsys
     found = [row for row in json.loads(rows.read_text()) if row["plan"] == "nsga2"]
     assert found
     assert all(row["quality"] > 0 for row in found)
+    for row in found:  # a plan costs what a walk on its own time grid costs
+        plan = tmp_path / "plan.json"
+        plan.write_text(row["json"])
+        assert row["macs_per_image"] == price(run, plan, tmp_path, row["sampler"])
+    assert {row["sampler"] for row in found} <= {"ddim", "ddim:time_grid=log_snr"}
     spent = json.loads(rows.read_text())[0]["search_macs"]
     assert main(words) == 0  # nothing is left to do
     assert json.loads(rows.read_text())[0]["search_macs"] < spent / 2
