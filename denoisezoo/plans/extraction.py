@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -57,23 +57,37 @@ class EffortTable(Backbone):
     ) -> Tensor:
         """See `Backbone.forward`."""
         network = self.network(effort)
-        with _frozen(x.device) if self.compiled else contextlib.nullcontext():
+        with _compiling(x.device) if self.compiled else contextlib.nullcontext():
             y: Tensor = network(x, c_noise, label=label, cond=cond, augment=augment)
         return y
 
 
-def _frozen(device: torch.device) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _compiling(device: torch.device) -> Iterator[None]:
     """Has what is compiled inside keep weights as constants, in the layout that its convolutions like best.
 
-    On the CPU the kernels are also called from C++, since Python's share of a call weighs most in the small networks.
-    These are settings of the compiler that must hold when it runs, which is at the first call; as an option of
-    `torch.compile`, freezing has no effect (torch 2.15).
+    On the CPU the kernels are also called from C++, since Python's share of a call weighs most in the small networks,
+    and group norms stay ATen's: the compiler's own take 2 to 5 times as long on channels_last images (torch 2.15).
+    Every effort at every shape is one more compilation of the same function; past the compiler's limit of 8 it would
+    silently run eagerly. All these must hold when the compiler runs, which is at the first call; as an option of
+    `torch.compile`, freezing has no effect.
     """
+    import torch._dynamo.config
     import torch._inductor.config
+    from torch._inductor.decomposition import decompositions
 
-    patch = torch._inductor.config.patch
-    found: contextlib.AbstractContextManager[None] = patch(freezing=True, cpp_wrapper=device.type == "cpu")
-    return found
+    cpu = device.type == "cpu"
+    norm = torch.ops.aten.native_group_norm.default
+    decomposed = decompositions.pop(norm, None) if cpu else None
+    try:
+        with (
+            torch._inductor.config.patch(freezing=True, cpp_wrapper=cpu),
+            torch._dynamo.config.patch(recompile_limit=256),
+        ):
+            yield
+    finally:
+        if decomposed is not None:
+            decompositions[norm] = decomposed
 
 
 def extracted(denoiser: NetworkDenoiser, efforts: Iterable[Effort], compile: bool = False) -> NetworkDenoiser:

@@ -13,6 +13,9 @@ from lightning.pytorch.callbacks import WeightAveraging
 from denoisezoo.errors import UserError
 from denoisezoo.train.guard import was_skipped
 
+Tensors = tuple[list[torch.nn.Parameter], list[torch.Tensor]]
+"""Parameters and buffers of a module."""
+
 
 class EMA(WeightAveraging):
     """EMA with EDM's half-life in images (arXiv 2206.00364, appendix F.2).
@@ -31,7 +34,7 @@ class EMA(WeightAveraging):
             raise UserError(f"half_life {half_life} or ramp_up {ramp_up} is out of range", "give positive numbers")
         super().__init__()
         self._latest_update_step = 0
-        self._pairs: tuple[torch.nn.Module, list[torch.nn.Parameter], list[torch.nn.Parameter]] | None = None
+        self._pairs: tuple[torch.nn.Module, Tensors, Tensors] | None = None
         self.half_life, self.ramp_up = half_life, ramp_up
 
     def decay(self, images_seen: int, batch: int) -> float:
@@ -54,10 +57,10 @@ class EMA(WeightAveraging):
     def _update(self, pl_module: LightningModule, weight: float) -> None:
         average = self.average(pl_module)
         if self._pairs is None or self._pairs[0] is not average:  # walking through the modules takes longer than this
-            self._pairs = average, list(average.parameters()), list(pl_module.parameters())
-        _, means, weights = self._pairs
-        torch._foreach_lerp_([p.data for p in means], [p.data for p in weights], weight=weight)
-        for mean, current in zip(average.buffers(), pl_module.buffers(), strict=True):
+            self._pairs = average, _tensors(average), _tensors(pl_module)
+        _, (means, mean_buffers), (weights, buffers) = self._pairs
+        torch._foreach_lerp_(means, weights, weight=weight)
+        for mean, current in zip(mean_buffers, buffers, strict=True):
             mean.copy_(current)
 
     def average(self, pl_module: LightningModule) -> torch.nn.Module:
@@ -79,6 +82,10 @@ class EMA(WeightAveraging):
             yield
         finally:
             self._swap_models(pl_module)
+
+
+def _tensors(module: torch.nn.Module) -> Tensors:
+    return list(module.parameters()), list(module.buffers())
 
 
 def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> contextlib.AbstractContextManager[None]:

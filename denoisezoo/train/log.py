@@ -30,6 +30,12 @@ def log_due(trainer: Trainer) -> bool:
     return step_done(trainer) and trainer.global_step % trainer.log_every_n_steps == 0
 
 
+def loss_due(trainer: Trainer) -> bool:
+    """Whether the batch in hand, while its loss is computed, is of a step that is logged."""
+    every = trainer.log_every_n_steps
+    return every > 0 and (trainer.global_step + 1) % every == 0
+
+
 def log_now(trainer: Trainer, metrics: dict[str, Any]) -> None:
     """Log metrics of the step that was just completed.
 
