@@ -163,7 +163,7 @@ def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, mo
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(first, second)
     assert first["guard"]["skipped"] == 1
-    assert first["images_seen"] == 4 * 512
+    assert first["images_seen"] == 4 * 256
     poison_data(monkeypatch, 3)  # the second half of step 1
     train(arguments(*words, "--trainer.accumulate_grad_batches", "2", folder="one"))
     one = read_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt")
