@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 		--budget images=25600 --sampler dpmpp_2m --steps 15 --num 1000 --title 'Four denoisers on digits' --out $(OUT)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

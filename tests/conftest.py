@@ -1,5 +1,7 @@
 """Shared by all tests."""
 
+import shutil
+
 import pytest
 import torch
 import yaml
@@ -69,5 +71,30 @@ def arguments(recipe, tmp_path):
 
     def make(*more, folder="run"):
         return ["--config", str(recipe), "--trainer.default_root_dir", str(tmp_path / folder), *map(str, more)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def runs_of_session(tmp_path_factory):
+    """A folder, and the runs in it by the arguments that they were trained with."""
+    return tmp_path_factory.mktemp("runs"), {}
+
+
+@pytest.fixture
+def trained(runs_of_session, tiny, tmp_path):
+    """Makes a run folder of the recipe: what several tests need is trained once, and each gets a copy."""
+    home, folders = runs_of_session
+
+    def make(*more, folder="run"):
+        from denoisezoo.train.fit import train
+
+        words = tuple(map(str, more))
+        if words not in folders:
+            (home / "recipe.yaml").write_text(RECIPE.replace("NAME", tiny))
+            original = home / str(len(folders))
+            train(["--config", str(home / "recipe.yaml"), "--trainer.default_root_dir", str(original), *words])
+            folders[words] = original
+        return shutil.copytree(folders[words], tmp_path / folder, symlinks=True)
 
     return make

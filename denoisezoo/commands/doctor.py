@@ -29,6 +29,7 @@ COST_OF_MISSING = {
     "wandb-workspaces": "dashboard",
     "diffusers": "the comparison with diffusers: benchmarks and its tests",
     "pytest": "running the tests",
+    "pytest-xdist": "make test, which runs the tests in two processes; pytest alone does without",
     "hypothesis": "running the tests",
     "ruff": "make lint",
     "mypy": "make lint",

@@ -256,15 +256,19 @@ class Evolution:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def _bury_the_dead(self) -> None:
-        """Give up trials of workers on this machine that were killed; what they were to evaluate is queued again."""
+        """Give up trials of workers on this machine that were killed; what they were to evaluate is queued again.
+
+        A worker may have been killed before it had written down all genes of a candidate that was queued for it.
+        """
         from optuna.trial import TrialState
 
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             host, _, pid = str(trial.user_attrs.get(WORKER, "")).partition(":")
             if host == socket.gethostname() and not _alive(int(pid)):
                 self.study.tell(trial.number, state=TrialState.FAIL)
-                if trial.params:
-                    self.study.enqueue_trial(trial.params)
+                genes = trial.system_attrs.get("fixed_params", {}) | trial.params
+                if genes:
+                    self.study.enqueue_trial(genes)
 
 
 def _alive(pid: int) -> bool:

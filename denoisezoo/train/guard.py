@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from denoisezoo.errors import ComputationError, UserError
+from denoisezoo.evaluation.ranks import gather
 from denoisezoo.train.checkpoint import newest_checkpoint
 from denoisezoo.train.log import log_due, log_now
 from denoisezoo.train.noise_bins import bin_names, bin_of
@@ -111,8 +112,9 @@ class Guard(Callback):
 
     def _skip(self, trainer: Trainer, pl_module: LightningModule, samples: list[tuple[Tensor, Tensor]]) -> None:
         self.skipped, self.in_row = self.skipped + 1, self.in_row + 1
-        if samples:
-            log_snr, loss = (torch.cat(parts) for parts in zip(*samples, strict=True))
+        here = [torch.zeros(0, 2, device=pl_module.device), *(torch.stack(pair, 1).float() for pair in samples)]
+        log_snr, loss = gather(torch.cat(here)).unbind(1)
+        if len(loss):
             bad = ~loss.isfinite()
             worst = log_snr[bad] if bad.any() else log_snr[loss.argmax()][None]
             names = bin_names()

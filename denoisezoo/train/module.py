@@ -96,7 +96,8 @@ class DiffusionModule(LightningModule):
             several in each step.
         sandwich: Which ones, and what they share.
         on_failure: What a computation that cannot go on, such as an ODE that has become too stiff, does to training:
-            "stop" ends it, and the last checkpoint stays; "skip" goes on with the next batch, and logs how many.
+            "stop" ends it, and the last checkpoint stays; "skip" goes on with the next batch, and logs how many; of
+            several processes all skip the step.
         seed: Seed of times and noise; the trainer's unless given.
     """
 
@@ -178,8 +179,19 @@ class DiffusionModule(LightningModule):
         except ComputationError:
             if self.on_failure == "stop":
                 raise
+        if self.trainer.world_size > 1:
+            return self._spoiled(len(batch["image"]))
         self.skipped += 1
         return None
+
+    def _spoiled(self, size: int) -> Tensor:
+        """A loss that is not a number, for which `Guard` skips the step on all processes: the others wait for ours."""
+        self.noise_bins.latest = None
+        self.images_seen += size * self.trainer.world_size
+        sums = torch.stack([p.sum() for p in self.denoiser.parameters() if p.requires_grad])
+        loss = math.nan * sums.sum()
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
+        return loss
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         efforts, losses = self.losses(batch, batch_idx)

@@ -9,10 +9,9 @@ from denoisezoo.report import load_comparison
 
 
 @pytest.fixture
-def run_folder(arguments, tmp_path):
+def run_folder(trained):
     """A run of four steps."""
-    assert main(["train", *arguments()]) == 0
-    return tmp_path / "run"
+    return trained()
 
 
 def test_sample_writes_images_a_grid_and_a_note(run_folder, tmp_path, capsys):

@@ -2,31 +2,26 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from denoisezoo.cli import main
 from denoisezoo.plans import load_plan
+from tests.train import faults
 
 NETWORK = ("--model.network.resolution", "16", "--model.network.in_channels", "1", "--model.network.out_channels", "1")
 PLAIN = ("--model.network.num_classes", "0", "--model.network.cond_channels", "0", "--model.network.augment_dim", "0")
 TERMS = ("--sampler", "ddim", "--steps", "6", "--num", "40", "--batch-size", "40", "--images", "16")
 
 
-def trained(arguments, tmp_path, name, *more):
-    words = ["train", *arguments("--model.denoiser", name, "--model.effort", "sandwich", *NETWORK, *PLAIN, *more)]
-    assert main(words) == 0
-    return str(tmp_path / "run")
+def words_of(name):
+    return ("--model.denoiser", name, "--model.effort", "sandwich", *NETWORK, *PLAIN)
 
 
 @pytest.fixture
-def run(arguments, tmp_path):
-    return trained(arguments, tmp_path, "slim_tiny")
+def run(trained):
+    return str(trained(*words_of("slim_tiny")))
 
 
 def test_exact_search_writes_plans_tables_and_a_page(run, tmp_path, capsys):
@@ -61,8 +56,8 @@ def price(run, plan, tmp_path, sampler="ddim"):
     return json.loads(path.read_text())[0]["macs_per_image"]
 
 
-def test_the_same_search_works_on_solver_steps(arguments, tmp_path):
-    run = trained(arguments, tmp_path, "missing_u_second_order_tiny", "--model.sandwich.between", "0")
+def test_the_same_search_works_on_solver_steps(trained, tmp_path):
+    run = str(trained(*words_of("missing_u_second_order_tiny"), "--model.sandwich.between", "0"))
     rows = tmp_path / "rows.json"
     assert main(["search", run, "--budget", "0.8", *TERMS, "--json", str(rows)]) == 0
     assert {"effort 1", "effort 2", "exact 0.8"} <= {row["plan"] for row in json.loads(rows.read_text())}
@@ -114,16 +109,16 @@ def test_evolution_starts_from_the_exact_plans_and_goes_on(run, tmp_path, capsys
 
 def test_a_killed_search_is_joined_by_the_same_command(run, tmp_path):
     study = tmp_path / "study.log"
-    words = ["search", run, *EVOLUTION, *TERMS, "--storage", str(study)]
-    process = subprocess.Popen([sys.executable, "-m", "denoisezoo", *words], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    begin = time.monotonic()
+    words = [run, *EVOLUTION, *TERMS, "--storage", str(study)]
+    process, begin = faults.start(words, tmp_path / "log", command="search"), time.monotonic()
     while not study.exists() or study.read_text().count('"state":1') < 2:
-        assert process.poll() is None or study.exists()
-        assert time.monotonic() - begin < 120
+        if not process.is_alive() or time.monotonic() - begin > 120:
+            break
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert main(words) == 0
+    process.kill()
+    assert faults.wait([process]) == [-9], (tmp_path / "log").read_text()
+    assert 2 <= study.read_text().count('"state":1') < 12
+    assert main(["search", *words]) == 0
     text = study.read_text()
     assert text.count('"state":1') >= 12
 
@@ -145,10 +140,8 @@ def test_searches_that_cannot_be(run, words, told, capsys):
     assert __import__("re").search(told, error)
 
 
-def test_a_network_without_a_choice(arguments, tmp_path, capsys):
-    assert main(["train", *arguments()]) == 0
-    capsys.readouterr()
-    assert main(["search", str(tmp_path / "run"), *TERMS]) == 2
+def test_a_network_without_a_choice(trained, capsys):
+    assert main(["search", str(trained()), *TERMS]) == 2
     assert "one effort" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoisezoo.diffusion import create_sampler
+from denoisezoo.diffusion import MultiScale, create_sampler
 from denoisezoo.diffusion.blocks import product, transpose
 from denoisezoo.diffusion.processes import VP, VPDiscrete
 from denoisezoo.diffusion.samplers.exponential import (
@@ -19,7 +19,7 @@ from denoisezoo.diffusion.samplers.exponential import (
 from denoisezoo.diffusion.samplers.gddim import GDDIM
 from denoisezoo.errors import UserError
 
-from .truth import PROCESSES, DiagonalTruth, OneStage, at, f64, slope
+from .truth import PROCESSES, SIDE, DiagonalTruth, OneStage, at, f64, slope
 
 each_process = pytest.mark.parametrize("name", list(PROCESSES))
 
@@ -112,6 +112,20 @@ def test_order_of_a_whole_walk(name, q):
     """From the prior to the image, over all stages."""
     errors = DiagonalTruth(PROCESSES[name]).errors(f"gddim:q={q},time_grid=cosine_of_test", [96, 192])
     assert abs(slope([96, 192], errors) - q) < 0.2, errors
+
+
+UNEVEN = MultiScale(SIDE, levels=1, ends=[0.4, 1.0])
+"""Of unequal stages: where they are equal, an error of q = 3 changes its sign at 600 steps, which hides the slope."""
+
+
+@pytest.mark.parametrize(
+    "process", [VP(), PROCESSES["blurring"], PROCESSES["cld"], UNEVEN], ids=lambda p: type(p).__name__
+)
+@pytest.mark.parametrize("q", [3, 4])
+def test_high_orders_of_a_whole_walk(process, q):
+    """Every stage begins anew with orders 1, 2 ... q: the grid must begin with short steps, as this one does."""
+    errors = DiagonalTruth(process).errors(f"gddim:q={q},time_grid=cosine_of_test", [384, 768])
+    assert abs(slope([384, 768], errors) - q) < 0.2, errors
 
 
 @each_process

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 import time
 
 import numpy as np
@@ -138,6 +139,25 @@ def test_a_killed_search_goes_on_and_loses_nothing(tmp_path):
     assert before <= {(e.candidate, e.quality) for e in after}
     assert {e.candidate for e in after} >= set(seeds())
     assert len(after) == 30
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_plan_that_a_killed_worker_had_only_begun_is_not_lost(tmp_path, written):
+    """It was killed after some of the plan's genes, or before the first."""
+    path = tmp_path / "study.log"
+    gone = multiprocessing.get_context("fork").Process(target=int)
+    gone.start()
+    gone.join()
+    search = evolution(path)
+    search.seed(seeds())
+    trial = search.study.ask()
+    trial.set_user_attr(WORKER, f"{socket.gethostname()}:{gone.pid}")
+    for _ in range(written):
+        trial.suggest_int("cut_1", 0, LEVELS)
+    again = evolution(path)
+    again.seed(seeds())
+    again.run(evaluate, 10)
+    assert {e.candidate for e in again.evaluated()} >= set(seeds())
 
 
 def test_two_processes_share_one_search(tmp_path):

@@ -6,15 +6,13 @@ import pytest
 
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser
-from denoisezoo.train.fit import train
 
 NETWORK = "missing_u_second_order_tiny"
 
 
 @pytest.fixture
-def run(arguments, tmp_path):
-    train(arguments("--model.denoiser", NETWORK, "--checkpoint.keep_all", "true"))
-    return tmp_path / "run"
+def run(trained):
+    return trained("--model.denoiser", NETWORK, "--checkpoint.keep_all", "true")
 
 
 def study(tmp_path, *words):

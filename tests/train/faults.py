@@ -1,10 +1,11 @@
-"""Trainings in processes of their own, some of which end by SIGKILL at a chosen moment."""
+"""Trainings in processes of their own, some of which end by SIGKILL at a chosen moment, or meet what is not finite."""
 
 import multiprocessing
 import os
 import random
 import signal
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,24 @@ class Kill:
     count: int
     point: str | None = None
     delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Poison:
+    """What one process of several meets that is not finite, while the others meet nothing of the kind.
+
+    Attributes:
+        rank: The process.
+        steps: In which steps.
+        where: "data": a pixel of its batch; "gradient": a gradient, after those of all were averaged; "computation": a
+            computation that gives up.
+        keep: A folder for the weights of every process, and what its guard has counted.
+    """
+
+    rank: int
+    steps: tuple[int, ...]
+    where: str
+    keep: Path
 
 
 POINTS = ("half written", "before checksum", "before renames", "between renames", "before link", "before removal")
@@ -117,7 +136,43 @@ def arm(kill: Kill) -> None:
         before(torch, "save", countdown(kill, lambda: before(owner, name, action)))
 
 
-def body(arguments: list[str], kill: Kill | None, environment: dict[str, str], log: str, command: str) -> None:
+def poison(trouble: Poison) -> None:
+    """Make this process meet it, if it is the one, and write down how it ends."""
+    import torch
+
+    from denoisezoo.errors import ComputationError
+    from denoisezoo.train.guard import Guard
+    from denoisezoo.train.module import DiffusionModule
+
+    losses = DiffusionModule.losses
+
+    def due(module, where):
+        return where == trouble.where and module.global_rank == trouble.rank and module.global_step in trouble.steps
+
+    def poisoned(self, batch, batch_idx):
+        if due(self, "computation"):
+            raise ComputationError("solver failed", "raise rtol")
+        if due(self, "data"):
+            batch["image"][0, 0, 0, 0] = float("nan")
+        return losses(self, batch, batch_idx)
+
+    def on_after_backward(self):
+        if due(self, "gradient"):
+            next(self.parameters()).grad.fill_(float("inf"))
+
+    def on_train_end(self):
+        (guard,) = (callback for callback in self.trainer.callbacks if isinstance(callback, Guard))
+        state = {"weights": self.state_dict(), "guard": guard.state_dict(), "images_seen": self.images_seen}
+        torch.save(state, trouble.keep / f"{self.global_rank}.pt")
+
+    DiffusionModule.losses = poisoned
+    DiffusionModule.on_after_backward = on_after_backward
+    DiffusionModule.on_train_end = on_train_end
+
+
+def body(
+    arguments: list[str], trouble: Kill | Poison | None, environment: dict[str, str], log: str, command: str
+) -> None:
     """What the process does."""
     os.environ.update(environment)
     with open(log, "a") as file:
@@ -132,8 +187,10 @@ def body(arguments: list[str], kill: Kill | None, environment: dict[str, str], l
     from denoisezoo.train.module import DiffusionModule
 
     DiffusionModule.training_macs = lambda self: 1  # counting takes most of the time of a run as short as these
-    if kill is not None:
-        arm(kill)
+    if isinstance(trouble, Kill):
+        arm(trouble)
+    elif trouble is not None:
+        poison(trouble)
     try:
         status = main(["--debug", command, *arguments])
     except BaseException:
@@ -145,19 +202,30 @@ def body(arguments: list[str], kill: Kill | None, environment: dict[str, str], l
 def start(
     arguments: list[str],
     log: Path,
-    kill: Kill | None = None,
+    trouble: Kill | Poison | None = None,
     environment: dict[str, str] | None = None,
     command="train",
 ):
     """Start a training, or another command; `log` takes what it prints."""
-    process = context().Process(target=body, args=(arguments, kill, environment or {}, str(log), command))
+    process = context().Process(target=body, args=(arguments, trouble, environment or {}, str(log), command))
     process.start()
     return process
 
 
+def wait(processes, seconds: float = 120) -> list[int | None]:
+    """Exit statuses of processes, which are ended if they do not end by themselves; None is one that had to be."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    found = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    return found
+
+
 def run(arguments: list[str], log: Path, kill: Kill | None = None) -> int:
     """Train, and return the exit status; -9 is SIGKILL."""
-    process = start(arguments, log, kill)
-    process.join(120)
-    assert process.exitcode is not None, log.read_text()
-    return process.exitcode
+    (status,) = wait([start(arguments, log, kill)])
+    assert status is not None, log.read_text()
+    return status

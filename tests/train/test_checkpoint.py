@@ -161,9 +161,9 @@ def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir() if path.suffix == ".ckpt")
 
 
-def test_a_damaged_newest_one_is_named_and_the_previous_one_taken(arguments, tmp_path, capsys):
-    train(arguments(folder="whole"))
-    train(arguments())
+def test_a_damaged_newest_one_is_named_and_the_previous_one_taken(arguments, trained, tmp_path, capsys):
+    trained(folder="whole")
+    trained()
     run = tmp_path / "run"
     newest = (run / "checkpoints" / "last.ckpt").resolve()
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -247,8 +247,8 @@ def test_a_disk_that_is_full_for_good_leaves_the_previous_checkpoint_whole(argum
 
 
 @pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_a_disk_that_is_full_for_a_while_is_survived(arguments, tmp_path, monkeypatch, capsys, trouble):
-    train(arguments(folder="whole"))
+def test_a_disk_that_is_full_for_a_while_is_survived(arguments, trained, tmp_path, monkeypatch, capsys, trouble):
+    trained(folder="whole")
     save, calls = torch.save, []
 
     def full_once(*args, **kwargs):

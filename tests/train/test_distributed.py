@@ -17,7 +17,8 @@ from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from tests.conftest import RECIPE
 from tests.train import faults
-from tests.train.test_resume import SMALL, assert_same_run
+from tests.train.test_guard import poison_data
+from tests.train.test_resume import SMALL, assert_same, assert_same_run
 
 TWO = ["--trainer.devices", "2"]
 WORDS = [
@@ -47,18 +48,15 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_two(words, log, command="train"):
+def start_two(words, log, command="train", trouble=None):
     """Two processes of one run."""
     port = free_port()
-    return [faults.start(words, log, None, environment(rank, port), command) for rank in range(2)]
+    return [faults.start(words, log, trouble, environment(rank, port), command) for rank in range(2)]
 
 
-def run_two(words, log, command="train"):
+def run_two(words, log, command="train", trouble=None):
     """Run them to their end; both must succeed."""
-    processes = start_two(words, log, command)
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0], log.read_text()
+    assert faults.wait(start_two(words, log, command, trouble)) == [0, 0], log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +142,9 @@ def test_a_killed_process_ends_the_run_with_a_checkpoint_to_go_on_from(arguments
     while newest_checkpoint(tmp_path / "killed") is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.kill(processes[victim].pid, signal.SIGKILL)
-    for process in processes:
-        process.join(60)
-    assert processes[victim].exitcode == -9
-    assert processes[1 - victim].exitcode == 2, log.read_text()
+    found = faults.wait(processes, 60)
+    assert found[victim] == -9
+    assert found[1 - victim] == 2, log.read_text()
     (line,) = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
     assert "run the same command again; it goes on from" in line
     assert 2 <= step_of(newest_checkpoint(tmp_path / "killed")) < 20
@@ -155,6 +152,31 @@ def test_a_killed_process_ends_the_run_with_a_checkpoint_to_go_on_from(arguments
         run_two(words, log)
         run_two(arguments(*WORDS, *TWO, "--trainer.max_steps", "20", folder="whole"), log)
         assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("where", ["data", "gradient", "computation"])
+def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, monkeypatch, where):
+    """Not one steps without the other: their weights stay equal, and are those of one process that skips that step."""
+    words = [*map(str, SMALL), "--checkpoint.every_n_steps", "100", "--model.on_failure", "skip"]
+    trouble = faults.Poison(1, (1,), where, tmp_path)
+    run_two(arguments(*words, *TWO, folder="two"), tmp_path / "log", trouble=trouble)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert_same(first, second)
+    assert first["guard"]["skipped"] == 1
+    assert first["images_seen"] == 4 * 256
+    poison_data(monkeypatch, 3)  # the second half of step 1
+    train(arguments(*words, "--trainer.accumulate_grad_batches", "2", folder="one"))
+    one = read_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt")
+    assert largest_difference(one["current_model_state"], first["weights"]) < 1e-5
+    if where == "data":  # the noise level is that of the image, which the first process has never seen
+        assert first["guard"]["by_noise"] == guard_of(one)["by_noise"]
+        assert sum(first["guard"]["by_noise"].values()) == 1
+
+
+def guard_of(checkpoint):
+    """What the guard has counted."""
+    (found,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("Guard"))
+    return found
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, cr
 from denoisezoo.diffusion.preconditioning import V
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
+from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import counting_copy, trace
 from denoisezoo.train.fit import train
 from denoisezoo.train.runs import load_run
@@ -94,6 +95,52 @@ def test_elastic_networks_are_stages_trained_sampled_and_priced(name, arguments,
         assert {call.effort for call in calls} == {efforts[0], efforts[-1]}
         assert len({call.macs for call in calls}) >= 3  # sizes times efforts
         assert max(call.macs for call in calls[:4]) < max(call.macs for call in calls[4:])
+
+
+def alone(name, side):
+    """MACs of a network by itself, at each of its efforts."""
+    spec = {"resolution": side, "in_channels": 1, "out_channels": 1}
+    with torch.device("meta"):
+        net = create_denoiser(name, **spec, num_classes=0, cond_channels=0, augment_dim=0).eval()
+        x, c_noise = torch.empty(1, 1, side, side), torch.empty(1)
+        return {effort: count(lambda effort=effort: net(x, c_noise, effort=effort)).macs for effort in net.efforts}
+
+
+def test_a_slimmable_stage_and_a_stage_of_ode_blocks_under_a_plan(arguments, tmp_path):
+    """One recipe has both: trained at all widths, searched, sampled and priced by its plan, call by call."""
+    words = ["--model.network.base", "[slim_tiny,missing_u_tiny]", "--model.effort", "sandwich"]
+    result = train(arguments(*multiscale(*words, "--trainer.max_steps", "3")))
+    train(arguments(*multiscale(*words, "--trainer.max_steps", "1"), folder="fresh"))
+    before, after = (load_run(tmp_path / name, "raw").denoiser.state_dict() for name in ("fresh", "run"))
+    assert moved(before, after, "backbone.stages.0.")
+    assert moved(before, after, "backbone.stages.1.")
+    slim, ode = alone("slim_tiny", 16), alone("missing_u_tiny", 8)
+    assert result.facts["train_macs"] > 0
+    run, sampled = str(tmp_path / "run"), ["--sampler", "gddim", "--steps", "8"]
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"efforts": [0.5, 1.0], "edges": [2.5]}')  # of the last four calls, two are at each width
+    row = priced(run, *sampled, "--plan", str(plan), path=tmp_path / "row.json")
+    expected = [ode[1.0]] * 4 + [slim[0.5]] * 2 + [slim[1.0]] * 2
+    assert [call["macs"] for call in row["trajectory"]] == expected
+    assert row["macs_per_image"] == sum(expected)
+    assert [call["inner_nfe"] > 0 for call in row["trajectory"]] == [True] * 4 + [False] * 4
+    assert priced(run, *sampled, path=tmp_path / "row.json")["macs_per_image"] == 4 * (ode[1.0] + slim[1.0])
+    for name, more in (("planned", ["--plan", str(plan)]), ("full", []), ("again", ["--plan", str(plan)])):
+        out = tmp_path / name
+        assert cli.main(["sample", run, *sampled, *more, "--num", "2", "--out", str(out)]) == 0
+    images = {name: (tmp_path / name / "000000.png").read_bytes() for name in ("planned", "full", "again")}
+    assert images["planned"] == images["again"] != images["full"]
+    search = ["search", run, *sampled, "--budget", "0.9", "--num", "20", "--batch-size", "20", "--images", "8"]
+    assert cli.main([*search, "--json", str(tmp_path / "found.json")]) == 0
+    found = {row["plan"]: row for row in json.loads((tmp_path / "found.json").read_text())}
+    assert found["effort 1"]["macs_per_image"] == 4 * (ode[1.0] + slim[1.0])
+    assert found["exact 0.9"]["macs_per_image"] <= 0.9 * found["effort 1"]["macs_per_image"]
+
+
+def priced(run, *words, path):
+    """The row of `profile` on the real walk; without a plan, the full network's."""
+    assert cli.main(["profile", run, *words, "--counts-only", "--json", str(path)]) == 0
+    return json.loads(path.read_text())[-1]
 
 
 def test_the_trajectory_shows_the_stages():

@@ -89,6 +89,7 @@ def test_stopping_at_two_steps_changes_nothing(arguments, tmp_path, condition):
 
 
 FAULTY = [
+    *("--data.batch_size", 64),
     *("--trainer.max_steps", 50, "--trainer.accumulate_grad_batches", 2, "--trainer.limit_val_batches", 1),
     *("--trainer.val_check_interval", 10, "--checkpoint.every_n_steps", 3, "--samples.every_n_steps", 20),
     *("--samples.num", 2, "--samples.steps", 2, "--model.network.dropout", 0.2, "--model.optimizer.schedule", "cosine"),

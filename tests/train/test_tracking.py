@@ -29,8 +29,8 @@ def no_key(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_SILENT", "true")
 
 
-def test_an_offline_run_holds_everything(arguments, tmp_path, tiny):
-    train(arguments(*WORDS))
+def test_an_offline_run_holds_everything(trained, tmp_path, tiny):
+    trained(*WORDS)
     (run,) = offline_runs(tmp_path / "run")
     logged = {key: value for row in run.history for key, value in row.items()}
     numbers = ["train/loss", "val/loss", "images_per_s", "flop_per_s", "share_of_peak", "grad_norm", "guard/skipped"]
@@ -68,8 +68,8 @@ def table(folder, run, key):
     return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
 
-def test_its_tables_hold_the_right_numbers(arguments, tmp_path):
-    train(arguments(*WORDS))
+def test_its_tables_hold_the_right_numbers(trained, tmp_path):
+    trained(*WORDS)
     (run,) = offline_runs(tmp_path / "run")
     calls = table(tmp_path / "run", run, "trajectory/cost")
     assert [call["call"] for call in calls] == [0, 1, 2]

@@ -32,7 +32,8 @@ class GDDIM(GridSampler):
     """Order q, deterministic or stochastic, with or without a corrector. The last step is the predicted image.
 
     NFE = N; with the corrector 2N - 1. The first steps, and those after a stage begins, are of orders 1, 2 ... q: the
-    error of the first is of second order, but small at the noisy end, where eps hardly changes.
+    error of the first is of second order, but small at the noisy end, where eps hardly changes. On a grid of even steps
+    it is what remains in the end of q = 3 and 4; where the first steps shrink as 1/N^2 whole walks are of order q.
 
     Attributes:
         q: Values of eps that a step extrapolates from, 1 to 4; 1 is DDIM. (The authors' `deis_order` is q - 1.)

@@ -1,0 +1,150 @@
+"""Euler-Maruyama, Heun, Runge-Kutta and stochastic gDDIM on blurring, Langevin and multi-scale diffusion.
+
+Data are Gaussian. A stochastic sampler is then an affine function of its start and of every noise that it draws, so its
+mean and covariance are had without drawing anything: one walk carries, row by row, a one for each of them.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+from denoisezoo.diffusion import MultiScale, SeedBlock, apply_blocks, create_sampler
+from denoisezoo.diffusion.blocks import inverse, product, square_root, transpose
+from denoisezoo.diffusion.samplers.ode import slope as field_of
+from denoisezoo.diffusion.samplers.rk45 import advance
+
+from .truth import PROCESSES, SIDE, DiagonalTruth, at, f64, slope
+
+FLOWS = ["blurring", "blurring_cosine", "cld", "cld_celeba", "multiscale"]
+each_flow = pytest.mark.parametrize("name", FLOWS)
+
+
+@each_flow
+def test_heun_is_of_second_order(name):
+    """Over the whole walk, stage after stage, from the prior to the image."""
+    steps = [128, 256]
+    errors = DiagonalTruth(PROCESSES[name]).errors("heun:time_grid=cosine_of_test", steps)
+    assert abs(slope(steps, errors) - 2) < 0.2, errors
+
+
+@each_flow
+def test_euler_is_of_first_order(name):
+    steps = [192, 384]
+    errors = DiagonalTruth(PROCESSES[name]).errors("euler:time_grid=cosine_of_test", steps)
+    assert abs(slope(steps, errors) - 1) < 0.15, errors
+
+
+@each_flow
+def test_a_step_of_dormand_and_prince_is_of_fifth_order(name):
+    """Equal steps over half of the last stage, without the control of their size."""
+    truth = DiagonalTruth(PROCESSES[name])
+    first, last = truth.process.stages[-1]
+    start, end = last + 0.8 * (first - last), last + 0.3 * (first - last)
+    shape = truth.process.state_shape((4, *truth.shape))
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=f64)
+    u_0 = truth.process.perturb(truth.state(truth.mean), noise, at(start))
+
+    def field(t, u):
+        return field_of(truth.process, truth.oracle(u, t.expand(len(u))), t)
+
+    steps, errors = [32, 64], []
+    for n in steps:
+        times, u = torch.linspace(start, end, n + 1, dtype=f64), u_0
+        k = field(times[0], u)
+        for t, s in itertools.pairwise(times):
+            u, slopes = advance(field, u, t, k, s - t)
+            k = slopes[-1]
+        errors.append((u - truth.flow(u_0, start, end)).abs().max().item())
+    assert abs(slope(steps, errors) - 5) < 0.45, errors  # where errors are 1e-11, some still fall faster
+
+
+@each_flow
+def test_rk45_is_as_exact_as_it_is_told_to_be(name):
+    truth, calls = DiagonalTruth(PROCESSES[name]), []
+    for tolerance in (1e-5, 1e-8):
+        sampler = create_sampler(f"rk45:rtol={tolerance},atol={tolerance}")
+        u_T = sampler.prior(truth.process, (4, *truth.shape), 8, torch.Generator().manual_seed(0))
+        found = sampler(truth.oracle, u_T, steps=8, generator=torch.Generator().manual_seed(1))
+        exact = truth.walked(u_T, torch.Generator().manual_seed(1))
+        assert (found.images - exact).abs().max() < 10 * tolerance
+        calls.append(found.nfe)
+    assert calls[0] < calls[1] < 8 * calls[0]  # 1,000 times as exact: a method of second order takes 32 times as many
+
+
+# Covariances
+
+NOISY = {
+    "blurring": PROCESSES["blurring"],
+    "cld": PROCESSES["cld"],
+    # Where a band enters it holds nothing of the data: e^-12 instead of e^-5, so that no bias of the process is left.
+    "multiscale": MultiScale(SIDE, levels=1, lowest=-24.0),
+}
+
+
+class OneByOne(SeedBlock):
+    """In place of noise: each draw has ones in one part of the state of one row, or of k rows, and else zeros."""
+
+    def __init__(self, k):
+        self.k, self.row = k, 1 + k
+
+    def normal(self, shape):
+        drawn = torch.zeros(*shape)
+        for part in range(self.k):
+            drawn[self.row + part].unflatten(0, (self.k, -1))[part] = 1
+        self.row += self.k
+        return drawn
+
+
+def moments(truth, sampler, steps):
+    """Mean and variance (1, 4, 4) of the images of a walk that starts from the true marginal, in state space.
+
+    Row 0 is the walk without noise. Coefficients do not mix, so that a row may ask for all of them at once.
+    """
+    process, k = truth.process, truth.process.k
+    t = sampler.grid(process, steps)[0]
+    rows = 1 + k * (1 + steps + len(process.stages))
+    units = torch.zeros(rows, *process.state_shape((1, 1, SIDE, SIDE), float(t))[1:], dtype=f64)
+    for part in range(k):
+        units[1 + part].unflatten(0, (k, -1))[part] = 1
+    u_T = truth.mean_at(t, units) + apply_blocks(square_root(truth.covariance(t)), units)
+    found = process.encode(sampler(truth.oracle, u_T, steps=steps, generator=OneByOne(k)).images)[:, :1]
+    return found[0], (found[1:] - found[0]).square().sum(0)
+
+
+def true_moments(truth):
+    """Of E[u_0 | u] with u from the marginal at t_min: the mean, and V A^T S^-1 A V."""
+    t = at(truth.process.t_min)
+    V = torch.zeros(1, truth.process.k, truth.process.k, *truth.shape, dtype=f64)
+    V[:, 0, 0] = truth.variance
+    gain = product(product(V, transpose(truth.process.signal(t))), inverse(truth.covariance(t)))
+    return truth.mean[0], product(gain, product(truth.process.signal(t), V))[0, 0, 0]
+
+
+def errors_of_moments(name, spec, steps):
+    """Largest errors of the mean and of the variance at numbers of steps."""
+    truth, sampler = DiagonalTruth(NOISY[name]), create_sampler(f"{spec},time_grid=cosine_of_test")
+    found, expected = [moments(truth, sampler, n) for n in steps], true_moments(truth)
+    return [[(m[i] - expected[i]).abs().max().item() for m in found] for i in (0, 1)]
+
+
+each_noisy = pytest.mark.parametrize("name", list(NOISY))
+STEPS = [150, 300]
+
+
+@each_noisy
+@pytest.mark.parametrize("lam", [0.5, 1.0])
+def test_euler_maruyama_converges_weakly_at_first_order(name, lam):
+    """Mean and covariance, at the noise of the reverse SDE and at less."""
+    mean, variance = errors_of_moments(name, f"euler_maruyama:lam={lam}", STEPS)
+    assert abs(slope(STEPS, mean) - 1) < 0.15, mean
+    assert abs(slope(STEPS, variance) - 1) < 0.15, variance
+
+
+@each_noisy
+@pytest.mark.parametrize("lam", [0.5, 1.0])
+def test_stochastic_gddim_reproduces_mean_and_covariance(name, lam):
+    """Each step is exact for the mean, which is the path of a point; the covariance converges at first order."""
+    mean, variance = errors_of_moments(name, f"gddim:lam={lam}", STEPS)
+    assert max(mean) < 1e-6
+    assert abs(slope(STEPS, variance) - 1) < 0.15, variance
