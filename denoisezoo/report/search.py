@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from denoisezoo.files import write_text
@@ -13,7 +14,8 @@ from denoisezoo.plans.table import LossTable
 from denoisezoo.report.markup import Html, join, tag
 from denoisezoo.report.study import HEAD, graph_objects
 
-COLUMNS = ("plan", "cost_share", "macs_per_image", "excess", "quality", "segments")
+COLUMNS = ("plan", "cost_share", "macs_per_image", "excess", "quality", "sampler", "segments")
+EXCESS = "excess error of the final image"
 
 
 def write_search(
@@ -40,43 +42,60 @@ def write_search(
     Raises:
         UserError: plotly is not installed, or the path cannot be written.
     """
-    go = graph_objects()
     figures = [
-        (plan_traces(table, rows), "Effort by noise level", "sigma, noise relative to the image", "effort", True),
-        (
-            loss_traces(table),
-            "Loss of each effort above the full network's",
-            "sigma",
-            "excess of the final error",
-            True,
-        ),
-        (
-            front_traces(front, rows),
-            "Predicted: excess error of the final image",
-            f"share of full {cost}",
-            "excess",
-            False,
-        ),
+        Figure(plan_traces(table, rows), "Effort by noise level", "sigma, noise relative to the image", "effort", True),
+        Figure(loss_traces(table), "Loss of each effort above the full network's", "sigma", EXCESS, True),
+        Figure(front_traces(front, rows), f"Predicted: {EXCESS}", f"share of full {cost}", "excess"),
     ]
     if quality:
         title = f"Measured: {quality} of samples"
-        figures.append((quality_traces(rows), title, f"share of full {cost}", quality, False))
-    drawn = []
-    for number, (traces, title, x, y, log) in enumerate(figures):
+        figures.append(Figure(quality_traces(rows), title, f"share of full {cost}", quality))
+    drawn = [figure.draw(number == 0) for number, figure in enumerate(figures)]
+    page = join([tag("h1", "Plans"), *drawn, plan_table(rows), tag("p", tag("code", command))])
+    write_text(path, f"<!DOCTYPE html><html lang='en'><head>{HEAD}</head><body>{page}</body></html>")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot.
+
+    Attributes:
+        traces: What is drawn, as plotly takes it.
+        title: Heading.
+        x: What the horizontal axis shows.
+        y: What the vertical axis shows.
+        by_noise: Whether the horizontal axis is a noise level: logarithmic, the noisiest at the left, as sampling goes.
+    """
+
+    traces: list[dict[str, Any]]
+    title: str
+    x: str
+    y: str
+    by_noise: bool = False
+
+    def draw(self, first: bool) -> Html:
+        """Markup of the plot; the first of a page brings the library along.
+
+        Raises:
+            UserError: plotly is not installed.
+        """
+        horizontal = {"type": "log", "autorange": "reversed"} if self.by_noise else {"rangemode": "tozero"}
         layout = {
-            "title": title,
-            "xaxis": {"title": x, "type": "log", "autorange": "reversed"}
-            if log
-            else {"title": x, "rangemode": "tozero"},
-            "yaxis": {"title": y, "rangemode": "tozero"},
+            "title": self.title,
+            "xaxis": {"title": self.x, **horizontal},
+            "yaxis": {"title": self.y, "rangemode": "tozero"},
             "template": "plotly_white",
             "showlegend": True,
         }
-        drawn.append(Html(go.Figure(traces, layout=layout).to_html(include_plotlyjs=number == 0, full_html=False)))
-    head = tag("tr", *(tag("th", key) for key in COLUMNS))
-    body = [tag("tr", *(tag("td", shown(row.get(key))) for key in COLUMNS)) for row in rows]
-    page = join([tag("h1", "Plans"), *drawn, tag("table", head, *body), tag("p", tag("code", command))])
-    write_text(path, f"<!DOCTYPE html><html lang='en'><head>{HEAD}</head><body>{page}</body></html>")
+        figure = graph_objects().Figure(self.traces, layout=layout)
+        return Html(figure.to_html(include_plotlyjs=first, full_html=False))
+
+
+def plan_table(rows: Sequence[Mapping[str, Any]]) -> Html:
+    """A row for each plan; a column that none of them has is left out."""
+    columns = [key for key in COLUMNS if any(row.get(key) is not None for row in rows)]
+    head = tag("tr", *(tag("th", key) for key in columns))
+    return tag("table", head, *(tag("tr", *(tag("td", shown(row.get(key))) for key in columns)) for row in rows))
 
 
 def sigma_of(log_snr: float) -> float | None:
