@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.plans.compiled import Compiled
 
 
 class EffortTable(Backbone):
@@ -18,16 +17,14 @@ class EffortTable(Backbone):
 
     Args:
         networks: One for each effort, in the order of their cost.
-        compile: Compile each, for each shape of its input, with its weights as constants: they never change again.
+        compile: Compile each, for each shape of its input, with its weights as constants: they never change again. See
+            `Compiled`.
     """
 
     def __init__(self, networks: Iterable[Backbone], compile: bool = False) -> None:
         nn.Module.__init__(self)
         found = list(networks)
-        self.compiled = compile
-        if compile:
-            for network in found:
-                network.compile(dynamic=False)
+        self.compiled = Compiled() if compile else None
         self.networks = nn.ModuleList(found)
         self.spec = found[-1].spec
         self.efforts = tuple(network.efforts[0] for network in found)
@@ -57,37 +54,10 @@ class EffortTable(Backbone):
     ) -> Tensor:
         """See `Backbone.forward`."""
         network = self.network(effort)
-        with _compiling(x.device) if self.compiled else contextlib.nullcontext():
-            y: Tensor = network(x, c_noise, label=label, cond=cond, augment=augment)
+        if self.compiled is not None and x.device.type != "meta":
+            return self.compiled(network, x, c_noise, label=label, cond=cond, augment=augment)
+        y: Tensor = network(x, c_noise, label=label, cond=cond, augment=augment)
         return y
-
-
-@contextlib.contextmanager
-def _compiling(device: torch.device) -> Iterator[None]:
-    """Has what is compiled inside keep weights as constants, in the layout that its convolutions like best.
-
-    On the CPU the kernels are also called from C++, since Python's share of a call weighs most in the small networks,
-    and group norms stay ATen's: the compiler's own take 2 to 5 times as long on channels_last images (torch 2.15).
-    Every effort at every shape is one more compilation of the same function; past the compiler's limit of 8 it would
-    silently run eagerly. All these must hold when the compiler runs, which is at the first call; as an option of
-    `torch.compile`, freezing has no effect.
-    """
-    import torch._dynamo.config
-    import torch._inductor.config
-    from torch._inductor.decomposition import decompositions
-
-    cpu = device.type == "cpu"
-    norm = torch.ops.aten.native_group_norm.default
-    decomposed = decompositions.pop(norm, None) if cpu else None
-    try:
-        with (
-            torch._inductor.config.patch(freezing=True, cpp_wrapper=cpu),
-            torch._dynamo.config.patch(recompile_limit=256),
-        ):
-            yield
-    finally:
-        if decomposed is not None:
-            decompositions[norm] = decomposed
 
 
 def extracted(denoiser: NetworkDenoiser, efforts: Iterable[Effort], compile: bool = False) -> NetworkDenoiser:

@@ -187,3 +187,18 @@ def test_two_threads_sampling_at_different_widths_agree_with_serial_runs():
         found = list(pool.map(lambda effort: (effort, sample(effort)), net.efforts * 4))
     assert all(torch.equal(images, serial[effort]) for effort, images in found)
     assert not torch.equal(serial[0.5], serial[1.0])
+
+
+def test_compiled_networks_answer_as_eager_ones_in_every_shape_they_are_asked():
+    backbone = create_denoiser("slim_tiny").eval()
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    denoiser = default_denoiser(backbone.to(memory_format=torch.channels_last)).eval()
+    eager, compiled = (extracted(denoiser, {0.5}, compile=compile) for compile in (False, True))
+    given = {"augment": torch.randn(2, 2), "cond": torch.randn(2, 1, 8, 8), "label": torch.tensor([1, -1])}
+    with torch.inference_mode():
+        u = torch.randn(2, 3, 8, 8)
+        for n, layout in ((2, torch.contiguous_format), (2, torch.channels_last), (1, torch.contiguous_format)):
+            x, t = u[:n].contiguous(memory_format=layout), torch.full((n,), 0.5)
+            some = {key: value[:n] for key, value in given.items()}
+            torch.testing.assert_close(compiled(x, t, **some).u_0, eager(x, t, **some).u_0, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,102 @@
+"""Networks that are compiled before sampling, their weights as constants, for each shape of their input."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoisezoo.archs import Backbone
+
+Call = Callable[..., Tensor]
+
+
+class Compiled:
+    """Calls networks through code that is compiled at the first call with inputs of a shape, layout and type.
+
+    On the CPU it is compiled ahead of time (AOTInductor), so that nothing of Python is left inside a call: guards and
+    wrappers of `torch.compile` take half a millisecond, which weighs most in the small networks of a plan. Elsewhere,
+    and for networks that cannot be exported whole, `torch.compile` does it. No gradient flows back.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[tuple[Any, ...], Call] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiled:
+        """A copy has nothing compiled yet: what was, has the weights of the old networks."""
+        return Compiled()
+
+    def __call__(self, network: Backbone, x: Tensor, c_noise: Tensor, **given: Tensor | None) -> Tensor:
+        """`network(x, c_noise, **given)`; see `Backbone.forward`."""
+        inputs = {key: value for key, value in given.items() if value is not None}
+        key = (network, *map(_signature, (x, c_noise)), *((name, *_signature(y)) for name, y in inputs.items()))
+        if key not in self._calls:
+            self._calls[key] = compiled_call(network, x, c_noise, inputs)
+        return self._calls[key](x, c_noise, **inputs)
+
+
+def _signature(x: Tensor) -> tuple[Any, ...]:
+    return x.device, x.dtype, x.shape, x.stride()
+
+
+def compiled_call(network: Backbone, x: Tensor, c_noise: Tensor, inputs: dict[str, Tensor]) -> Call:
+    """What computes a network for inputs such as these.
+
+    Args:
+        network: Its weights become constants.
+        x: Example of the input (B, C, H, W).
+        c_noise: Example (B,).
+        inputs: Examples of the other inputs, by name.
+    """
+    if x.device.type != "cpu":
+        return _just_in_time(network)
+    # Sampling is done in inference mode, whose tensors cannot be traced.
+    with torch.inference_mode(False), torch.no_grad():
+        network.requires_grad_(False)
+        examples = (x.clone(), c_noise.clone()), {name: value.clone() for name, value in inputs.items()}
+        try:
+            program = torch.export.export(network, *examples)
+        except Exception:  # whatever a network does that cannot be traced whole, as an adaptive solver's loop
+            return _just_in_time(network)
+        with tempfile.TemporaryDirectory() as folder, _settings(cpu=True):
+            path = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "network.pt2"))
+            call: Call = torch._inductor.aoti_load_package(path)
+    return call
+
+
+def _just_in_time(network: Backbone) -> Call:
+    cpu = next(network.parameters()).device.type == "cpu"
+    # A function of its own: compilations of one and the same are limited to 8, and then it would silently run eagerly.
+    compiled = torch.compile(lambda *args, **given: network(*args, **given), dynamic=False)
+
+    def call(x: Tensor, c_noise: Tensor, **given: Tensor) -> Tensor:
+        with _settings(cpu):  # they must hold when the compiler runs, which is at the first call
+            y: Tensor = compiled(x, c_noise, **given)
+        return y
+
+    return call
+
+
+@contextlib.contextmanager
+def _settings(cpu: bool) -> Iterator[None]:
+    """Has what is compiled inside keep weights as constants, in the layout that its convolutions like best.
+
+    As an option of `torch.compile`, freezing has no effect. On the CPU group norms stay ATen's: the compiler's own take
+    2 to 5 times as long on channels_last images (torch 2.15).
+    """
+    import torch._inductor.config
+    from torch._inductor.decomposition import decompositions
+
+    norm = torch.ops.aten.native_group_norm.default
+    decomposed = decompositions.pop(norm, None) if cpu else None
+    try:
+        with torch._inductor.config.patch(freezing=True):
+            yield
+    finally:
+        if decomposed is not None:
+            decompositions[norm] = decomposed
