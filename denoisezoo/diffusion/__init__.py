@@ -4,6 +4,7 @@ from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.blurring import Blurring
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
 from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
+from denoisezoo.diffusion.downsampling import DownSampling
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.langevin import CLD
@@ -28,6 +29,7 @@ __all__ = [
     "Denoiser",
     "Diagonal",
     "DiagonalProcess",
+    "DownSampling",
     "GaussianOracle",
     "Guided",
     "LogSNRProcess",
