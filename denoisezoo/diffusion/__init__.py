@@ -1,5 +1,6 @@
 """Processes, preconditioning, objectives, samplers and exact oracles."""
 
+from denoisezoo.diffusion.adversarial import AdversarialObjective, UDPMLoss
 from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.blurring import Blurring
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
@@ -25,6 +26,7 @@ __all__ = [
     "PRECONDITIONINGS",
     "PROCESSES",
     "SAMPLERS",
+    "AdversarialObjective",
     "Blurring",
     "Denoiser",
     "Diagonal",
@@ -49,6 +51,7 @@ __all__ = [
     "SeedBlock",
     "StepInfo",
     "Times",
+    "UDPMLoss",
     "apply_blocks",
     "create_sampler",
     "default_denoiser",

@@ -16,7 +16,7 @@ from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process
 from denoisezoo.diffusion.transforms import check_levels, haar, inverse_haar
 from denoisezoo.errors import UserError
 
-ALPHAS, SIGMAS = (0.5, 0.2, 0.001), (0.1, 0.2, 0.3)
+ALPHAS, SIGMAS = [0.5, 0.2, 0.001], [0.1, 0.2, 0.3]
 """Schedule of all three data sets of UDPM's code, the finest level first."""
 
 
@@ -28,7 +28,7 @@ class DownSampling(DiagonalProcess):
     block means. That is the approximation of the orthonormal Haar transform, so that in the mosaic H is the crop to the
     top left quarter (`down`), H^T is padding with zeros (`up`), and
 
-        q(x_l | x_0) = N(abar_l H^l x_0, s_l^2 I),  abar_l = alpha_1 ... alpha_l,  s_l^2 = alpha_l^2 s_(l-1)^2 + sigma_l^2.
+        q(x_l | x_0) = N(abar_l H^l x_0, s_l^2 I), abar_l = alpha_1...alpha_l, s_l^2 = alpha_l^2 s_(l-1)^2 + sigma_l^2.
 
     Time is the level l, at whole numbers; between them the signal is interpolated for plots and plans alone. Unlike the
     bands of `MultiScale`, what leaves the state is not noise yet: the network must return it, at twice the size
@@ -48,8 +48,8 @@ class DownSampling(DiagonalProcess):
     def __init__(
         self,
         resolution: int = 32,
-        alphas: Sequence[float] = ALPHAS,
-        sigmas: Sequence[float] = SIGMAS,
+        alphas: list[float] = [0.5, 0.2, 0.001],  # noqa: B006 (read only; the type is the recipe's)
+        sigmas: list[float] = [0.1, 0.2, 0.3],  # noqa: B006
         posterior: Literal["exact", "scalar"] = "exact",
     ) -> None:
         check_schedule(alphas, sigmas)

@@ -103,7 +103,9 @@ def _make_run(
 
     module = build_module(recipe["model"])
     try:
-        module.load_state_dict(state)
+        # What training alone needs, such as an adversary, is left in the file.
+        own = {name: value for name, value in state.items() if name.startswith("denoiser.")}
+        module.load_state_dict(own)
     except RuntimeError as error:
         raise UserError(
             f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",

@@ -198,5 +198,5 @@ def test_what_cannot_be_is_refused_in_one_line(make, words):
 
 def test_published_schedule_is_the_default():
     process = DownSampling(64)
-    assert process.alphas == ALPHAS == (0.5, 0.2, 0.001)
-    assert process.sigmas == SIGMAS == (0.1, 0.2, 0.3)
+    assert process.alphas == (*ALPHAS,) == (0.5, 0.2, 0.001)
+    assert process.sigmas == (*SIGMAS,) == (0.1, 0.2, 0.3)
