@@ -1,9 +1,9 @@
 """A discriminator of images of several sizes: the opponent in adversarial training, not a denoiser itself.
 
 As UDPM's code has it (arXiv 2305.16269; after "Tackling the Generative Learning Trilemma with Denoising Diffusion
-GANs", Xiao et al. 2021, arXiv 2112.07804): a 1x1 convolution, residual blocks with time and class added, all but the first at
-half the size of the one before, the standard deviation within groups of images as one more channel (arXiv 1710.10196),
-a 3x3 convolution, a sum over pixels. 18.95 M parameters for 32 pixels with ten classes, 23.86 M for 64.
+GANs", Xiao et al. 2021, arXiv 2112.07804): a 1x1 convolution, residual blocks with time and class added, all but the
+first at half the size of the one before, the standard deviation within groups of images as one more channel (arXiv
+1710.10196), a 3x3 convolution, a sum over pixels. 18.95 M parameters for 32 pixels with ten classes, 23.86 M for 64.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.langevin import CLD
 from denoisezoo.diffusion.multiscale import MultiScale
-from denoisezoo.diffusion.noise import Noise, SeedBlock
+from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
@@ -36,6 +36,7 @@ __all__ = [
     "Guided",
     "LogSNRProcess",
     "Loss",
+    "MixedBlock",
     "MixtureOracle",
     "MultiScale",
     "NetworkDenoiser",

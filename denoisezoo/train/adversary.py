@@ -41,7 +41,9 @@ class Opponent:
             UserError: A precision whose losses must be scaled.
         """
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise UserError(f"precision {trainer.precision} scales the loss, and an adversary's is not", "use bf16-mixed")
+            raise UserError(
+                f"precision {trainer.precision} scales the loss, and an adversary's is not", "use bf16-mixed"
+            )
         self.trains(True)  # optimisers take what is trained alone
         self.optimizer = self.config.build(self.network)
         self.trains(False)

@@ -21,7 +21,7 @@ from denoisezoo.train.adversary import ADAM, Opponent, adversarial_macs
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.log import log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
-from denoisezoo.train.optimizer import OptimizerConfig
+from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig
 from denoisezoo.train.perceptual import check_perceptual, perceptual_network
 
 
@@ -56,7 +56,7 @@ class DiffusionModule(LightningModule):
         preconditioning: Preconditioning,
         objective: Objective,
         network: dict[str, Any] | None = None,
-        optimizer: OptimizerConfig = OptimizerConfig(),
+        optimizer: OptimizerConfig = DEFAULT,
         channels_last: bool = True,
         compile: bool = False,
         effort: Mode = "full",

@@ -53,3 +53,6 @@ class OptimizerConfig:
         except TypeError:
             del options["betas"]  # not all optimisers have two of them
             return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+
+
+DEFAULT = OptimizerConfig()

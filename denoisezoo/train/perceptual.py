@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def perceptual_network(vgg: str | None, data: Any, folder: Path) -> PerceptualNe
         return load_vgg(Path(vgg))
     path = folder / FILE
     if not path.is_file():
-        classifier, accuracy = train_classifier(data)
+        classifier, accuracy = train_classifier(data, STEPS)
         _keep(classifier, accuracy, data, path)
     return _load_classifier(path)
 
@@ -116,8 +117,7 @@ def load_vgg(path: Path) -> PerceptualNetwork:
     for layer in layers:
         if isinstance(layer, nn.ReLU):
             layer.inplace = False  # activations are returned
-    edges = (-1, *VGG_LAYERS)
-    stages = nn.ModuleList(layers[a + 1 : b + 1] for a, b in zip(edges, edges[1:], strict=False))
+    stages = nn.ModuleList(layers[a + 1 : b + 1] for a, b in itertools.pairwise((-1, *VGG_LAYERS)))
     return PerceptualNetwork(stages, f"vgg16 {sha256(path)[:16]}", 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -155,7 +155,7 @@ class Classifier(nn.Module):
         return found
 
 
-def train_classifier(data: Any, steps: int = STEPS) -> tuple[Classifier, float]:
+def train_classifier(data: Any, steps: int) -> tuple[Classifier, float]:
     """A classifier of the training images, whole and at half their size, always with the same random numbers.
 
     Args:
