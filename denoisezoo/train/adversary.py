@@ -7,10 +7,12 @@ a batch (accumulated, or on several devices) add up as they do for the denoiser.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser
 from denoisezoo.errors import UserError
@@ -90,5 +92,9 @@ def adversarial_macs(objective: AdversarialObjective, denoiser: NetworkDenoiser)
     batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
     if spec.cond_channels:
         batch["cond"] = torch.zeros(1, spec.cond_channels, spec.resolution, spec.resolution, device="meta")
-    costs = [count(lambda losses=losses: losses().backward()).macs for losses in rehearsal.rehearse(shadow, batch)]
+    costs = [count(partial(_backward, losses)).macs for losses in rehearsal.rehearse(shadow, batch)]
     return round(sum(costs) / len(costs))
+
+
+def _backward(losses: Callable[[], Tensor]) -> None:
+    losses().backward()

@@ -216,8 +216,9 @@ def _load_classifier(path: Path) -> PerceptualNetwork:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {})["classifier"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stages = classifier_stages(about["channels"])
-        stages.load_state_dict(state)
+        with torch.device("meta"):  # no random numbers are drawn
+            stages = classifier_stages(about["channels"])
+        stages.load_state_dict(state, assign=True)
     except Exception as error:  # whatever a damaged file makes of the reader
         raise UserError(f"{path} is damaged", "delete it; it is trained again") from error
     title = f"classifier of {about['data']}, accuracy {about['accuracy']:.3f}, {sha256(path)[:16]}"

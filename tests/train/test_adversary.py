@@ -11,6 +11,7 @@ from denoisezoo.train import perceptual
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.runs import load_run
 from tests.train.test_distributed import TWO, largest_difference, run_two
 from tests.train.test_guard import poison_data
@@ -23,14 +24,16 @@ UDPM = [
     *("--model.objective.l1", "[1, 0]", "--model.objective.perceptual", "[4, 1]"),
     *("--model.objective.adversarial", "[0.5, 1]", "--model.objective.r1", "[0.1, 0.4]"),
     *("--model.objective.discriminator.channels", 8, "--model.objective.discriminator.widths", "[8, 12]"),
-    *("--model.optimizer.name", "adam", "--model.adversary_optimizer.schedule", "cosine", "--data.batch_size", 256),
+    *("--model.optimizer.name", "adam", "--model.adversary_optimizer.warmup_steps", 5, "--data.batch_size", 256),
 ]
 
 
 @pytest.fixture(autouse=True)
-def short_classifier(monkeypatch):
-    """A classifier that knows little is good enough here."""
+def short(request, monkeypatch):
+    """A classifier that knows little is good enough here, and counting takes most of the time of such short runs."""
     monkeypatch.setattr(perceptual, "STEPS", 4)
+    if "price" not in request.node.name:
+        monkeypatch.setattr(DiffusionModule, "training_macs", lambda self: 1)
 
 
 @pytest.fixture
@@ -47,15 +50,12 @@ def last(folder):
 def test_stopping_at_two_steps_changes_nothing(words, tmp_path):
     more = ("--checkpoint.every_n_steps", 100, "--trainer.accumulate_grad_batches", 2)
     train(words(*more, "--trainer.max_steps", 8, folder="whole"))
-    for steps in (3, 6, 8):
+    for steps in (3, 8):
         train(words(*more, "--trainer.max_steps", steps, folder="broken"))
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
     ours, theirs = (last(tmp_path / name)["denoisezoo"]["adversary_optimizer"] for name in ("broken", "whole"))
     assert_same(ours, theirs)
     assert int(next(iter(ours["state"].values()))["step"]) == 8
-    # A checkpoint without the state of the adversary's optimiser would have gone on otherwise.
-    second = {key: value["exp_avg"].clone() for key, value in ours["state"].items()}
-    assert any(float(value.abs().max()) > 0 for value in second.values())
 
 
 def test_both_networks_learn_and_both_losses_are_logged(words, tmp_path):
@@ -84,7 +84,7 @@ def test_a_bad_batch_changes_neither_network(words, tmp_path, monkeypatch):
 
 
 def test_two_devices_train_as_two_parts_do(words, tmp_path):
-    more = ["--trainer.max_steps", "3", "--model.objective.perceptual", "[0, 0]"]
+    more = ["--trainer.max_steps", "2", "--model.objective.perceptual", "[0, 0]"]
     train(words(*more, "--trainer.accumulate_grad_batches", 2, folder="one"))
     run_two(words(*more, *TWO, folder="two"), tmp_path / "log")
     one, two = last(tmp_path / "one"), last(tmp_path / "two")

@@ -45,7 +45,7 @@ def test_a_damaged_file_is_told(digits, tmp_path):
 
 
 def test_data_without_classes_are_refused(tmp_path):
-    data = Photos(resolution=8, batch_size=8)
+    data = Photos(resolution=16, batch_size=8)
     data.setup()
     data._splits["train"].labels.zero_()
     with pytest.raises(UserError, match="vgg"):
