@@ -56,6 +56,11 @@ class Opponent:
         """Let gradients into the adversary's weights, or keep them out; through it they always pass."""
         self.network.requires_grad_(active)
 
+    def forget(self) -> None:
+        """Drop the gradient: of a step that is done, or cannot be."""
+        self.trains(False)
+        self.network.zero_grad(set_to_none=True)
+
     def step(self, trainer: Any, max_steps: int) -> None:
         """Step with what was added, unless the guard has taken it away, and begin anew."""
         assert self.optimizer is not None, "training has started"
@@ -66,7 +71,7 @@ class Opponent:
                 if parameter.grad is not None:
                     parameter.grad = trainer.strategy.reduce(parameter.grad, reduce_op="mean")
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget()
 
     def state_dict(self) -> dict[str, Any] | None:
         """The optimiser's state; None before training."""

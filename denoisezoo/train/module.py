@@ -157,6 +157,8 @@ class DiffusionModule(LightningModule):
         except ComputationError:
             if self.on_failure == "stop":
                 raise
+        if self.opponent is not None:
+            self.opponent.forget()
         self.skipped += 1
         return None
 

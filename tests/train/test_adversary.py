@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from denoisezoo.cli import main
+from denoisezoo.diffusion import UDPMLoss
+from denoisezoo.errors import ComputationError
 from denoisezoo.train import perceptual
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import read_facts, train
@@ -81,6 +83,27 @@ def test_a_bad_batch_changes_neither_network(words, tmp_path, monkeypatch):
     moments = [copy.deepcopy(c["denoisezoo"]["adversary_optimizer"]["state"]) for c in found]
     assert_same(moments[0], moments[1])
     assert int(moments[2][0]["step"]) == int(moments[1][0]["step"]) + 1
+
+
+@pytest.mark.parametrize("part", ["__call__", "adversary_loss"])
+def test_a_batch_that_cannot_be_computed_changes_neither_network(words, tmp_path, monkeypatch, part):
+    """The second batch fails in one network's loss, after the other's may have been computed."""
+    compute, calls = getattr(UDPMLoss, part), []
+
+    def failing(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise ComputationError("too stiff", "none")
+        return compute(self, *args, **kwargs)
+
+    monkeypatch.setattr(UDPMLoss, part, failing)
+    every = ("--checkpoint.every_n_steps", 1, "--checkpoint.keep_all", "true", "--model.on_failure", "skip")
+    train(words("--trainer.max_steps", 3, *every))
+    one, two, three = (read_checkpoint(path) for path in sorted((tmp_path / "run" / "checkpoints").glob("step_*.ckpt")))
+    assert_same(one["current_model_state"], two["current_model_state"])
+    counts = [int(found["denoisezoo"]["adversary_optimizer"]["state"][0]["step"]) for found in (one, two, three)]
+    assert counts == [1, 1, 2]
+    assert two["denoisezoo"]["skipped"] == 1
 
 
 def test_two_devices_train_as_two_parts_do(words, tmp_path):
