@@ -20,10 +20,11 @@ class ImageSpec:
     Attributes:
         in_channels: Channels C of the noisy image x.
         out_channels: Channels of the output; more than C where the network also predicts a variance.
-        resolution: Height and width in pixels that the network is built for.
+        resolution: Height and width in pixels that the network is built for: those of the image, and of its output.
         num_classes: Class labels; 0 for an unconditional network.
         cond_channels: Channels of the conditioning image; 0 for none.
         augment_dim: Length of the augmentation label; 0 for none.
+        scale: How many times the output is larger than the noisy image, in height and width.
     """
 
     in_channels: int = 3
@@ -32,6 +33,12 @@ class ImageSpec:
     num_classes: int = 0
     cond_channels: int = 0
     augment_dim: int = 0
+    scale: int = 1
+
+    @property
+    def input_resolution(self) -> int:
+        """Height and width of the largest noisy image."""
+        return self.resolution // self.scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +126,7 @@ class Backbone(nn.Module):
         """Evaluate F.
 
         Args:
-            x: Scaled noisy image (B, C, H, W).
+            x: Scaled noisy image (B, C, H, W), H and W of `spec.input_resolution`.
             c_noise: What the network is told about the noise level, (B,); its unit is the preconditioning's.
             label: Class labels (B,), int64; None or -1 means no label (a zero class embedding).
             cond: Conditioning image (B, Cc, H, W), if the spec has condition channels.
@@ -127,7 +134,7 @@ class Backbone(nn.Module):
             effort: One of `efforts`; None means the full network.
 
         Returns:
-            (B, out_channels, H, W).
+            (B, out_channels, scale H, scale W).
         """
 
     def num_params(self, effort: Effort | None = None) -> int:

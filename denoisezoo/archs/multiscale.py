@@ -53,6 +53,7 @@ class MultiscaleConfig(BackboneConfig):
 
     def _stage(self, name: str, level: int) -> BackboneConfig:
         spec: dict[str, Any] = vars(self.spec) | {"resolution": self.resolution >> level}
+        del spec["scale"]  # a property of the architecture, not a choice
         return replace_config(get_variant(name).config, spec, name)
 
     @property

@@ -50,7 +50,7 @@ def heading(variant: Variant, others: list[str]) -> str:
         (spec.augment_dim, "augmentation labels"),
     ]
     takes = ", ".join(f"{count} {what}" for count, what in extras if count)
-    image = f"{spec.in_channels}x{spec.resolution}x{spec.resolution}"
+    image = f"{spec.in_channels}x{spec.input_resolution}x{spec.input_resolution}"
     lines = [
         f"{variant.name}  (family {family.name})",
         "",

@@ -56,7 +56,7 @@ def row(name: str) -> dict[str, Any]:
     return {
         "name": name,
         "family": variant.family.name,
-        "input": f"{spec.in_channels}x{spec.resolution}x{spec.resolution}",
+        "input": f"{spec.in_channels}x{spec.input_resolution}x{spec.input_resolution}",
         "params": full.params,
         "macs": full.macs,
         "efforts": list(variant.efforts),

@@ -4,17 +4,42 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from denoisezoo.diffusion import NetworkDenoiser
+    from denoisezoo.train.assess import Settings
+    from denoisezoo.train.runs import Run
+
+ROWS = 8
+"""Rows of a picture of latents."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments
+    from denoisezoo.commands.assessing import add_sampling_arguments, whole
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
+    parser.add_argument(
+        "--interpolate", type=whole(2), metavar="N", help="also N images between the latents of each two of the first"
+    )
+    parser.add_argument(
+        "--perturb", type=_share, metavar="S", help="also the first with a share S of each draw of noise replaced"
+    )
     parser.add_argument("--out", type=Path, help="folder for the images (RUN/samples/SAMPLER_STEPS)")
+
+
+def _share(text: str) -> float:
+    """A number above 0, at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} should be above 0 and at most 1")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,6 +69,9 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         )
     if rank:
         return 0
+    pictures, latents = _latents(args, found, denoiser, settings)
+    for name, (images, columns) in pictures.items():
+        save_png(image_grid(images, columns), out / f"{name}.png")
     for i, image in enumerate(generated.images):
         save_png(image_grid(image[None], scale=1, gap=0), out / f"{args.seed + i:06d}.png")
     save_png(image_grid(generated.images), out / "grid.png")
@@ -59,6 +87,36 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         "labels": None if generated.labels is None else generated.labels.tolist(),
         "seconds": generated.seconds,
     }
-    write_json(out / "samples.json", note)
+    write_json(out / "samples.json", note | latents)
     print(f"{args.num} images in {generated.seconds:.1f} s, {generated.nfe} denoiser calls each: {out / 'grid.png'}")
     return 0
+
+
+def _latents(
+    args: argparse.Namespace, found: Run, denoiser: NetworkDenoiser, settings: Settings
+) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Any]]:
+    """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
+    from denoisezoo.evaluation.latents import Walker, interpolate, perturb
+
+    walk = Walker(
+        denoiser,
+        settings.build_sampler(),
+        found.image_shape,
+        args.steps,
+        denoiser.backbone.spec.num_classes,
+        args.label,
+        settings.plan,
+        settings.device,
+    )
+    pictures: dict[str, tuple[Tensor, int]] = {}
+    note: dict[str, Any] = {}
+    if args.interpolate:
+        pairs = max(1, min(args.num // 2, ROWS))
+        images = interpolate(walk, range(args.seed, args.seed + 2 * pairs), args.interpolate)
+        pictures["interpolation"] = images.flatten(0, 1), args.interpolate
+        note["interpolation"] = {"pairs": pairs, "images": args.interpolate}
+    if args.perturb:
+        images = perturb(walk, range(args.seed, args.seed + min(args.num, ROWS)), args.perturb)
+        pictures["perturbation"] = images.transpose(0, 1).flatten(0, 1), len(images)
+        note["perturbation"] = {"share": args.perturb, "draws": len(images) - 1}
+    return pictures, note

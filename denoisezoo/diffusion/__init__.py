@@ -1,14 +1,16 @@
 """Processes, preconditioning, objectives, samplers and exact oracles."""
 
+from denoisezoo.diffusion.adversarial import AdversarialObjective, UDPMLoss
 from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.blurring import Blurring
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
 from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
+from denoisezoo.diffusion.downsampling import DownSampling
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.langevin import CLD
 from denoisezoo.diffusion.multiscale import MultiScale
-from denoisezoo.diffusion.noise import Noise, SeedBlock
+from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
@@ -24,14 +26,17 @@ __all__ = [
     "PRECONDITIONINGS",
     "PROCESSES",
     "SAMPLERS",
+    "AdversarialObjective",
     "Blurring",
     "Denoiser",
     "Diagonal",
     "DiagonalProcess",
+    "DownSampling",
     "GaussianOracle",
     "Guided",
     "LogSNRProcess",
     "Loss",
+    "MixedBlock",
     "MixtureOracle",
     "MultiScale",
     "NetworkDenoiser",
@@ -47,6 +52,7 @@ __all__ = [
     "SeedBlock",
     "StepInfo",
     "Times",
+    "UDPMLoss",
     "apply_blocks",
     "create_sampler",
     "default_denoiser",

@@ -13,6 +13,7 @@ from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.process import PROCESSES, Process
 from denoisezoo.diffusion.processes import DEFAULT_PROCESS
+from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Prediction:
     """What a denoiser says about u_t = A_t u_0 + R_t eps.
 
     Attributes:
-        u_0: Estimate of the clean state (B, C, H, W), E[u_0 given u_t].
+        u_0: Estimate of the clean state (B, C, H, W), E[u_0 given u_t]; (B, C, 2H, 2W) where the network enlarges, with
+            what enters the state next.
         eps: The noise that belongs to it (B, C, H, W).
     """
 
@@ -109,6 +111,7 @@ class NetworkDenoiser(Denoiser):
         preconditioning.check(process)
         process.check_images(backbone.spec.resolution, len(backbone.resolutions))
         process.image_channels(backbone.spec.in_channels)
+        _check_size(backbone, process, preconditioning)
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning
@@ -191,18 +194,35 @@ class NetworkDenoiser(Denoiser):
         error = torch.zeros_like(u_0)
         for n in halvings.unique().tolist():
             chosen = (halvings == n).nonzero().flatten().to(u_0.device)
-            H, W = u_0.shape[-2] >> n, u_0.shape[-1] >> n
+            m = n - self.preconditioning.enlarges  # halvings of what the network answers
             part = {key: None if value is None else value[chosen] for key, value in given.items()}
-            found = self._error(u_0[chosen, :, :H, :W], eps[chosen, :, :H, :W], t[chosen], part, effort)
-            error = error.index_put((chosen,), F.pad(found * 2.0**n, (0, error.shape[-1] - W, 0, error.shape[-2] - H)))
+            found = self._error(cropped(u_0[chosen], m), cropped(eps[chosen], n), t[chosen], part, effort)
+            H, W = found.shape[-2:]
+            error = error.index_put((chosen,), F.pad(found * 2.0**m, (0, error.shape[-1] - W, 0, error.shape[-2] - H)))
         return error
 
     def _error(
         self, u_0: Tensor, eps: Tensor, t: Tensor, given: dict[str, Tensor | None], effort: Effort | None
     ) -> Tensor:
-        u_t = self.process.perturb(u_0, eps, t)
+        u_t = self.process.perturb(u_0[..., : eps.shape[-2], : eps.shape[-1]], eps, t)
         F_x = self.network(u_t, t, **given, effort=effort)
         return F_x - self.preconditioning.target(self.process, u_0, eps, t)
+
+
+def cropped(u: Tensor, halvings: int) -> Tensor:
+    """What a state (B, C, H, W) has left after some halvings: its top left."""
+    return u[..., : u.shape[-2] >> halvings, : u.shape[-1] >> halvings]
+
+
+def _check_size(backbone: Backbone, process: Process, preconditioning: Preconditioning) -> None:
+    """Refuse networks that keep the size for processes whose steps halve it, and the reverse."""
+    halves = process.dropped(process.t_min) > 0
+    if halves != (backbone.spec.scale > 1) or halves != preconditioning.enlarges:
+        raise UserError(
+            f"{type(process).__name__}, {type(preconditioning).__name__} and the network do not fit: one keeps the "
+            "size of the image, and another doubles it",
+            "use DownSampling, NextScale and a network that doubles the size together, or none of them",
+        )
 
 
 def default_denoiser(backbone: Backbone, process_name: str = DEFAULT_PROCESS) -> NetworkDenoiser:

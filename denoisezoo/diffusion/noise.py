@@ -26,6 +26,31 @@ class SeedBlock:
         return torch.stack([torch.randn(*shape[1:], generator=g) for g in self.generators])
 
 
+class MixedBlock(SeedBlock):
+    """Noise of some seeds with that of others mixed in: sqrt(1 - s^2) a + s b, which is standard normal again.
+
+    All the noise of a walk is the latent of its image: the start, and every draw after it.
+
+    Args:
+        seeds: One per image.
+        others: One per image, for what is mixed in.
+        shares: s for each draw and image, (K, B) in [0, 1]; the last row holds for all that follow.
+
+    Attributes:
+        draws: How often noise was drawn.
+    """
+
+    def __init__(self, seeds: Sequence[int], others: Sequence[int], shares: Tensor) -> None:
+        super().__init__(seeds)
+        self.others, self.shares, self.draws = SeedBlock(others), shares, 0
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """See `SeedBlock`."""
+        s = self.shares[min(self.draws, len(self.shares) - 1)].reshape(-1, *[1] * (len(shape) - 1))
+        self.draws += 1
+        return (1 - s**2).sqrt() * super().normal(shape) + s * self.others.normal(shape)
+
+
 Noise = torch.Generator | SeedBlock | None
 """Where noise comes from; None is torch's global generator."""
 

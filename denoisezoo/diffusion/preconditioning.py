@@ -14,11 +14,13 @@ matrices.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.blocks import apply_blocks, inverse, product
+from denoisezoo.diffusion.downsampling import DownSampling
 from denoisezoo.diffusion.langevin import CLD
 from denoisezoo.diffusion.process import DiagonalProcess, Process
 from denoisezoo.errors import UserError
@@ -49,6 +51,9 @@ def aligned(*coefficients: Tensor) -> list[Tensor]:
 
 class Preconditioning(ABC):
     """Relates the network's input and output to states of a process."""
+
+    enlarges: ClassVar[bool] = False
+    """Whether the network answers at twice the size of the state."""
 
     def check(self, process: Process) -> None:
         """Refuse a process that this preconditioning cannot serve."""
@@ -342,3 +347,37 @@ def _langevin(process: Process) -> CLD:
 def _ratio(L: Tensor) -> Tensor:
     """L_22 / Sigma_vv (B, 1, 1, 1)."""
     return L[:, 1, 1] / (L[:, 1, 0] ** 2 + L[:, 1, 1] ** 2)
+
+
+@PRECONDITIONINGS.register("next_scale")
+class NextScale(Preconditioning):
+    """F predicts H^(l-1) u_0 from u_l, at twice its size (UDPM, arXiv 2305.16269)."""
+
+    enlarges = True
+
+    def check(self, process: Process) -> None:
+        """Down-sampling processes only."""
+        if not isinstance(process, DownSampling):
+            raise UserError(
+                f"preconditioning NextScale cannot serve {type(process).__name__}, whose steps keep the size",
+                "use X0, or the process DownSampling",
+            )
+
+    def inputs(self, process: Process, u_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """u_l as it is, and the label of its level."""
+        return u_t, process.time_label(t)
+
+    def target(self, process: Process, u_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """The clean state at twice the size of the noisy one."""
+        return u_0
+
+    def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
+        """F, (B, C, 2H, 2W), and the noise that belongs to the part of it that u_l has."""
+        diagonal = _diagonal(process)
+        seen = F_x[..., : u_t.shape[-2], : u_t.shape[-1]]
+        gap = u_t - over_images(diagonal.alpha(t), u_t) * seen
+        return F_x, gap / over_images(diagonal.sigma(t), u_t)
+
+    def c_out(self, process: Process, t: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(t)

@@ -37,6 +37,9 @@ class Process(ABC):
     default_preconditioning: ClassVar[str]
     """Name of the preconditioning that networks of this process customarily have."""
 
+    sampler: ClassVar[str | None] = None
+    """Name of the only sampler that can walk it back; None where samplers say themselves what they can walk."""
+
     k: ClassVar[int] = 1
     """Size of the blocks: the state has k times the channels of the image."""
 

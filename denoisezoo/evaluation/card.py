@@ -50,6 +50,7 @@ class ResultCard:
         train_steps: Optimiser steps.
         train_seconds: Wall time of training.
         train_macs: Multiply-adds of training, forward and backward.
+        perceptual: Network that a perceptual loss compared images by in training; None where there was no such loss.
         params: Parameters.
         macs_per_image: Multiply-adds of sampling one image.
         device: "cpu" or "cuda".
@@ -80,6 +81,7 @@ class ResultCard:
     train_steps: int | None = None
     train_seconds: float | None = None
     train_macs: int | None = None
+    perceptual: str | None = None
     params: int | None = None
     macs_per_image: int | None = None
     device: str | None = None

@@ -155,7 +155,7 @@ def _identity(name: str, backbone: Backbone, setting: Setting, effort: Effort, b
 
 def input_text(spec: ImageSpec) -> str:
     """The image that a network takes, e.g. "3x32x32"."""
-    return f"{spec.in_channels}x{spec.resolution}x{spec.resolution}"
+    return f"{spec.in_channels}x{spec.input_resolution}x{spec.input_resolution}"
 
 
 def _counted(counts: Counts) -> Row:

@@ -117,7 +117,7 @@ def parse_dtype(text: str) -> torch.dtype:
 def example_inputs(spec: ImageSpec, batch_size: int, setting: Setting) -> dict[str, Tensor]:
     """Random arguments for a backbone, every optional input included: x, c_noise, label, cond and augment."""
     device, dtype = setting.device, setting.dtype
-    shape = (batch_size, spec.in_channels, spec.resolution, spec.resolution)
+    shape = (batch_size, spec.in_channels, spec.input_resolution, spec.input_resolution)
     inputs = {"x": _images(shape, setting), "c_noise": torch.rand(batch_size, device=device, dtype=torch.float32)}
     if dtype is torch.float64:
         inputs["c_noise"] = inputs["c_noise"].double()

@@ -237,6 +237,7 @@ def make_card(
         train_steps=run.facts.get("train_steps"),
         train_seconds=run.facts.get("train_seconds"),
         train_macs=run.facts.get("train_macs"),
+        perceptual=run.facts.get("perceptual"),
         params=sum(p.numel() for p in run.denoiser.backbone.parameters()),
         macs_per_image=trajectory.macs_per_image,
         dtype=str(settings.dtype).removeprefix("torch."),

@@ -67,6 +67,7 @@ def train(args: Sequence[str]) -> TrainResult:
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
+    cli.model.prepare(cli.datamodule, folder)
     save_config(folder, config)
     add_loggers(cli, folder, done, config)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
@@ -189,6 +190,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "denoiser": module.name,
         "family": module.family,
         "seed": module.seed,
+        "perceptual": module.perceptual,
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,56 +15,15 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from denoisezoo.archs import Effort, create_denoiser, get_variant
-from denoisezoo.diffusion import NetworkDenoiser, Objective, Preconditioning, Process
+from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.diffusion.objectives import Loss
-from denoisezoo.errors import ComputationError, UserError, unknown
+from denoisezoo.errors import ComputationError, UserError
+from denoisezoo.train.adversary import ADAM, Opponent, adversarial_macs
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import NoiseBins
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser and its learning rate over time.
-
-    Args:
-        name: Any optimiser of timm, e.g. adamw, adam, muon, lion.
-        lr: Learning rate after warm-up.
-        betas: Momentum factors.
-        weight_decay: Decay of weights; not of biases and norms.
-        warmup_steps: Steps of linear warm-up.
-        schedule: What follows: "constant", "linear" to zero, or "cosine" to zero, at the last step.
-    """
-
-    name: str = "adamw"
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    warmup_steps: int = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-
-    def factor(self, step: int, max_steps: int) -> float:
-        """Learning rate at a step as a share of `lr`."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        done = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
-        return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
-
-    def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
-        """The optimiser for the parameters of `module`, fused where torch offers it."""
-        from timm.optim import create_optimizer_v2, list_optimizers
-
-        names = [str(name) for name in list_optimizers()]
-        if self.name not in names:
-            raise unknown("optimizer", self.name, names)
-        options: dict[str, Any] = {"betas": self.betas}
-        if self.name in {"adam", "adamw"}:
-            options["fused"] = True
-        try:
-            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
-        except TypeError:
-            del options["betas"]  # not all optimisers have two of them
-            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig
+from denoisezoo.train.perceptual import check_perceptual, perceptual_network
 
 
 def seed_default(seed: int) -> None:
@@ -99,6 +58,7 @@ class DiffusionModule(LightningModule):
             "stop" ends it, and the last checkpoint stays; "skip" goes on with the next batch, and logs how many; of
             several processes all skip the step.
         seed: Seed of times and noise; the trainer's unless given.
+        adversary_optimizer: Optimiser of the second network of an adversarial objective.
     """
 
     def __init__(
@@ -108,13 +68,14 @@ class DiffusionModule(LightningModule):
         preconditioning: Preconditioning,
         objective: Objective,
         network: dict[str, Any] | None = None,
-        optimizer: OptimizerConfig = OptimizerConfig(),
+        optimizer: OptimizerConfig = DEFAULT,
         channels_last: bool = True,
         compile: bool = False,
         effort: Mode = "full",
         sandwich: Sandwich = DDSM,
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
+        adversary_optimizer: OptimizerConfig = ADAM,
     ) -> None:
         super().__init__()
         self.name, self.family = denoiser, get_variant(denoiser).family.name
@@ -125,6 +86,11 @@ class DiffusionModule(LightningModule):
             backbone.compile()  # in place: keys of the checkpoint stay as they are
         self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
+        self.adversary: torch.nn.Module | None = None
+        self.opponent: Opponent | None = None
+        self.adversary_config = adversary_optimizer
+        if isinstance(objective, AdversarialObjective):
+            objective.check(self.denoiser)
         check_mode(effort, backbone.efforts, sandwich, denoiser)
         self.effort, self.sandwich = effort, sandwich
         self.on_failure, self.skipped = on_failure, 0
@@ -153,6 +119,26 @@ class DiffusionModule(LightningModule):
                 f"{self.name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
                 f"add --model.network.num_classes {data.num_classes}, or set --data.labels to match",
             )
+        if isinstance(self.objective, AdversarialObjective) and self.objective.perceives:
+            check_perceptual(self.objective.vgg, data)
+
+    def prepare(self, data: Any, folder: Path) -> None:
+        """Build the networks that are there for training alone: the adversary, and what a perceptual loss looks with.
+
+        Args:
+            data: The data module, set up.
+            folder: The run folder, where a perceptual network that was trained for this run is kept.
+        """
+        objective = self.objective
+        if not isinstance(objective, AdversarialObjective):
+            return
+        if objective.perceives:
+            objective.features = perceptual_network(objective.vgg, data, folder)
+        self.adversary = objective.adversary = objective.build_adversary(self.denoiser)
+        if self.adversary is not None:
+            self.opponent = Opponent(self.adversary, self.adversary_config)
+            # Its gradients are averaged by hand; DDP would wait for them in the denoiser's backward.
+            self._ddp_params_and_buffers_to_ignore = [f"adversary.{name}" for name in self.adversary.state_dict()]
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
@@ -169,7 +155,11 @@ class DiffusionModule(LightningModule):
         return int(np.random.SeedSequence([self.seed, *key]).generate_state(1)[0])
 
     def on_train_start(self) -> None:
-        """Start the clock."""
+        """Start the clock, and take networks of the objective to the device."""
+        if isinstance(self.objective, AdversarialObjective) and isinstance(self.objective.features, torch.nn.Module):
+            self.objective.features.to(self.device)
+        if self.opponent is not None:
+            self.opponent.start(self.trainer)
         self._started = time.perf_counter() - self.train_seconds
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
@@ -179,6 +169,8 @@ class DiffusionModule(LightningModule):
         except ComputationError:
             if self.on_failure == "stop":
                 raise
+        if self.opponent is not None:
+            self.opponent.forget()
         if self.trainer.world_size > 1:
             return self._spoiled(len(batch["image"]))
         self.skipped += 1
@@ -190,12 +182,15 @@ class DiffusionModule(LightningModule):
         self.images_seen += size * self.trainer.world_size
         sums = torch.stack([p.sum() for p in self.denoiser.parameters() if p.requires_grad])
         loss = math.nan * sums.sum()
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
+        if loss_due(self.trainer):
+            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
         return loss
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        efforts, losses = self.losses(batch, batch_idx)
         size = len(batch["image"])
+        if self.opponent is not None:
+            self._oppose(self.opponent, batch, batch_idx)
+        efforts, losses = self.losses(batch, batch_idx)
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
@@ -207,6 +202,27 @@ class DiffusionModule(LightningModule):
         self.log("train/loss", losses[0].loss, prog_bar=True, batch_size=size, sync_dist=True)
         if len(efforts) > 1:
             self.log_dict({f"train/loss_at_{e:g}": x.per_sample.mean() for e, x in zip(efforts, losses, strict=True)})
+
+    def _oppose(self, opponent: Opponent, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The adversary's gradient of one batch."""
+        assert isinstance(self.objective, AdversarialObjective)
+        self.objective.step = self.global_step
+        key = (3, *self.step_key(batch_idx))
+        seed_default(self._mixed(*key))
+        opponent.trains(True)
+        loss = self.objective.adversary_loss(self.denoiser, batch, self.generator(*key))
+        (loss / self.trainer.accumulate_grad_batches).backward()
+        opponent.trains(False)
+        if loss_due(self.trainer):
+            self.log("train/adversary_loss", loss.detach(), batch_size=len(batch["image"]), sync_dist=True)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """The denoiser's step, then the adversary's."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.opponent is not None:
+            self.opponent.step(self.trainer, int(self.trainer.estimated_stepping_batches))
 
     def losses(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
         """The efforts that a batch trains and their losses: the same ones each time that it is called in a step."""
@@ -221,7 +237,9 @@ class DiffusionModule(LightningModule):
         return self.generator(*key, index) if index else self.generator(*key)
 
     def training_macs(self) -> int:
-        """Multiply-adds of training on one image, forward and backward, of all the efforts of a step."""
+        """Multiply-adds of training on one image, forward and backward, of all the efforts and networks of a step."""
+        if isinstance(self.objective, AdversarialObjective):
+            return adversarial_macs(self.objective, self.denoiser)
         return expected_macs(self.denoiser, self.effort, self.sandwich)
 
     def step_key(self, batch_idx: int) -> tuple[int, ...]:
@@ -254,6 +272,8 @@ class DiffusionModule(LightningModule):
             "seed": self.seed,
             "skipped": self.skipped,
             "noise_bins": self.noise_bins.sums(),
+            "perceptual": self.perceptual,
+            "adversary_optimizer": None if self.opponent is None else self.opponent.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -263,3 +283,11 @@ class DiffusionModule(LightningModule):
         self.train_seconds = float(found.get("train_seconds", 0.0))
         self.skipped = int(found.get("skipped", 0))
         self.noise_bins.load_sums(found.get("noise_bins", {}))
+        if self.opponent is not None:
+            self.opponent.load_state_dict(found.get("adversary_optimizer"))
+
+    @property
+    def perceptual(self) -> str | None:
+        """What a perceptual loss looks with, for the card; None where there is no such loss."""
+        found = getattr(self.objective, "features", None)
+        return None if found is None else str(found.title)

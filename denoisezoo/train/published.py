@@ -23,7 +23,7 @@ from denoisezoo.files import atomic_path, json_safe
 if TYPE_CHECKING:
     from denoisezoo.train.runs import Run
 
-FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs")
+FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
 SUFFIX, KEY = ".safetensors", "denoisezoo"
 CURE = "fetch it again, or export it again with `denoisezoo export`"
 
@@ -54,9 +54,7 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _card(run: Run) -> dict[str, Any]:
     """What training was, and the row of the evaluation of this checkpoint, if there is one."""
-    facts: dict[str, Any] = {
-        key: run.facts.get(key) for key in ("images_seen", "train_steps", "train_seconds", "train_macs")
-    }
+    facts: dict[str, Any] = {key: run.facts.get(key) for key in FACTS}
     data = _json(run.folder / "run.json").get("data") or {}
     card = ResultCard.here(
         dataset=data.get("dataset"),

@@ -28,7 +28,7 @@ class Run:
         folder: Its run folder.
         checkpoint: The file that the weights come from.
         weights: "ema" or "raw".
-        facts: images_seen, train_steps, train_seconds, train_macs (None where unknown), seed.
+        facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed.
     """
 
     name: str
@@ -103,7 +103,9 @@ def _make_run(
 
     module = build_module(recipe["model"])
     try:
-        module.load_state_dict(state)
+        # What training alone needs, such as an adversary, is left in the file.
+        own = {name: value for name, value in state.items() if name.startswith("denoiser.")}
+        module.load_state_dict(own)
     except RuntimeError as error:
         raise UserError(
             f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
@@ -123,7 +125,7 @@ def _make_run(
 
 def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
-    facts = {k: found["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed")}
+    facts = {k: found["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
     facts |= {"train_steps": found.get("global_step"), "train_macs": None}
     summary = folder / "run.json"
     if summary.is_file():

@@ -40,8 +40,8 @@ def test_list_filters(tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["list", "dpdm_tiny*"], "error: unknown denoiser 'dpdm_tiny*'; did you mean ddpm_tiny"),
-        (["list", "--family", "dpdm"], "error: unknown family 'dpdm'; did you mean ddpm"),
+        (["list", "ddpm_tny*"], "error: unknown denoiser 'ddpm_tny*'; did you mean ddpm_tiny"),
+        (["list", "--family", "ddmp"], "error: unknown family 'ddmp'; did you mean ddpm"),
         (["info", "ddpm_cifar11"], "error: unknown denoiser 'ddpm_cifar11'; did you mean ddpm_cifar10"),
     ],
 )

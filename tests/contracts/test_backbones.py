@@ -56,7 +56,7 @@ def inputs(variant: Variant, batch: int, device: str = "cpu") -> dict[str, Tenso
     def randn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(device)
 
-    size = (spec.resolution, spec.resolution)
+    size = (spec.input_resolution, spec.input_resolution)
     given = {"x": randn(batch, spec.in_channels, *size), "c_noise": randn(batch)}
     if spec.num_classes:
         given["label"] = torch.randint(spec.num_classes, (batch,), generator=generator).to(device)

@@ -39,7 +39,8 @@ PAIRS = [(name, process) for name in PRECONDITIONINGS for process in PROCESSES i
 def test_epsilon_serves_all_processes_and_all_serve_diagonal_ones():
     assert {process for name, process in PAIRS if name == "eps"} == set(PROCESSES)
     assert {name for name, process in PAIRS if process == "cld"} == {"eps", "mixed_score", "whitened"}
-    assert len(PAIRS) == (len(PROCESSES) - 1) * (len(PRECONDITIONINGS) - 2) + 3
+    assert {process for name, process in PAIRS if name == "next_scale"} == {"downsampling"}
+    assert len(PAIRS) == (len(PROCESSES) - 1) * (len(PRECONDITIONINGS) - 3) + 3 + 1
 
 
 @pytest.mark.parametrize(("name", "process"), PAIRS)

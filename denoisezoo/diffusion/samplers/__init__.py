@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from typing import Any
 
-from denoisezoo.diffusion.samplers import edm, first_order, gddim, maruyama, ode, rk45
+from denoisezoo.diffusion.samplers import edm, first_order, gddim, maruyama, ode, rk45, upsampling
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
 from denoisezoo.errors import UserError, unknown
 
@@ -24,6 +24,7 @@ __all__ = [
     "ode",
     "rk45",
     "transfer",
+    "upsampling",
 ]
 
 

@@ -140,7 +140,7 @@ class Sampler(ABC):
         if steps < 1:
             raise UserError(f"steps is {steps}", "give a whole number of at least 1")
         process = denoiser.process
-        self.check(process)
+        self._check(process)
         grid = self.grid(process, steps)
         check_stages(process, grid)
         call = Caller(denoiser, self.nfe(steps), plan, label, cond, on_step)
@@ -160,12 +160,21 @@ class Sampler(ABC):
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """A draw of the state that a walk of `steps` steps starts from, for images of `shape` (B, C, H, W)."""
+        self._check(process)
         start = float(self.grid(process, steps)[0])
         return process.prior(shape, generator, t=start, device=device, dtype=dtype)
 
     def check(self, process: Process) -> None:
         """Refuse a process that this sampler cannot walk; the default takes all."""
         return
+
+    def _check(self, process: Process) -> None:
+        if process.sampler not in (None, self.name):
+            raise UserError(
+                f"sampler {self.name!r} cannot walk {type(process).__name__}",
+                f"use --sampler {process.sampler} --steps {len(process.stages)}",
+            )
+        self.check(process)
 
     def fewest(self, process: Process) -> int:
         """The smallest number of steps that a walk of a process can have."""

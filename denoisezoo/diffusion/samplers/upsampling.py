@@ -1,0 +1,50 @@
+"""The walk back through a down-sampling process: denoise, double the size, add the noise of the level below."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from denoisezoo.diffusion.downsampling import DownSampling
+from denoisezoo.diffusion.noise import Noise, normal_like
+from denoisezoo.diffusion.process import Process
+from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler
+from denoisezoo.errors import UserError
+
+
+@SAMPLERS.register("udpm")
+@dataclass(frozen=True)
+class UDPMSampler(Sampler):
+    """UDPM (arXiv 2305.16269, algorithm 2): one call for each level, the last of which returns the image.
+
+    Its noise is L maps, the start and one for each level above the first: the latent of the image.
+    """
+
+    name: ClassVar[str] = "udpm"
+
+    def check(self, process: Process) -> None:
+        """Down-sampling processes only."""
+        _down_sampling(process)
+
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+        """x_(l-1) ~ q(x_(l-1) | x_l, prediction); at level 1 the prediction itself."""
+        process = _down_sampling(call.process)
+        for t, s in itertools.pairwise(grid):
+            u_0 = call(u, t).u_0
+            if s == 0:
+                return u_0
+            mean, std = process.posterior(u, u_0, int(t))
+            u = mean + std * normal_like(mean, generator)
+        return u
+
+
+def _down_sampling(process: Process) -> DownSampling:
+    if not isinstance(process, DownSampling):
+        raise UserError(
+            f"sampler 'udpm' cannot walk {type(process).__name__}, whose steps keep the size",
+            "use gddim, or the process DownSampling",
+        )
+    return process

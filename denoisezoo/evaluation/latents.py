@@ -1,0 +1,108 @@
+"""What the noise of a walk means: images between two latents, and images of which one draw of noise is another.
+
+For UDPM the draws are its levels, the coarsest first; a deterministic sampler has one, its start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion import Denoiser, MixedBlock, Sampler
+from denoisezoo.diffusion.samplers.base import EffortPlan
+from denoisezoo.errors import UserError
+
+OTHERS = 2**31
+"""Added to the seed of an image for the noise that takes the place of its own."""
+MOST_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Everything that a walk needs but its noise.
+
+    Attributes:
+        denoiser: In evaluation mode, on `device`.
+        sampler: The sampler.
+        image_shape: (C, H, W).
+        steps: Its steps.
+        num_classes: Classes of a conditional network; they go round unless `label` is given.
+        label: One class for all images.
+        plan: Effort at each noise level.
+        device: Where to sample.
+    """
+
+    denoiser: Denoiser
+    sampler: Sampler
+    image_shape: tuple[int, int, int]
+    steps: int
+    num_classes: int = 0
+    label: int | None = None
+    plan: EffortPlan | None = None
+    device: torch.device | str = "cpu"
+
+    def __call__(self, noise: MixedBlock, classes: Sequence[int]) -> Tensor:
+        """Images (B, C, H, W) float32 on the CPU; `classes` are counted modulo those that there are."""
+        process, shape = self.denoiser.process, (len(noise.generators), *self.image_shape)
+        u_T = self.sampler.prior(process, shape, self.steps, noise, device=self.device, dtype=torch.float32)
+        label = None
+        if self.num_classes:
+            chosen = [c % self.num_classes for c in classes] if self.label is None else [self.label] * len(classes)
+            label = torch.tensor(chosen, device=self.device)
+        result = self.sampler(self.denoiser, u_T, steps=self.steps, plan=self.plan, label=label, generator=noise)
+        return result.images.float().cpu()
+
+
+def interpolate(walk: Walker, seeds: Sequence[int], num: int) -> Tensor:
+    """Images on the way between the latents of each two seeds.
+
+    All noise is turned from one seed's to the other's: cos(angle) a + sin(angle) b, of equal steps in the angle.
+
+    Args:
+        walk: How to sample.
+        seeds: An even number of seeds; the first and the second, the third and the fourth, ... are a pair.
+        num: Images of a pair, ends included.
+
+    Returns:
+        (pairs, num, C, H, W); the class of a pair is that of its first seed.
+    """
+    shares = torch.linspace(0, math.pi / 2, num, dtype=torch.float64).sin().float()[None]
+    rows = []
+    for i in range(0, len(seeds) - 1, 2):
+        noise = MixedBlock([seeds[i]] * num, [seeds[i + 1]] * num, shares)
+        rows.append(walk(noise, [i] * num))
+    return torch.stack(rows)
+
+
+def perturb(walk: Walker, seeds: Sequence[int], share: float) -> Tensor:
+    """Images as they are, and with each draw of their noise perturbed alone: sqrt(1 - s^2) a + s b.
+
+    Args:
+        walk: How to sample.
+        seeds: One for each image.
+        share: s, above 0; 1 replaces the noise.
+
+    Returns:
+        (draws + 1, images, C, H, W): the images first, then with the start perturbed, then the draw after it, ...
+
+    Raises:
+        UserError: The sampler draws noise more than `MOST_DRAWS` times.
+    """
+    n, classes = len(seeds), range(len(seeds))
+    others = [seed + OTHERS for seed in seeds]
+    plain = MixedBlock(seeds, others, torch.zeros(1, n))
+    rows = [walk(plain, classes)]
+    if plain.draws > MOST_DRAWS:
+        raise UserError(
+            f"the sampler draws noise {plain.draws} times, and a picture has room for {MOST_DRAWS}",
+            "use fewer steps, or a deterministic sampler",
+        )
+    for draw in range(plain.draws):
+        shares = torch.zeros(plain.draws + 1, n)
+        shares[draw] = share
+        rows.append(walk(MixedBlock(seeds, others, shares), classes))
+    return torch.stack(rows)

@@ -1,0 +1,105 @@
+"""The opponent in training: its gradient and its optimiser, beside Lightning's automatic optimisation of the denoiser.
+
+Both gradients of a step are there before either network changes, so that the guard judges them together, and parts of
+a batch (accumulated, or on several devices) add up as they do for the denoiser.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser
+from denoisezoo.errors import UserError
+from denoisezoo.profiling.counting import count
+from denoisezoo.train.optimizer import OptimizerConfig
+
+ADAM = OptimizerConfig(name="adam", lr=1e-4)
+"""UDPM's optimiser of the discriminator."""
+
+
+class Opponent:
+    """The adversary of an objective, with its optimiser.
+
+    Args:
+        network: The adversary.
+        config: Its optimiser.
+    """
+
+    def __init__(self, network: nn.Module, config: OptimizerConfig) -> None:
+        self.network, self.config = network.requires_grad_(False), config
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._state: dict[str, Any] | None = None
+
+    def start(self, trainer: Any) -> None:
+        """Build the optimiser on the device of training, with the state of a checkpoint if there is one.
+
+        Raises:
+            UserError: A precision whose losses must be scaled.
+        """
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            raise UserError(
+                f"precision {trainer.precision} scales the loss, and an adversary's is not", "use bf16-mixed"
+            )
+        self.trains(True)  # optimisers take what is trained alone
+        self.optimizer = self.config.build(self.network)
+        self.trains(False)
+        if self._state is not None:
+            self.optimizer.load_state_dict(self._state)
+
+    def trains(self, active: bool) -> None:
+        """Let gradients into the adversary's weights, or keep them out; through it they always pass."""
+        self.network.requires_grad_(active)
+
+    def forget(self) -> None:
+        """Drop the gradient: of a step that is done, or cannot be."""
+        self.trains(False)
+        self.network.zero_grad(set_to_none=True)
+
+    def step(self, trainer: Any, max_steps: int) -> None:
+        """Step with what was added, unless the guard has taken it away, and begin anew."""
+        assert self.optimizer is not None, "training has started"
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * self.config.factor(trainer.global_step, max_steps)
+        if trainer.world_size > 1:
+            for parameter in self.network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = trainer.strategy.reduce(parameter.grad, reduce_op="mean")
+        self.optimizer.step()
+        self.forget()
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """The optimiser's state; None before training."""
+        return None if self.optimizer is None else self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Go on from the state of a checkpoint when training starts."""
+        self._state = state
+
+
+def adversarial_macs(objective: AdversarialObjective, denoiser: NetworkDenoiser) -> int:
+    """Multiply-adds of training both networks on one image, the mean over stages, counted without computing.
+
+    A perceptual network counts once it is there.
+    """
+    shadow = copy.deepcopy(denoiser).to("meta").train()
+    rehearsal = copy.copy(objective)
+    with torch.device("meta"):
+        rehearsal.adversary = objective.build_adversary(denoiser)
+    if isinstance(objective.features, nn.Module):
+        rehearsal.features = copy.deepcopy(objective.features).to("meta")
+    spec = denoiser.backbone.spec
+    batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
+    if spec.cond_channels:
+        batch["cond"] = torch.zeros(1, spec.cond_channels, spec.resolution, spec.resolution, device="meta")
+    costs = [count(partial(_backward, losses)).macs for losses in rehearsal.rehearse(shadow, batch)]
+    return round(sum(costs) / len(costs))
+
+
+def _backward(losses: Callable[[], Tensor]) -> None:
+    losses().backward()

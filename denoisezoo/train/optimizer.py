@@ -1,0 +1,58 @@
+"""Optimisers and their learning rate over time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from denoisezoo.errors import unknown
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser and its learning rate over time.
+
+    Args:
+        name: Any optimiser of timm, e.g. adamw, adam, muon, lion.
+        lr: Learning rate after warm-up.
+        betas: Momentum factors.
+        weight_decay: Decay of weights; not of biases and norms.
+        warmup_steps: Steps of linear warm-up.
+        schedule: What follows: "constant", "linear" to zero, or "cosine" to zero, at the last step.
+    """
+
+    name: str = "adamw"
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+    def factor(self, step: int, max_steps: int) -> float:
+        """Learning rate at a step as a share of `lr`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
+        return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
+
+    def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
+        """The optimiser for the parameters of `module`, fused where torch offers it."""
+        from timm.optim import create_optimizer_v2, list_optimizers
+
+        names = [str(name) for name in list_optimizers()]
+        if self.name not in names:
+            raise unknown("optimizer", self.name, names)
+        options: dict[str, Any] = {"betas": self.betas}
+        if self.name in {"adam", "adamw"}:
+            options["fused"] = True
+        try:
+            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+        except TypeError:
+            del options["betas"]  # not all optimisers have two of them
+            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+
+
+DEFAULT = OptimizerConfig()
