@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from denoisezoo.errors import UserError
 from denoisezoo.train.guard import was_skipped
 
-Tensors = tuple[list[torch.nn.Parameter], list[torch.Tensor]]
+Tensors = tuple[list[torch.Tensor], list[torch.Tensor]]
 """Parameters and buffers of a module."""
 
 
