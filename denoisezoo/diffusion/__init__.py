@@ -2,10 +2,18 @@
 
 from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.blurring import Blurring
-from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
+from denoisezoo.diffusion.denoiser import (
+    Denoiser,
+    Given,
+    NetworkDenoiser,
+    Prediction,
+    default_denoiser,
+    with_condition,
+)
 from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
+from denoisezoo.diffusion.joint import Joint
 from denoisezoo.diffusion.langevin import CLD
 from denoisezoo.diffusion.multiscale import MultiScale
 from denoisezoo.diffusion.noise import Noise, SeedBlock
@@ -29,7 +37,9 @@ __all__ = [
     "Diagonal",
     "DiagonalProcess",
     "GaussianOracle",
+    "Given",
     "Guided",
+    "Joint",
     "LogSNRProcess",
     "Loss",
     "MixtureOracle",
@@ -50,4 +60,5 @@ __all__ = [
     "apply_blocks",
     "create_sampler",
     "default_denoiser",
+    "with_condition",
 ]
