@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,17 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def interval(text: str) -> tuple[float, float]:
+    """Two numbers, LOW,HIGH."""
+    low, high = (float(part) for part in text.split(","))
+    return low, high
+
+
+interval.__name__ = "pair of numbers such as 0.2,5"
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
-    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --compile."""
+    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile."""
     group = parser.add_argument_group("sampling")
     group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
     group.add_argument("--steps", type=whole(1), default=18, help="sampler steps (%(default)s)")
@@ -40,6 +50,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     group.add_argument(
         "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
     )
+    group.add_argument("--guidance", type=float, metavar="W", help="scale of classifier-free guidance, such as 2")
+    group.add_argument(
+        "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
+    )
+    group.add_argument("--draws", type=whole(1), default=5, help="samples of each condition (%(default)s)")
     group.add_argument("--compile", action="store_true", help="compile the network first")
 
 
@@ -54,6 +69,8 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
     from denoisezoo.profiling.setting import parse_dtype
     from denoisezoo.train.assess import Settings
 
+    if args.guidance_interval and args.guidance is None:
+        raise UserError("--guidance-interval is given without --guidance", "give both, e.g. --guidance 2")
     settings = Settings(
         sampler=args.sampler,
         steps=args.steps,
@@ -64,6 +81,9 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
         dtype=parse_dtype(args.dtype),
         compile=args.compile,
         plan=find_plan(args.plan) if args.plan else None,
+        guidance=args.guidance,
+        guidance_interval=args.guidance_interval or (0.0, math.inf),
+        draws=args.draws,
         **more,  # type: ignore[arg-type]
     )
     settings.build_sampler()

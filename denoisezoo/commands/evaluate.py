@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
     from denoisezoo.commands.tables import write_rows
-    from denoisezoo.evaluation.grid import image_grid, save_png
+    from denoisezoo.evaluation.grid import save_png
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
     from denoisezoo.train.assess import assess, make_evaluator
@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     if rank:
         return 0
     images = result.generated.images
-    save_png(image_grid(images[:64]), out / "samples.png")
+    save_png(result.picture(64), out / "samples.png")
     save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")
     row = {"name": found.name, "family": found.family, "run": str(found.checkpoint), **result.metrics}
     row |= {"latency_ms_per_image": result.latency_ms, **result.card.as_row()}

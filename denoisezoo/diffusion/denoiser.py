@@ -123,6 +123,13 @@ class NetworkDenoiser(Denoiser):
         spec = self.backbone.spec
         return self.process.image_channels(spec.in_channels), spec.resolution, spec.resolution
 
+    @property
+    def cond_shape(self) -> tuple[int, int, int] | None:
+        """(Cy, H, W) of the condition that it is given, whoever takes it; None where there is none."""
+        spec = self.backbone.spec
+        channels = self.process.given_channels or spec.cond_channels
+        return (channels, spec.resolution, spec.resolution) if channels else None
+
     def network(
         self,
         u_t: Tensor,

@@ -33,6 +33,7 @@ class Process(ABC):
         t_max: Time of the prior.
         resolution: Height and width of the images, for a process that treats coefficients apart; None serves any.
         cond_channels: Channels of a condition that is part of the state; 0 where conditions are none of its business.
+        given_channels: Channels that the condition has when it is given.
     """
 
     default_preconditioning: ClassVar[str]
@@ -45,6 +46,7 @@ class Process(ABC):
     t_max: float
     resolution: int | None = None
     cond_channels: int = 0
+    given_channels: int = 0
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:

@@ -43,6 +43,8 @@ class ResultCard:
         sampler: Name of the sampler.
         steps: Its steps.
         nfe: Denoiser calls for one image.
+        guidance: Scale of classifier-free guidance and its interval, None where there is none.
+        task: Image-to-image task, None for an unconditional run.
         plan: Effort plan, None for the full network throughout.
         seeds: Seeds of the generated images, such as "0-1796".
         training_seed: Seed of the training run.
@@ -73,6 +75,8 @@ class ResultCard:
     sampler: str | None = None
     steps: int | None = None
     nfe: int | None = None
+    guidance: str | None = None
+    task: str | None = None
     plan: str | None = None
     seeds: str | None = None
     training_seed: int | None = None

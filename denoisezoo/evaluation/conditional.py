@@ -176,12 +176,14 @@ def shown_condition(y: Tensor, channels: int) -> Tensor:
     return y.clamp(-1, 1)
 
 
-def picture_rows(samples: Tensor, pair: Pair, index: Tensor, rows: int = 8, draws: int = DRAWS) -> tuple[Tensor, int]:
-    """Images (n, C, H, W) for a grid, and its columns: in each row a condition, its samples, the truth."""
+def picture_rows(
+    samples: Tensor, pair: Pair, index: Tensor, *, rows: int = 8, draws: int = DRAWS, known: bool = True
+) -> tuple[Tensor, int]:
+    """Images (n, C, H, W) for a grid, and its columns: a row is a condition, its samples and, if known, the truth."""
     images, draws = [], min(draws, int((index == 0).sum()))
     for condition in range(min(rows, int(index.max()) + 1)):
         mine = samples[index == condition][:draws]
         y, x = pair.y[condition : condition + 1], pair.x[condition : condition + 1]
         if len(mine) == draws:
-            images += [shown_condition(y, x.shape[1]), mine, x]
-    return torch.cat(images), draws + 2
+            images += [shown_condition(y, samples.shape[1]), mine, *([x] if known else [])]
+    return torch.cat(images), draws + 1 + known

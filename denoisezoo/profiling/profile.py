@@ -213,7 +213,7 @@ def _roofline(backbone: Backbone, setting: Setting, batch_size: int, counts: Cou
 def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: int, walk: Walk) -> Row:
     """The whole trajectory of a sampler at one effort, its images included in the batch."""
     denoiser = walk.denoiser(backbone)
-    spec, device = backbone.spec, setting.device
+    spec, device, cond_shape = backbone.spec, setting.device, getattr(denoiser, "cond_shape", None)
     if setting.counts_only:
         denoiser, device = counting_copy(denoiser), torch.device("cpu")
     shape = (batch_size, denoiser.process.image_channels(spec.in_channels), spec.resolution, spec.resolution)
@@ -221,12 +221,16 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
         denoiser,
         walk.sampler,
         walk.sampler.prior(
-            denoiser.process, shape, walk.steps, device=device, dtype=torch.promote_types(setting.dtype, torch.float32)
+            denoiser.process.free,
+            shape,
+            walk.steps,
+            device=device,
+            dtype=torch.promote_types(setting.dtype, torch.float32),
         ),
         steps=walk.steps,
         plan=walk.plan or ConstantPlan(effort),
         label=torch.zeros(batch_size, dtype=torch.int64, device=device) if spec.num_classes else None,
-        cond=torch.zeros((batch_size, spec.cond_channels, *shape[2:]), device=device) if spec.cond_channels else None,
+        cond=torch.zeros((batch_size, *cond_shape), device=device) if cond_shape else None,
         timed=not setting.counts_only,
         wrap=lambda inner: inner if walk.guidance is None else Guided(inner, walk.guidance),
     )

@@ -67,6 +67,18 @@ class OptimizerConfig:
             return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
 
 
+def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
+    """Refuse to drop labels that are not there.
+
+    Raises:
+        UserError: A share that is none, or a network without classes.
+    """
+    if not 0 <= label_dropout < 1:
+        raise UserError(f"label_dropout is {label_dropout}", "give a share of at least 0 and below 1, such as 0.1")
+    if label_dropout and not num_classes:
+        raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
+
+
 class DiffusionModule(LightningModule):
     """Trains one denoiser.
 
@@ -85,6 +97,7 @@ class DiffusionModule(LightningModule):
         effort: "full" trains the full network; "random" draws one of its efforts for each step; "sandwich" trains
             several in each step.
         sandwich: Which ones, and what they share.
+        label_dropout: Share of the images that are trained without their label, as classifier-free guidance needs.
         on_failure: What a computation that cannot go on, such as an ODE that has become too stiff, does to training:
             "stop" ends it, and the last checkpoint stays; "skip" goes on with the next batch, and logs how many.
         seed: Seed of times and noise; the trainer's unless given.
@@ -102,6 +115,7 @@ class DiffusionModule(LightningModule):
         compile: bool = False,
         effort: Mode = "full",
         sandwich: Sandwich = DDSM,
+        label_dropout: float = 0.0,
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
     ) -> None:
@@ -116,6 +130,8 @@ class DiffusionModule(LightningModule):
         self.objective, self.optimizer_config = objective, optimizer
         check_mode(effort, backbone.efforts, sandwich, denoiser)
         self.effort, self.sandwich = effort, sandwich
+        check_dropout(label_dropout, backbone.spec.num_classes, denoiser)
+        self.label_dropout = label_dropout
         self.on_failure, self.skipped = on_failure, 0
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
@@ -127,6 +143,7 @@ class DiffusionModule(LightningModule):
     def check_data(self, data: Any) -> None:
         """Refuse data of other channels, size or classes than the network takes."""
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
+        self._check_condition(data)
         for what, needs, has, field_ in (
             ("channels", spec.in_channels, process.state_channels(data.channels), "in_channels"),
             ("pixels a side", spec.resolution, data.resolution, "resolution"),
@@ -142,6 +159,17 @@ class DiffusionModule(LightningModule):
                 f"{self.name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
                 f"add --model.network.num_classes {data.num_classes}, or set --data.labels to match",
             )
+
+    def _check_condition(self, data: Any) -> None:
+        spec, process = self.denoiser.backbone.spec, self.denoiser.process
+        needs, has = process.given_channels or spec.cond_channels, data.cond_channels
+        if needs == has:
+            return
+        where = "process.cond_channels" if process.given_channels else "network.cond_channels"
+        raise UserError(
+            f"{self.name} takes conditions of {needs} channels, and {data.title} gives {has}",
+            f"add --model.{where} {has}" if has else "choose Paired data with a task",
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
@@ -172,6 +200,7 @@ class DiffusionModule(LightningModule):
         return None
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.denoiser.process.advance(self.global_step)
         efforts, losses = self.losses(batch, batch_idx)
         size = len(batch["image"])
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
@@ -187,8 +216,17 @@ class DiffusionModule(LightningModule):
         key = self.step_key(batch_idx)
         torch.manual_seed(self._mixed(*key))  # dropout draws from the global generator
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
+        batch = self._drop_labels(batch, key)
         passes = partial(self._pass_generator, key)
         return efforts, sandwich_losses(self.objective, self.denoiser, batch, efforts, self.sandwich, passes)
+
+    def _drop_labels(self, batch: dict[str, Tensor], key: tuple[int, ...]) -> dict[str, Tensor]:
+        """The batch with -1, no label, for some of its images."""
+        if not self.label_dropout:
+            return batch
+        label = batch["label"]
+        dropped = torch.rand(len(label), generator=self.generator(3, *key), device=self.device) < self.label_dropout
+        return batch | {"label": torch.where(dropped, -1, label)}
 
     def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
         """Times and noise of one pass of a step; a step of a single pass is the first."""

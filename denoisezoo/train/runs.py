@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.conditional import DRAWS
 from denoisezoo.train.checkpoint import FOLDER, LAST, newest_checkpoint, read_checkpoint
+from denoisezoo.train.conditions import Conditions, from_files, held_out
 from denoisezoo.train.published import FACTS, SUFFIX, read_published
 
 
@@ -46,10 +49,27 @@ class Run:
         return self.denoiser.image_shape
 
     def data(self) -> Any:
-        """The data module that the run was trained on, not yet read."""
+        """The data module that the run was trained on, not yet read; the same one each time."""
+        return self._data
+
+    @cached_property
+    def _data(self) -> Any:
         from denoisezoo.train.build import build_data
 
         return build_data(self.config["data"])
+
+    def conditions(self, num: int, draws: int = DRAWS, path: str | None = None) -> Conditions | None:
+        """What `num` samples are given: held-out conditions of the data, or those at `path`; None without a task.
+
+        Raises:
+            UserError: Conditions for a network that takes none, or such that it cannot take.
+        """
+        shape = self.denoiser.cond_shape
+        if shape is None:
+            if path is not None:
+                raise UserError(f"{self.name} takes no condition", "leave --condition out")
+            return None
+        return held_out(self.data(), num, draws) if path is None else from_files(path, shape, draws)
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -109,6 +129,7 @@ def _make_run(
             f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
+    module.denoiser.process.advance(facts.get("train_steps") or 0)
     return Run(
         name=module.name,
         family=module.family,
