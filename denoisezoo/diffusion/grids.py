@@ -24,7 +24,7 @@ def edm_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rh
 
 def sigma_limits(process: ScalarProcess) -> tuple[float, float]:
     """Relative noise levels (smallest, largest) that networks of a process are trained on."""
-    t = torch.tensor([process.t_min, process.t_max], dtype=torch.float64)
+    t = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device="cpu")
     low, high = process.edm_sigma(t).tolist()
     return low, high
 

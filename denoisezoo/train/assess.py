@@ -273,7 +273,7 @@ def assess(
             conditions.pair,
             conditions.index(num),
             evaluator.features,
-            data.pairs(settings.split, REFERENCE_PAIRS),  # type: ignore[attr-defined]
+            data.pairs(settings.split, REFERENCE_PAIRS),
         )
     return Assessment(
         metrics=metrics,
@@ -291,7 +291,7 @@ def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float,
     split: Any = "test" if len(data.images("test")) else "train"
     label = data.labels(split)[:1024] if run.denoiser.backbone.spec.num_classes else None
     if run.denoiser.cond_shape is not None:
-        pair = data.pairs(split, 1024)  # type: ignore[attr-defined]
+        pair = data.pairs(split, 1024)
         return denoising_error(run.denoiser, pair.x, label=label, cond=pair.y)
     images: Tensor = to_float(data.images(split)[:1024])
     return denoising_error(run.denoiser, images, label=label)

@@ -212,8 +212,8 @@ def test_the_corrector_keeps_the_distribution():
     x_T = sampler.prior(exact.process, (3000, 1, 8, 8), 100, generator)
     result = sampler(exact, x_T, steps=100, generator=generator)
     assert result.nfe == 200
-    torch.testing.assert_close(result.images.flatten(1).var(0), variance, rtol=0.12, atol=0)
-    assert (result.images.flatten(1).var(0) / variance).mean().item() == pytest.approx(1.0, abs=0.02)
+    ratio = result.images.flatten(1).var(0) / variance
+    torch.testing.assert_close(ratio.reshape(4, 16).mean(1), torch.ones(4, dtype=f64), rtol=0, atol=0.05)
 
 
 def test_an_image_depends_on_its_own_seed_alone():
