@@ -90,6 +90,19 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
     return settings
 
 
+def checked_lpips(path: str | None) -> str | None:
+    """`path`, if it holds the weights that LPIPS needs, before anything long begins.
+
+    Raises:
+        UserError: It does not.
+    """
+    if path is not None:
+        from denoisezoo.evaluation.perceptual import LPIPS
+
+        LPIPS(path)
+    return path
+
+
 @contextlib.contextmanager
 def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error; yields the function that moves it to a number."""

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
     )
+    parser.add_argument("--lpips", metavar="PATH", help="AlexNet weights: also judge conditional runs by LPIPS")
     parser.add_argument(
         "--split", choices=("train", "test", "all"), default="all", help="reference images (%(default)s)"
     )
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.assessing import checked_lpips, progress_bar, refuse_file, settings_of
     from denoisezoo.commands.tables import write_rows
     from denoisezoo.evaluation.grid import save_png
     from denoisezoo.evaluation.neighbours import neighbour_grid
@@ -41,7 +42,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.train.assess import assess, make_evaluator
     from denoisezoo.train.runs import load_run
 
-    settings = settings_of(args, features=args.features, split=args.split)
+    settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
     found = load_run(args.run, args.weights)
     out = args.out or found.folder / "evaluation"
     refuse_file(out, "--out")

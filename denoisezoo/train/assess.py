@@ -20,6 +20,7 @@ from denoisezoo.evaluation.generate import Generated, generate
 from denoisezoo.evaluation.images import to_float
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
+from denoisezoo.evaluation.perceptual import LPIPS, mean_distance
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
@@ -51,6 +52,7 @@ class Settings:
         guidance_interval: Noise levels, relative to the image, between which it guides.
         draws: Samples of each condition, for a conditional run.
         condition: Image file or folder of conditions; None takes those of held-out images.
+        lpips: File of AlexNet's weights, with which conditional runs are also judged by LPIPS.
     """
 
     sampler: str = "heun"
@@ -68,6 +70,7 @@ class Settings:
     guidance_interval: tuple[float, float] = (0.0, math.inf)
     draws: int = DRAWS
     condition: str | None = None
+    lpips: str | None = None
 
     def build_sampler(self) -> Sampler:
         """The sampler, or a `UserError` that names the nearest."""
@@ -268,13 +271,7 @@ def assess(
     conditions = run.conditions(num, settings.draws)
     metrics = evaluator.evaluate(generated.images)
     if conditions is not None:
-        metrics |= conditional_figures(
-            generated.images,
-            conditions.pair,
-            conditions.index(num),
-            evaluator.features,
-            data.pairs(settings.split, REFERENCE_PAIRS),
-        )
+        metrics |= figures_of_task(generated.images, conditions, data, settings, evaluator)
     return Assessment(
         metrics=metrics,
         card=make_card(run, data, settings, evaluator, generated, trajectory),
@@ -284,6 +281,17 @@ def assess(
         noise_curve=held_out_curve(run, data),
         conditions=conditions,
     )
+
+
+def figures_of_task(
+    images: Tensor, conditions: Conditions, data: Any, settings: Settings, evaluator: Evaluator
+) -> dict[str, float]:
+    """What samples (N, C, H, W) of a conditional task are judged by, beside their distribution."""
+    index, reference = conditions.index(len(images)), data.pairs(settings.split, REFERENCE_PAIRS)
+    figures = conditional_figures(images, conditions.pair, index, evaluator.features, reference)
+    if settings.lpips is not None:
+        figures["lpips"] = mean_distance(LPIPS(settings.lpips), images, conditions.pair.x[index])
+    return figures
 
 
 def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float, float]]:
