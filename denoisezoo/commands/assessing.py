@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,16 @@ def interval(text: str) -> tuple[float, float]:
 interval.__name__ = "pair of numbers such as 0.2,5"
 
 
+def check_interval(args: argparse.Namespace) -> None:
+    """Refuse an interval of a guidance that there is none of.
+
+    Raises:
+        UserError: Saying so.
+    """
+    if args.guidance_interval and args.guidance is None:
+        raise UserError("--guidance-interval is given without --guidance", "give both, e.g. --guidance 2")
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
     """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile."""
     group = parser.add_argument_group("sampling")
@@ -64,13 +73,13 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
     Raises:
         UserError: Unknown sampler, device, dtype or plan.
     """
+    from denoisezoo.diffusion.guidance import EVERYWHERE
     from denoisezoo.plans import find_plan
     from denoisezoo.profiling.machine import parse_device
     from denoisezoo.profiling.setting import parse_dtype
     from denoisezoo.train.assess import Settings
 
-    if args.guidance_interval and args.guidance is None:
-        raise UserError("--guidance-interval is given without --guidance", "give both, e.g. --guidance 2")
+    check_interval(args)
     settings = Settings(
         sampler=args.sampler,
         steps=args.steps,
@@ -82,7 +91,7 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
         compile=args.compile,
         plan=find_plan(args.plan) if args.plan else None,
         guidance=args.guidance,
-        guidance_interval=args.guidance_interval or (0.0, math.inf),
+        guidance_interval=args.guidance_interval or EVERYWHERE,
         draws=args.draws,
         **more,  # type: ignore[arg-type]
     )

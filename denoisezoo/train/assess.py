@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
-from denoisezoo.diffusion import Denoiser, Guided, NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
 from denoisezoo.evaluation.conditional import DRAWS, conditional_figures
@@ -67,7 +67,7 @@ class Settings:
     compile: bool = False
     plan: Plan | None = None
     guidance: float | None = None
-    guidance_interval: tuple[float, float] = (0.0, math.inf)
+    guidance_interval: tuple[float, float] = EVERYWHERE
     draws: int = DRAWS
     condition: str | None = None
     lpips: str | None = None
@@ -78,17 +78,14 @@ class Settings:
 
     def guided(self, denoiser: Denoiser) -> Denoiser:
         """The denoiser with the settings' guidance around it."""
-        if self.guidance is None:
-            return denoiser
-        low, high = self.guidance_interval
-        return Guided(denoiser, self.guidance, sigma_min=low, sigma_max=high)
+        return guided(denoiser, self.guidance, self.guidance_interval)
 
     def guidance_text(self) -> str | None:
         """What a card says of it."""
         if self.guidance is None:
             return None
         low, high = self.guidance_interval
-        limited = low > 0 or high < math.inf
+        limited = self.guidance_interval != EVERYWHERE
         return f"{self.guidance:g}" + (f" for sigma {low:g} to {high:g}" if limited else "")
 
 

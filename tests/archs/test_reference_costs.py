@@ -60,3 +60,18 @@ def test_published_figures_by_the_rule_of_diff_pruning(name, macs, printed):
     _, counts = counted(name)
     assert counts.macs_diff_pruning == macs
     assert macs == pytest.approx(printed, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("ddpm_pair_160", 43.48), ("ddpm_pair_64", 28.75), ("ddpm_fast_256", 113.67)]
+)
+def test_published_sizes_of_conditional_networks(name, millions):
+    """arXiv 2111.13606 and 2405.14802; the sheets' counts of the official networks."""
+    assert round(get_variant(name).costs[-1].params / 1e6, 2) == millions
+
+
+def test_conditional_sizes_by_hand():
+    """What a channel less costs: 9 weights for each of the stem's outputs, or of the head's inputs, and a bias."""
+    params = {name: get_variant(name).costs[-1].params for name in ("ddpm_256", "ddpm_fast_256", "ddpm_pair_160")}
+    assert params["ddpm_fast_256"] == params["ddpm_256"] - 9 * 128 - 2 * (9 * 128 + 1)
+    assert get_variant("ddpm_pair_160_clean").costs[-1].params == params["ddpm_pair_160"] - 3 * (9 * 96 + 1)

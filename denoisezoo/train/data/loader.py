@@ -129,12 +129,19 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Held-out batches in their order, unflipped; the last may be smaller. Arguments as in `TrainLoader`."""
+    """Held-out batches in their order, unflipped; the last may be smaller. Arguments as in `TrainLoader`.
+
+    Attributes:
+        transform: What every batch goes through in the end, with the places (B,) of its images; None is nothing.
+    """
+
+    transform: Callable[[Batch, Tensor], Batch] | None
 
     def __init__(
         self, images: ImageStore, labels: Tensor | None, *, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.transform = None
         # Every process must take part in every step: the few images beyond a multiple of world_size are left out.
         self.index = torch.arange(rank, len(images) // world_size * world_size, world_size)
         self.per_rank = max(1, batch_size // world_size)
@@ -145,4 +152,5 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         for index in self.index.split(self.per_rank):
             label = None if self.labels is None else self.labels.index_select(0, index)
-            yield collate(self.images.take(index), None, label)
+            batch = collate(self.images.take(index), None, label)
+            yield batch if self.transform is None else self.transform(batch, index)

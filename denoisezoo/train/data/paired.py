@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -108,27 +107,24 @@ class Paired(ImageData):
     def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
         """See `ImageData`."""
         loader = super().val_dataloader()
-        return PairedEval(loader, self) if isinstance(loader, EvalLoader) else loader
+        if isinstance(loader, EvalLoader):
+            loader.transform = self._held_out
+        return loader
 
     def _condition(self, batch: Batch, key: tuple[int, ...]) -> Batch:
         """A training batch with conditions drawn by its number."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, *key))
-        pair = self.task(batch["image"], generator)
-        return batch | {"image": pair.x, "cond": pair.y}
+        return with_pair(batch, self.task(batch["image"], generator))
+
+    def _held_out(self, batch: Batch, place: Tensor) -> Batch:
+        """A held-out batch with the conditions that `pairs` gives."""
+        return with_pair(batch, self._pair(batch["image"], place + len(self.split("train").images)))
 
 
-class PairedEval(EvalLoader):
-    """Held-out batches with their conditions."""
-
-    def __init__(self, loader: EvalLoader, data: Paired) -> None:
-        self.__dict__.update(loader.__dict__)
-        self.data = data
-
-    def __iter__(self) -> Iterator[Batch]:
-        first = len(self.data.split("train").images)
-        for batch, index in zip(super().__iter__(), self.index.split(self.per_rank), strict=True):
-            pair = self.data._pair(batch["image"], index + first)
-            yield batch | {"image": pair.x, "cond": pair.y}
+def with_pair(batch: Batch, pair: Pair) -> Batch:
+    """A batch of x and y; in pinned memory where CUDA is used, as it came."""
+    found = {"image": pair.x, "cond": pair.y}
+    return batch | ({key: value.pin_memory() for key, value in found.items()} if batch["image"].is_pinned() else found)
 
 
 def joined(pairs: list[Pair]) -> Pair:
