@@ -11,7 +11,6 @@ from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.errors import UserError
 
-
 EVERYWHERE = (0.0, math.inf)
 """An interval that all noise levels lie in."""
 

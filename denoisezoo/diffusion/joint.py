@@ -19,10 +19,10 @@ import math
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.geometric import GeometricVE
 from denoisezoo.diffusion.grids import sigma_limits
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, ScalarProcess
-from denoisezoo.diffusion.processes import GeometricVE
 from denoisezoo.errors import UserError
 
 

@@ -17,9 +17,10 @@ from denoisezoo.diffusion import (
     with_condition,
 )
 from denoisezoo.diffusion.diagonal import slope_of
+from denoisezoo.diffusion.geometric import GeometricVE
 from denoisezoo.diffusion.objectives import Likelihood, Simple
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Epsilon
-from denoisezoo.diffusion.processes import EDM, VE, VP, GeometricVE, RectifiedFlow, VPDiscrete
+from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow, VPDiscrete
 from denoisezoo.diffusion.samplers.base import Caller
 from denoisezoo.errors import UserError
 
