@@ -52,7 +52,7 @@ def denoising_error(
             times = t.to(device).expand(len(u_0))
             chosen = None if label is None else label[part].to(device)
             given = None if cond is None else cond[part].to(device)
-            chooser, given = with_condition(denoiser, given, torch.Generator().manual_seed(seed + 1 + low))
+            chooser, given = with_condition(denoiser, given, torch.Generator(device).manual_seed(seed + 1 + low))
             u_0_hat = chooser(process.perturb(u_0, eps, times), times, label=chosen, cond=given).u_0
             total += float((u_0_hat - u_0).square().mean(dim=(1, 2, 3)).sum())
         rows.append((log_snr - 1, log_snr + 1, total / len(images), float(len(images))))

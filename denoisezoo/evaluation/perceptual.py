@@ -73,7 +73,7 @@ class LPIPS(nn.Module):
         for index, layer in enumerate(self.features):
             h = layer(h)
             if index in LAYERS:
-                found.append(h / (h.square().sum(1, keepdim=True).sqrt() + 1e-8))
+                found.append(h / (h.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return found
 
     @torch.inference_mode()

