@@ -70,6 +70,8 @@ def print_result(metrics: dict[str, float], card: dict[str, object]) -> None:
 
     rows = [{"metric": name, "value": value} for name, value in metrics.items()]
     print_table(rows, (Column("metric", "metric"), Column("value", "value", "{:.4g}".format, right=True)))
-    shown = ("dataset", "split", "num_generated", "num_reference", "weights", "sampler", "steps", "nfe", "seeds")
-    facts = [{"fact": key, "value": card[key]} for key in (*shown, "images_seen", "train_steps", "macs_per_image")]
+    shown = ["dataset", "split", "num_generated", "num_reference", "weights", "sampler", "steps", "nfe", "seeds"]
+    shown += ["images_seen", "train_steps", "macs_per_image"]
+    shown += [key for key in ("num_conditions", "guidance") if card[key] is not None]
+    facts = [{"fact": key, "value": card[key]} for key in shown]
     print_table(facts, (Column("card", "fact"), Column("", "value")))

@@ -267,11 +267,13 @@ def assess(
     trajectory = price(run, settings, denoiser=denoiser)
     conditions = run.conditions(num, settings.draws)
     metrics = evaluator.evaluate(generated.images)
+    facts: dict[str, Any] = {}
     if conditions is not None:
-        metrics |= figures_of_task(generated.images, conditions, data, settings, evaluator)
+        found, facts = figures_of_task(generated.images, conditions, data, settings, evaluator)
+        metrics |= found
     return Assessment(
         metrics=metrics,
-        card=make_card(run, data, settings, evaluator, generated, trajectory),
+        card=replace(make_card(run, data, settings, evaluator, generated, trajectory), **facts),
         generated=generated,
         trajectory=trajectory,
         latency_ms=1000 * generated.seconds / num,
@@ -282,13 +284,16 @@ def assess(
 
 def figures_of_task(
     images: Tensor, conditions: Conditions, data: Any, settings: Settings, evaluator: Evaluator
-) -> dict[str, float]:
-    """What samples (N, C, H, W) of a conditional task are judged by, beside their distribution."""
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What samples (N, C, H, W) of a task are judged by beside their distribution, and facts for their card."""
     index, reference = conditions.index(len(images)), data.pairs(settings.split, REFERENCE_PAIRS)
     figures = conditional_figures(images, conditions.pair, index, evaluator.features, reference)
+    facts: dict[str, Any] = {"num_conditions": len(index.unique())}
     if settings.lpips is not None:
-        figures["lpips"] = mean_distance(LPIPS(settings.lpips), images, conditions.pair.x[index])
-    return figures
+        lpips = LPIPS(settings.lpips)
+        figures["lpips"] = mean_distance(lpips, images, conditions.pair.x[index])
+        facts["lpips_sha256"] = lpips.weights_sha256
+    return figures, facts
 
 
 def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float, float]]:

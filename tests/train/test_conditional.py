@@ -90,7 +90,7 @@ def test_evaluate_tells_what_conditional_tasks_are_judged_by(conditional, tmp_pa
     found = json.loads(row.read_text())[0]
     assert {"psnr", "ssim", "consistency", "diversity", "fd_pixels_joint", "fd_pixels"} <= set(found)
     assert found["diversity"] > 0
-    assert found["task"] == "edges 0.1 0.2"
+    assert (found["task"], found["num_conditions"]) == ("edges 0.1 0.2", 8)
     assert found["dataset"] == "digits, edges 0.1 0.2"
     assert (tmp_path / "run" / "evaluation" / "samples.png").is_file()
 
