@@ -112,6 +112,7 @@ class NetworkDenoiser(Denoiser):
         preconditioning.check(process)
         process.check_images(backbone.spec.resolution, len(backbone.resolutions))
         process.image_channels(backbone.spec.in_channels)
+        process.check_outputs(backbone.spec.out_channels)
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning

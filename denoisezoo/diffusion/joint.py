@@ -129,6 +129,20 @@ class Joint(DiagonalProcess):
             )
         return self.channels
 
+    def check_outputs(self, channels: int) -> None:
+        """x alone, or x and y where y has noise to predict.
+
+        Raises:
+            UserError: Other channels.
+        """
+        both = self.channels + self.cond_channels
+        if channels != self.channels and not (self.sigma_max and channels == both):
+            what = "a clean condition has no noise to predict" if channels == both else f"x and y have {both} channels"
+            raise UserError(
+                f"the network puts out {channels} channels, and {what}",
+                f"add --model.network.out_channels {self.channels}",
+            )
+
     def start(self, image: Tensor, generator: torch.Generator | None = None, cond: Tensor | None = None) -> Tensor:
         """(x, y), y with its random noise and level where it is augmented.
 

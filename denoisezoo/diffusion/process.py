@@ -102,6 +102,14 @@ class Process(ABC):
             )
         return channels // self.k
 
+    def check_outputs(self, channels: int) -> None:
+        """Refuse a network that puts out so many channels, where they cannot be parts of the state.
+
+        Raises:
+            UserError: Naming the number that would do.
+        """
+        return
+
     def state_shape(self, image_shape: torch.Size | tuple[int, ...], t: float = 0.0) -> tuple[int, ...]:
         """Shape of the state at time t for images of a shape (B, C, H, W)."""
         B, C, H, W = image_shape

@@ -330,6 +330,8 @@ def test_augmented_conditions_are_noisy_and_say_how_much():
         (lambda: Joint(EDM(), sigma_max=0.0, augmented=0.5, augment_at=0.6), "augment_at"),
         (lambda: Joint(EDM(), channels=0), "channels"),
         (lambda: NetworkDenoiser(Net(2, 1), Joint(EDM(), 1, 2), Epsilon()), "in_channels 3"),
+        (lambda: NetworkDenoiser(Net(3, 3), Joint(EDM(), 1, 2, sigma_max=0.0), Epsilon()), "out_channels 1"),
+        (lambda: NetworkDenoiser(Net(3, 2), Joint(EDM(), 1, 2), Epsilon()), "x and y have 3"),
         (lambda: Joint(EDM(), 1, 1).start(torch.zeros(1, 1, 4, 4)), "no condition"),
         (lambda: Joint(EDM(), 1, 1).start(torch.zeros(1, 1, 4, 4), None, torch.zeros(1, 1, 2, 2)), "2x2"),
         (lambda: Joint(EDM(), 1, 1).begin(torch.zeros(1, 3, 4, 4)), "3 channels"),

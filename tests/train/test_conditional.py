@@ -209,24 +209,30 @@ def test_a_condition_without_a_task_is_refused(arguments, capsys):
     assert "Paired" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("trained", "words", "expected"),
-    [
-        ((), ("--guidance", "2"), "no class labels"),
-        (LABELS, ("--guidance", "2"), "label_dropout"),
-        ((), ("--guidance-interval", "1,2"), "--guidance"),
-        ((*LABELS, "--model.label_dropout", 0.1), ("--guidance", "nan"), "not finite"),
-        ((*LABELS, "--model.label_dropout", 0.1), ("--guidance", "2", "--guidance-interval", "3,2"), "empty"),
-        ((), ("--condition", "."), "no condition"),
-        ((), ("--draws", "0"), "--draws"),
+DROPPED = (*LABELS, "--model.label_dropout", 0.1)
+MISTAKES = {
+    (): [
+        (("--guidance", "2"), "no class labels"),
+        (("--guidance-interval", "1,2"), "--guidance"),
+        (("--condition", "."), "no condition"),
+        (("--draws", "0"), "--draws"),
     ],
-)
-def test_mistakes_in_sampling(arguments, tmp_path, capsys, trained, words, expected):
+    LABELS: [(("--guidance", "2"), "label_dropout")],
+    DROPPED: [
+        (("--guidance", "nan"), "not finite"),
+        (("--guidance", "2", "--guidance-interval", "3,2"), "empty"),
+        (("--guidance", "2", "--guidance-interval", "3"), "pair of numbers"),
+    ],
+}
+
+
+@pytest.mark.parametrize("trained", MISTAKES)
+def test_mistakes_in_sampling(arguments, tmp_path, capsys, trained):
     train(arguments("--trainer.max_steps", 1, *trained))
-    assert main(["sample", str(tmp_path / "run"), "--steps", "2", "--num", "2", *words]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert expected in error
-    assert not (tmp_path / "run" / "samples").exists()
+    for words, expected in MISTAKES[trained]:
+        assert main(["sample", str(tmp_path / "run"), "--steps", "2", "--num", "2", *words]) == 2
+        assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not (tmp_path / "run" / "samples").exists()
 
 
 def test_labels_that_are_not_there_cannot_be_dropped(arguments):
