@@ -99,6 +99,19 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
     return settings
 
 
+def task_options(text: str) -> dict[str, object]:
+    """`KEY=VALUE,...` with values as in a recipe."""
+    import yaml
+
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key and sign for key, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} should be KEY=VALUE,...")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+task_options.__name__ = "task options"
+
+
 def checked_lpips(path: str | None) -> str | None:
     """`path`, if it holds the weights that LPIPS needs, before anything long begins.
 

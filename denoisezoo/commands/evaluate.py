@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments
+    from denoisezoo.commands.assessing import add_sampling_arguments, task_options
     from denoisezoo.commands.tables import add_output_arguments
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lpips", metavar="PATH", help="AlexNet weights: also judge conditional runs by LPIPS")
     parser.add_argument(
         "--split", choices=("train", "test", "all"), default="all", help="reference images (%(default)s)"
+    )
+    parser.add_argument(
+        "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="options of the task to change"
     )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
     parser.add_argument("--out", type=Path, help="folder for the grid, the neighbours and the row (RUN/evaluation)")
@@ -40,10 +43,11 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
     from denoisezoo.train.assess import assess, make_evaluator
-    from denoisezoo.train.runs import load_run
+    from denoisezoo.train.runs import load_run, with_task
 
     settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
     found = load_run(args.run, args.weights)
+    found = with_task(found, args.task) if args.task else found
     out = args.out or found.folder / "evaluation"
     refuse_file(out, "--out")
     data = found.data()

@@ -8,12 +8,15 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments
+    from denoisezoo.commands.assessing import add_sampling_arguments, task_options
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
     parser.add_argument("--condition", metavar="PATH", help="image or folder of conditions (those of held-out images)")
+    parser.add_argument(
+        "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="options of the task to change"
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
     parser.add_argument("--out", type=Path, help="folder for the images (RUN/samples/SAMPLER_STEPS)")
 
@@ -32,10 +35,11 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.files import write_json
     from denoisezoo.train.assess import draw_with, prepare
     from denoisezoo.train.conditions import sample_picture
-    from denoisezoo.train.runs import load_run
+    from denoisezoo.train.runs import load_run, with_task
 
     settings = settings_of(args, condition=args.condition)
     found = load_run(args.run, args.weights)
+    found = with_task(found, args.task) if args.task else found
     name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
     out = args.out or found.folder / "samples" / name
     refuse_file(out, "--out")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from denoisezoo.diffusion import NetworkDenoiser
-from denoisezoo.errors import UserError
+from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditional import DRAWS
 from denoisezoo.train.checkpoint import FOLDER, LAST, newest_checkpoint, read_checkpoint
 from denoisezoo.train.conditions import Conditions, from_files, held_out
@@ -152,6 +153,28 @@ def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
         if written.get("train_steps") == facts["train_steps"]:
             facts["train_macs"] = written.get("train_macs")
     return facts
+
+
+def with_task(run: Run, options: dict[str, Any]) -> Run:
+    """The run on a variety of its task, such as another noise level than it was trained on.
+
+    Args:
+        run: A conditional run.
+        options: Arguments of the task to change.
+
+    Raises:
+        UserError: The run has no task, or the task no such argument.
+    """
+    config = copy.deepcopy(run.config)
+    task = config["data"].get("init_args", {}).get("task")
+    if task is None:
+        raise UserError(f"{run.name} was trained without a task", "leave --task out")
+    known = task.setdefault("init_args", {})
+    for key in options:
+        if key not in known:
+            raise unknown("option of the task", key, known)
+    known |= options
+    return replace(run, config=config)
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:

@@ -125,6 +125,18 @@ def test_conditions_come_from_files(conditional, tmp_path, capsys):
     assert "16x16" in error
 
 
+def test_a_run_is_tried_on_another_variety_of_its_task(conditional, tmp_path, capsys):
+    train(conditional("--trainer.max_steps", 1, task="Denoising"))
+    row = tmp_path / "row.json"
+    words = ["evaluate", str(tmp_path / "run"), "--sampler", "ddim", "--steps", "1", "--num", "10"]
+    assert main([*words, "--task", "sigma=0.1", "--json", str(row)]) == 0
+    assert json.loads(row.read_text())[0]["task"] == "denoising 0.1"
+    for mistake, expected in (("sgma=0.1", "sigma"), ("sigma=-1", "sigma is -1"), ("sigma", "KEY=VALUE")):
+        capsys.readouterr()
+        assert main([*words, "--task", mistake]) == 2
+        assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 def test_the_profile_of_a_conditional_run(conditional, tmp_path):
     train(conditional(**estimator("cmde")))
     path = tmp_path / "p.json"
