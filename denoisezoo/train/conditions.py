@@ -78,7 +78,7 @@ def from_files(path: str | os.PathLike[str], shape: tuple[int, int, int], draws:
     decode = Decoder(source, side, channels, resize=False)
     pixels = []
     for name in names:
-        size = decode._open(name).size
+        size = decode.size(name)
         if size != (side, side):
             raise UserError(
                 f"condition {source.path / name} is {size[0]}x{size[1]}", f"this network takes {side}x{side} pixels"
