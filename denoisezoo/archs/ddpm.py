@@ -8,7 +8,7 @@ the conditioning image, concatenated to the input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from denoisezoo.archs.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
@@ -19,7 +19,14 @@ from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 
 @dataclass(frozen=True, kw_only=True)
 class DDPMConfig(UNetConfig):
-    """Sizes of a DDPM U-Net; see `UNetConfig`."""
+    """Sizes of a DDPM U-Net; see `UNetConfig`.
+
+    Attributes:
+        attend_once: Whether a decoder level attends in its last block only, as in the code of Song et al. 2021 (arXiv
+            2011.13456) and its heirs, or in every block.
+    """
+
+    attend_once: bool = False
 
 
 class DDPM(UNet):
@@ -33,7 +40,8 @@ class DDPM(UNet):
         )
         embedding = NoiseEmbedding(Sinusoidal(config.channels), config.channels, width, xavier, late=late)
         style = BlockStyle(Shift(), xavier, eps=1e-6, dropout=config.dropout)
-        design = UNetDesign(style, down=partial(ConvDown, init=xavier), up=partial(ConvUp, init=xavier))
+        down, up = partial(ConvDown, init=xavier), partial(ConvUp, init=xavier)
+        design = UNetDesign(style, down, up, attend_once=config.attend_once)
         super().__init__(config, design, embedding)
 
 
@@ -53,6 +61,31 @@ FAMILY.variant(
     DDPMConfig(resolution=256, multipliers=(1, 1, 2, 2, 4, 4)),
     Cost(113_673_219, 248_513_757_184),
     tags=("reference",),
+)
+FAMILY.variant(
+    "ddpm_fast_256",  # Fast-DDPM, arXiv 2405.14802: grey images, the condition beside them
+    DDPMConfig(in_channels=1, cond_channels=1, out_channels=1, resolution=256, multipliers=(1, 1, 2, 2, 4, 4)),
+    Cost(113_669_761, 248_287_264_768),
+    tags=("reference",),
+)
+PAIR_160 = DDPMConfig(  # arXiv 2111.13606: image and condition in, and out again; super-resolution of faces
+    in_channels=6,
+    out_channels=6,
+    resolution=160,
+    channels=96,
+    multipliers=(1, 1, 2, 2, 3, 3),
+    attention=(20, 10, 5),
+    dropout=0.1,
+    attend_once=True,
+)
+PAIR_64 = replace(PAIR_160, resolution=64, channels=128, multipliers=(1, 1, 2, 2), attention=(16, 8))  # edges to shoes
+FAMILY.variant("ddpm_pair_160", PAIR_160, Cost(43_481_862, 53_558_002_944), tags=("reference",))
+FAMILY.variant(
+    "ddpm_pair_160_clean", replace(PAIR_160, out_channels=3), Cost(43_479_267, 53_491_647_744), tags=("reference",)
+)
+FAMILY.variant("ddpm_pair_64", PAIR_64, Cost(28_752_902, 15_087_370_240), tags=("reference",))
+FAMILY.variant(
+    "ddpm_pair_64_clean", replace(PAIR_64, out_channels=3), Cost(28_749_443, 15_073_214_464), tags=("reference",)
 )
 FAMILY.variant(
     "ddpm_small32",

@@ -26,8 +26,27 @@ def whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def interval(text: str) -> tuple[float, float]:
+    """Two numbers, LOW,HIGH."""
+    low, high = (float(part) for part in text.split(","))
+    return low, high
+
+
+interval.__name__ = "pair of numbers such as 0.2,5"
+
+
+def check_interval(args: argparse.Namespace) -> None:
+    """Refuse an interval of a guidance that there is none of.
+
+    Raises:
+        UserError: Saying so.
+    """
+    if args.guidance_interval and args.guidance is None:
+        raise UserError("--guidance-interval is given without --guidance", "give both, e.g. --guidance 2")
+
+
 def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
-    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --compile."""
+    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile."""
     group = parser.add_argument_group("sampling")
     group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
     group.add_argument("--steps", type=whole(1), default=18, help="sampler steps (%(default)s)")
@@ -40,6 +59,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     group.add_argument(
         "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
     )
+    group.add_argument("--guidance", type=float, metavar="W", help="scale of classifier-free guidance, such as 2")
+    group.add_argument(
+        "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
+    )
+    group.add_argument("--draws", type=whole(1), default=5, help="samples of each condition (%(default)s)")
     group.add_argument("--compile", action="store_true", help="compile the network first")
 
 
@@ -49,11 +73,13 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
     Raises:
         UserError: Unknown sampler, device, dtype or plan.
     """
+    from denoisezoo.diffusion.guidance import EVERYWHERE
     from denoisezoo.plans import find_plan
     from denoisezoo.profiling.machine import parse_device
     from denoisezoo.profiling.setting import parse_dtype
     from denoisezoo.train.assess import Settings
 
+    check_interval(args)
     settings = Settings(
         sampler=args.sampler,
         steps=args.steps,
@@ -64,10 +90,39 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
         dtype=parse_dtype(args.dtype),
         compile=args.compile,
         plan=find_plan(args.plan) if args.plan else None,
+        guidance=args.guidance,
+        guidance_interval=args.guidance_interval or EVERYWHERE,
+        draws=args.draws,
         **more,  # type: ignore[arg-type]
     )
     settings.build_sampler()
     return settings
+
+
+def task_options(text: str) -> dict[str, object]:
+    """`KEY=VALUE,...` with values as in a recipe."""
+    import yaml
+
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key and sign for key, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} should be KEY=VALUE,...")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+task_options.__name__ = "task options"
+
+
+def checked_lpips(path: str | None) -> str | None:
+    """`path`, if it holds the weights that LPIPS needs, before anything long begins.
+
+    Raises:
+        UserError: It does not.
+    """
+    if path is not None:
+        from denoisezoo.evaluation.perceptual import LPIPS
+
+        LPIPS(path)
+    return path
 
 
 @contextlib.contextmanager

@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=budget, help="images=N,macs=N,minutes=N of training; the first to end counts")
     parser.add_argument("--seeds", type=seeds, default=[0], help="training seeds, e.g. 0,1,2 (0)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance: pixels, inception")
+    parser.add_argument("--lpips", metavar="PATH", help="AlexNet weights: also judge conditional runs by LPIPS")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the report (%(default)s)")
     parser.add_argument("--title", default="Comparison of denoisers", help="heading of the report")
     parser.add_argument("--wandb", metavar="PROJECT", help="also send the trainings and the comparison to W&B")
@@ -74,11 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare."""
-    from denoisezoo.commands.assessing import refuse_file, settings_of
+    from denoisezoo.commands.assessing import checked_lpips, refuse_file, settings_of
     from denoisezoo.commands.comparing import Budget, Job, compare, launch, plan_jobs
 
     refuse_file(args.out, "--out")
-    settings = settings_of(args, features=args.features)
+    settings = settings_of(args, features=args.features, lpips=checked_lpips(args.lpips))
     inline = args.launcher == LAUNCHERS[0]
     limits = args.budget or Budget()
     jobs: list[Job] = plan_jobs(

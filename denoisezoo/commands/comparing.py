@@ -239,7 +239,7 @@ class Bench:
             found = assess(run, self.data, self.settings, self.evaluator, progress)
         pictures = self.out / "pictures"
         samples, neighbours = (pictures / f"{job.name}_{job.seed}_{kind}.png" for kind in ("samples", "neighbours"))
-        save_png(image_grid(found.generated.images[:GRID_IMAGES]), samples)
+        save_png(found.picture(GRID_IMAGES), samples)
         save_png(neighbour_grid(found.generated.images[:NEIGHBOUR_ROWS], self.data.images("train")), neighbours)
         return RunRecord(
             name=job.name,
@@ -269,6 +269,7 @@ class Bench:
             "images evaluated": self.settings.num or len(self.evaluator.reference),
             "reference images": len(self.evaluator.reference),
             "sampling batch": self.settings.batch_size,
+            "guidance": self.settings.guidance_text() or "none",
             "plan": "none" if self.settings.plan is None else self.settings.plan.to_json(),
             "weights": "ema",
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments
+    from denoisezoo.commands.assessing import add_sampling_arguments, task_options
     from denoisezoo.commands.tables import add_output_arguments
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
@@ -16,8 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
     )
+    parser.add_argument("--lpips", metavar="PATH", help="AlexNet weights: also judge conditional runs by LPIPS")
     parser.add_argument(
         "--split", choices=("train", "test", "all"), default="all", help="reference images (%(default)s)"
+    )
+    parser.add_argument(
+        "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="options of the task to change"
     )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
     parser.add_argument("--out", type=Path, help="folder for the grid, the neighbours and the row (RUN/evaluation)")
@@ -33,16 +37,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.assessing import checked_lpips, progress_bar, refuse_file, settings_of
     from denoisezoo.commands.tables import write_rows
-    from denoisezoo.evaluation.grid import image_grid, save_png
+    from denoisezoo.evaluation.grid import save_png
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
     from denoisezoo.train.assess import assess, make_evaluator
-    from denoisezoo.train.runs import load_run
+    from denoisezoo.train.runs import load_run, with_task
 
-    settings = settings_of(args, features=args.features, split=args.split)
+    settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
     found = load_run(args.run, args.weights)
+    found = with_task(found, args.task) if args.task else found
     out = args.out or found.folder / "evaluation"
     refuse_file(out, "--out")
     data = found.data()
@@ -52,7 +57,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     if rank:
         return 0
     images = result.generated.images
-    save_png(image_grid(images[:64]), out / "samples.png")
+    save_png(result.picture(64), out / "samples.png")
     save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")
     row = {"name": found.name, "family": found.family, "run": str(found.checkpoint), **result.metrics}
     row |= {"latency_ms_per_image": result.latency_ms, **result.card.as_row()}
@@ -69,6 +74,8 @@ def print_result(metrics: dict[str, float], card: dict[str, object]) -> None:
 
     rows = [{"metric": name, "value": value} for name, value in metrics.items()]
     print_table(rows, (Column("metric", "metric"), Column("value", "value", "{:.4g}".format, right=True)))
-    shown = ("dataset", "split", "num_generated", "num_reference", "weights", "sampler", "steps", "nfe", "seeds")
-    facts = [{"fact": key, "value": card[key]} for key in (*shown, "images_seen", "train_steps", "macs_per_image")]
+    shown = ["dataset", "split", "num_generated", "num_reference", "weights", "sampler", "steps", "nfe", "seeds"]
+    shown += ["images_seen", "train_steps", "macs_per_image"]
+    shown += [key for key in ("num_conditions", "guidance") if card[key] is not None]
+    facts = [{"fact": key, "value": card[key]} for key in shown]
     print_table(facts, (Column("card", "fact"), Column("", "value")))

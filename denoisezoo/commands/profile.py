@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from denoisezoo.commands.assessing import check_interval, interval
 from denoisezoo.commands.isolation import in_own_process
 from denoisezoo.commands.profile_tables import print_rows
 from denoisezoo.commands.subjects import Subject, find_subjects
@@ -98,6 +99,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
     )
     image.add_argument("--guidance", metavar="W", type=float, help="scale of classifier-free guidance")
+    image.add_argument(
+        "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
+    )
     image.add_argument("--plot", metavar="PATH", help="write a page that shows MACs against noise level")
     add_output_arguments(parser)
 
@@ -172,9 +176,11 @@ def make_walk(args: argparse.Namespace) -> Callable[[Subject], Walk | None]:
         UserError: An unknown sampler or option, a plan that cannot be read, steps without a sampler or the reverse.
     """
     from denoisezoo.diffusion import create_sampler
+    from denoisezoo.diffusion.guidance import EVERYWHERE
     from denoisezoo.plans import find_plan
     from denoisezoo.profiling.profile import Walk
 
+    check_interval(args)
     if args.sampler is None:
         for name in ("steps", "plan", "guidance", "plot"):
             if getattr(args, name) is not None:
@@ -183,7 +189,8 @@ def make_walk(args: argparse.Namespace) -> Callable[[Subject], Walk | None]:
     if args.steps is None:
         raise UserError("--sampler is given without --steps", "give both, e.g. --sampler heun --steps 18")
     sampler, plan = create_sampler(args.sampler), find_plan(args.plan) if args.plan else None
-    return lambda subject: Walk(args.sampler, sampler, args.steps, subject.denoiser, plan, args.guidance)
+    limits = args.guidance_interval or EVERYWHERE
+    return lambda subject: Walk(args.sampler, sampler, args.steps, subject.denoiser, plan, args.guidance, limits)
 
 
 def profile_subject(

@@ -19,11 +19,15 @@ ROWS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, whole
+    from denoisezoo.commands.assessing import add_sampling_arguments, task_options, whole
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
+    parser.add_argument("--condition", metavar="PATH", help="image or folder of conditions (those of held-out images)")
+    parser.add_argument(
+        "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="options of the task to change"
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
     parser.add_argument(
         "--interpolate", type=whole(2), metavar="N", help="also N images between the latents of each two of the first"
@@ -55,10 +59,12 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
     from denoisezoo.train.assess import draw_with, prepare
-    from denoisezoo.train.runs import load_run
+    from denoisezoo.train.conditions import sample_picture
+    from denoisezoo.train.runs import load_run, with_task
 
-    settings = settings_of(args)
+    settings = settings_of(args, condition=args.condition)
     found = load_run(args.run, args.weights)
+    found = with_task(found, args.task) if args.task else found
     name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
     out = args.out or found.folder / "samples" / name
     refuse_file(out, "--out")
@@ -74,7 +80,8 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         save_png(image_grid(images, columns), out / f"{name}.png")
     for i, image in enumerate(generated.images):
         save_png(image_grid(image[None], scale=1, gap=0), out / f"{args.seed + i:06d}.png")
-    save_png(image_grid(generated.images), out / "grid.png")
+    conditions = found.conditions(args.num, args.draws, args.condition)
+    save_png(sample_picture(generated.images, conditions), out / "grid.png")
     note = {
         "run": str(found.checkpoint),
         "denoiser": found.name,
@@ -83,6 +90,8 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         "steps": args.steps,
         "nfe": generated.nfe,
         "plan": settings.plan and settings.plan.to_dict(),
+        "guidance": settings.guidance_text(),
+        "conditions": None if conditions is None else conditions.index(args.num).tolist(),
         "seeds": [args.seed, args.seed + args.num - 1],
         "labels": None if generated.labels is None else generated.labels.tolist(),
         "seconds": generated.seconds,

@@ -73,6 +73,10 @@ class Search:
         if len(efforts) < 2:
             cure = "train a network with several efforts, such as digits/slim"
             raise UserError(f"{self.run.name} has one effort: there is nothing to choose", cure)
+        if self.run.denoiser.cond_shape is not None:
+            raise UserError(
+                f"{self.run.name} takes conditions, which the loss table has none of", "give a plan instead"
+            )
         return efforts
 
     @cached_property

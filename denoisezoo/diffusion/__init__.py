@@ -3,11 +3,19 @@
 from denoisezoo.diffusion.adversarial import AdversarialObjective, UDPMLoss
 from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.blurring import Blurring
-from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction, default_denoiser
+from denoisezoo.diffusion.denoiser import (
+    Denoiser,
+    Given,
+    NetworkDenoiser,
+    Prediction,
+    default_denoiser,
+    with_condition,
+)
 from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.downsampling import DownSampling
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
+from denoisezoo.diffusion.joint import Joint
 from denoisezoo.diffusion.langevin import CLD
 from denoisezoo.diffusion.multiscale import MultiScale
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
@@ -33,7 +41,9 @@ __all__ = [
     "DiagonalProcess",
     "DownSampling",
     "GaussianOracle",
+    "Given",
     "Guided",
+    "Joint",
     "LogSNRProcess",
     "Loss",
     "MixedBlock",
@@ -56,4 +66,5 @@ __all__ = [
     "apply_blocks",
     "create_sampler",
     "default_denoiser",
+    "with_condition",
 ]

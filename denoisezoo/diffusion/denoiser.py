@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
+from denoisezoo.diffusion.joint import Joint
+from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.process import PROCESSES, Process
 from denoisezoo.diffusion.processes import DEFAULT_PROCESS
@@ -112,6 +114,7 @@ class NetworkDenoiser(Denoiser):
         process.check_images(backbone.spec.resolution, len(backbone.resolutions))
         process.image_channels(backbone.spec.in_channels)
         _check_size(backbone, process, preconditioning)
+        process.check_outputs(backbone.spec.out_channels)
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning
@@ -122,6 +125,13 @@ class NetworkDenoiser(Denoiser):
         """(C, H, W) of the images; the state may have more channels."""
         spec = self.backbone.spec
         return self.process.image_channels(spec.in_channels), spec.resolution, spec.resolution
+
+    @property
+    def cond_shape(self) -> tuple[int, int, int] | None:
+        """(Cy, H, W) of the condition that it is given, whoever takes it; None where there is none."""
+        spec = self.backbone.spec
+        channels = self.process.given_channels or spec.cond_channels
+        return (channels, spec.resolution, spec.resolution) if channels else None
 
     def network(
         self,
@@ -206,7 +216,68 @@ class NetworkDenoiser(Denoiser):
     ) -> Tensor:
         u_t = self.process.perturb(u_0[..., : eps.shape[-2], : eps.shape[-1]], eps, t)
         F_x = self.network(u_t, t, **given, effort=effort)
-        return F_x - self.preconditioning.target(self.process, u_0, eps, t)
+        # A network may leave out the last parts of the state, such as a condition.
+        return F_x - self.preconditioning.target(self.process, u_0, eps, t)[:, : F_x.shape[1]]
+
+
+class Given(Denoiser):
+    """A denoiser of (x, y) as one of x alone, for a y that is given: every call draws y_t ~ p(y_t | y) afresh.
+
+    CDE, CDiffE and CMDE (Batzolis et al. 2021, arXiv 2111.13606): the x block of the score of (x_t, y_t) stands for
+    the score of x_t given y.
+
+    Args:
+        denoiser: Of a process that has a condition in its state.
+        cond: The condition (B, Cy, H, W).
+        noise: Source of the noise of y_t.
+    """
+
+    def __init__(self, denoiser: Denoiser, cond: Tensor, noise: Noise = None) -> None:
+        super().__init__()
+        joint = denoiser.process
+        if not isinstance(joint, Joint):
+            raise UserError(f"{type(joint).__name__} has no condition in its state", "use Joint")
+        self.denoiser, self.joint, self.noise = denoiser, joint, noise
+        self.process, self.efforts = joint.free, denoiser.efforts
+        self.y = joint.begin(cond, noise)
+
+    def forward(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Prediction:
+        """Denoise x_t (B, C, H, W); see `Denoiser.forward`."""
+        if self.y.shape[-2:] != u_t.shape[-2:] or len(self.y) != len(u_t):
+            raise UserError(
+                f"the condition is {_size(self.y)} and the image {_size(u_t)}",
+                "give one condition per image, of its size",
+            )
+        u = torch.cat([u_t, self.joint.diffuse(self.y.to(u_t), t, self.noise)], dim=1)
+        found: Prediction = self.denoiser(u, t, label=label, augment=augment, effort=effort)
+        C = u_t.shape[1]
+        return Prediction(found.u_0[:, :C], found.eps[:, :C])
+
+
+def _size(x: Tensor) -> str:
+    return f"{len(x)} of {x.shape[-2]}x{x.shape[-1]}"
+
+
+def with_condition(denoiser: Denoiser, cond: Tensor | None, noise: Noise) -> tuple[Denoiser, Tensor | None]:
+    """The denoiser to sample x with, and what it has to be given at every call: nothing where y is part of the state.
+
+    Args:
+        denoiser: The denoiser.
+        cond: The condition (B, Cy, H, W), None for none.
+        noise: Source of the noise of y_t.
+    """
+    if cond is None or not denoiser.process.cond_channels:
+        return denoiser, cond
+    return Given(denoiser, cond, noise), None
 
 
 def cropped(u: Tensor, halvings: int) -> Tensor:

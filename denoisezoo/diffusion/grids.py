@@ -24,7 +24,7 @@ def edm_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rh
 
 def sigma_limits(process: ScalarProcess) -> tuple[float, float]:
     """Relative noise levels (smallest, largest) that networks of a process are trained on."""
-    t = torch.tensor([process.t_min, process.t_max], dtype=torch.float64)
+    t = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device="cpu")
     low, high = process.edm_sigma(t).tolist()
     return low, high
 
@@ -62,6 +62,79 @@ def quadratic_grid(process: Process, steps: int) -> Tensor:
     """Evenly spaced in sqrt(t), as DDIM uses for CIFAR-10 (arXiv 2010.02502, appendix D.2)."""
     times = torch.linspace(process.t_max**0.5, process.t_min**0.5, steps, dtype=torch.float64) ** 2
     return _distinct(process, times)
+
+
+LIST_LENGTH = 1000
+"""Steps of the chain that Fast-DDPM's lists are written for; on other processes they are shares of the time axis."""
+
+
+def uniform_indices(steps: int) -> list[int]:
+    """0 and every so-many-th index: 0, 99, 199 ... 999 for 11 steps (Fast-DDPM's code; one more than it says).
+
+    Raises:
+        UserError: The code's whole-numbered stride gives another number of indices.
+    """
+    if steps == 1:
+        return [LIST_LENGTH - 1]
+    found = list(range(-1, LIST_LENGTH, LIST_LENGTH // (steps - 1)))
+    if len(found) != steps:
+        raise UserError(f"fast_uniform has {len(found)} times where {steps} are asked for", "use 11, or fast_even")
+    return [0, *found[1:]]
+
+
+def even_indices(steps: int) -> list[int]:
+    """Every so-many-th index without 0: 99, 199 ... 999 for 10 steps."""
+    return [round(LIST_LENGTH * i / steps) - 1 for i in range(1, steps + 1)]
+
+
+def rule_indices(steps: int) -> list[int]:
+    """Two fifths of the indices spread over 0 ... 699, the others over 699 ... 999, rounded up.
+
+    The code rounds both parts of `steps` down and so loses one where 5 does not divide it; here the second has it.
+    """
+    if steps == 1:
+        return [LIST_LENGTH - 1]
+    early = 2 * steps // 5
+    late = steps - early
+    first = [-(-699 * i // early) for i in range(early)]
+    return first + [699 - (-300 * i // (late - 1)) for i in range(late)]
+
+
+def nonuniform_indices(steps: int) -> list[int]:
+    """As the code has it: a list of its own for 10 steps, the rule for all others."""
+    return [0, 199, 399, 599, 699, 799, 849, 899, 949, 999] if steps == 10 else rule_indices(steps)
+
+
+def _listed(indices: Callable[[int], list[int]], process: Process, steps: int) -> Tensor:
+    """The times of indices 0 ... 999 along the time axis of a process: index + 1 on DDPM's chain."""
+    if steps < 1:
+        raise UserError(f"steps is {steps}", "give a whole number of at least 1")
+    share = torch.tensor(indices(steps)[::-1], dtype=torch.float64) / (LIST_LENGTH - 1)
+    return _distinct(process, process.t_min + (process.t_max - process.t_min) * share)
+
+
+@GRIDS.register("fast_uniform")
+def fast_uniform_grid(process: Process, steps: int) -> Tensor:
+    """Fast-DDPM's uniform list (arXiv 2405.14802); see `uniform_indices`."""
+    return _listed(uniform_indices, process, steps)
+
+
+@GRIDS.register("fast_even")
+def fast_even_grid(process: Process, steps: int) -> Tensor:
+    """Fast-DDPM's uniform list without index 0; see `even_indices`."""
+    return _listed(even_indices, process, steps)
+
+
+@GRIDS.register("fast_nonuniform")
+def fast_nonuniform_grid(process: Process, steps: int) -> Tensor:
+    """Fast-DDPM's non-uniform list; see `nonuniform_indices`."""
+    return _listed(nonuniform_indices, process, steps)
+
+
+@GRIDS.register("fast_rule")
+def fast_rule_grid(process: Process, steps: int) -> Tensor:
+    """Fast-DDPM's rule for non-uniform lists, also for 10 steps; see `rule_indices`."""
+    return _listed(rule_indices, process, steps)
 
 
 def _scalar(process: Process, name: str) -> ScalarProcess:

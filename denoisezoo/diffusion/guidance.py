@@ -11,6 +11,9 @@ from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.errors import UserError
 
+EVERYWHERE = (0.0, math.inf)
+"""An interval that all noise levels lie in."""
+
 
 class Guided(Denoiser):
     """D = D(u; none) + w (D(u; label) - D(u; none)).
@@ -61,3 +64,12 @@ class Guided(Denoiser):
             return True
         half = -float(self.process.log_snr(t[:1])) / 2
         return self.sigma_min <= (math.exp(half) if half < 700 else math.inf) <= self.sigma_max
+
+
+def guided(denoiser: Denoiser, scale: float | None, interval: tuple[float, float] = EVERYWHERE) -> Denoiser:
+    """A denoiser with guidance around it, if there is a scale.
+
+    Raises:
+        UserError: See `Guided`.
+    """
+    return denoiser if scale is None else Guided(denoiser, scale, sigma_min=interval[0], sigma_max=interval[1])

@@ -90,7 +90,7 @@ class CLD(Process):
         """The position."""
         return state.unflatten(1, (2, -1))[:, 0]
 
-    def start(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def start(self, image: Tensor, generator: torch.Generator | None = None, cond: Tensor | None = None) -> Tensor:
         """(x, 0), or (x, v) with a drawn velocity."""
         if self.velocity == "marginal":
             return self.encode(image)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser
+from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.preconditioning import aligned, over_images
 from denoisezoo.diffusion.process import DiagonalProcess, Process, ScalarProcess
 from denoisezoo.errors import UserError
@@ -32,7 +33,7 @@ class Loss(NamedTuple):
         loss: The mean to be made small, ().
         per_sample: Unweighted mean squared error of each image's noise level, (B,), for the loss by noise level.
         t: The times that were drawn, (B,), float64.
-        error: The network's own output minus its target, (B, C, H, W).
+        error: The network's own output minus its target, (B, C, H, W), of those parts of the state that it puts out.
     """
 
     loss: Tensor
@@ -90,6 +91,36 @@ class OneStage(Times):
         return process.sample_times((uniform[:-1] + (uniform[-1] * stages).floor()) / stages)
 
 
+@TIMES.register("few")
+class FewTimes(Times):
+    """Only the times of a sampler's grid, all alike (Fast-DDPM: Jiang et al. 2024, arXiv 2405.14802).
+
+    Give the sampler the same grid and steps, e.g. `ddim:time_grid=fast_uniform` with 11 steps.
+
+    Args:
+        steps: Times of the grid.
+        time_grid: A name in `GRIDS`.
+        antithetic: Pair the i-th time with the i-th from the end, as the paper's code does.
+    """
+
+    def __init__(self, steps: int = 11, time_grid: str = "fast_uniform", antithetic: bool = True) -> None:
+        super().__init__()
+        if steps < 1:
+            raise UserError(f"steps is {steps}", "give a whole number of at least 1")
+        GRIDS[time_grid]  # an unknown name ends here
+        self.steps, self.time_grid, self.antithetic = steps, time_grid, antithetic
+
+    def uniform(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Uniform numbers (n,), the second half mirrored from the first."""
+        half = super().uniform((n + 1) // 2 if self.antithetic else n, generator, device)
+        return torch.cat([half, 1 - half])[:n] if self.antithetic else half
+
+    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
+        """Times (n,)."""
+        times = GRIDS[self.time_grid](process.free, self.steps)[:-1].to(uniform)
+        return times[(uniform * len(times)).long().clamp(max=len(times) - 1)]
+
+
 @TIMES.register("log_normal")
 class LogNormalSigma(Times):
     """ln sigma ~ N(P_mean, P_std^2) (EDM, table 1), cut to the range of the process.
@@ -142,10 +173,11 @@ class Objective(ABC):
 
     Args:
         times: Distribution of training times.
+        reduction: Over pixels and channels; the batch is averaged over in any case.
     """
 
-    def __init__(self, times: Times) -> None:
-        self.times = times
+    def __init__(self, times: Times, reduction: Literal["mean", "sum"] = "mean") -> None:
+        self.times, self.reduction = times, reduction
 
     def __call__(
         self,
@@ -166,24 +198,26 @@ class Objective(ABC):
                 takes the place of the target; `per_sample` and `error` remain those of the target.
         """
         image = batch["image"]
-        u_0 = denoiser.process.start(image, generator)
-        t = self.times(denoiser.process, self.times.uniform(len(image), generator, image.device))
+        process, cond = denoiser.process, batch.get("cond")
+        u_0 = process.start(image, generator, cond)
+        t = self.times(process, self.times.uniform(len(image), generator, image.device))
         eps = torch.empty_like(u_0).normal_(generator=generator)
         error, c_out = denoiser.training_error(
             u_0,
             eps,
             t,
             label=batch.get("label"),
-            cond=batch.get("cond"),
+            cond=None if process.cond_channels else cond,  # it is in the state then
             augment=batch.get("augment"),
             effort=effort,
         )
         squared = error.float().square()
         per_sample = squared.mean(dim=tuple(range(1, error.ndim)))
-        weight = self.weight(denoiser.process, t, c_out).to(per_sample.dtype)
+        weight = self.weight(process, t, c_out).to(per_sample.dtype)
         learned = squared if teacher is None else (error - teacher).float().square()
         weighted = over_images(weight, learned) * learned
-        return Loss(weighted.mean(), per_sample.detach(), t, error)
+        total = weighted.mean() if self.reduction == "mean" else weighted.sum() / len(image)
+        return Loss(total, per_sample.detach(), t, error)
 
     @abstractmethod
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
@@ -199,10 +233,11 @@ class Simple(Objective):
 
     Args:
         times: Distribution of training times; uniform unless given.
+        reduction: "mean" over pixels, or "sum", as DDIM's code and its heirs have it.
     """
 
-    def __init__(self, times: Times | None = None) -> None:
-        super().__init__(times or UniformTimes())
+    def __init__(self, times: Times | None = None, reduction: Literal["mean", "sum"] = "mean") -> None:
+        super().__init__(times or UniformTimes(), reduction)
 
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
         """1."""

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from denoisezoo.diffusion.blocks import apply_blocks, inverse, product
@@ -33,13 +34,19 @@ def over_images(coefficient: Tensor, like: Tensor) -> Tensor:
     """A coefficient in the dtype of `like` and shaped to broadcast over it.
 
     Args:
-        coefficient: One per sample (B,), or a map (B, C or 1, H or 1, W or 1), whose top left serves a small state.
+        coefficient: One per sample (B,), or a map (B, C or 1, H or 1, W or 1), whose top left serves a small state,
+            and whose first channels serve what has fewer.
         like: States (B, C, H, W).
     """
     coefficient = coefficient.to(like.dtype)
     if coefficient.ndim == 1:
         return coefficient.reshape(-1, *[1] * (like.ndim - 1))
-    return coefficient[..., : like.shape[-2], : like.shape[-1]]
+    return coefficient[:, : like.shape[1], : like.shape[-2], : like.shape[-1]]
+
+
+def with_channels(F_x: Tensor, channels: int) -> Tensor:
+    """A network's output (B, C, H, W) with zeros for the last parts of the state, where it says nothing of them."""
+    return F_x if F_x.shape[1] >= channels else F.pad(F_x, (0, 0, 0, 0, 0, channels - F_x.shape[1]))
 
 
 def aligned(*coefficients: Tensor) -> list[Tensor]:
@@ -112,6 +119,7 @@ class LinearPreconditioning(Preconditioning):
         diagonal = _diagonal(process)
         alpha, sigma, p, q = aligned(diagonal.alpha(t), diagonal.sigma(t), *self.mix(diagonal, t))
         det = alpha * q - sigma * p
+        F_x = with_channels(F_x, u_t.shape[1])
         u_0 = over_images(q / det, u_t) * u_t - over_images(sigma / det, u_t) * F_x
         eps = over_images(alpha / det, u_t) * F_x - over_images(p / det, u_t) * u_t
         return u_0, eps

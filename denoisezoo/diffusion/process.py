@@ -32,6 +32,8 @@ class Process(ABC):
         t_min: Smallest time that a network is trained and evaluated at.
         t_max: Time of the prior.
         resolution: Height and width of the images, for a process that treats coefficients apart; None serves any.
+        cond_channels: Channels of a condition that is part of the state; 0 where conditions are none of its business.
+        given_channels: Channels that the condition has when it is given.
     """
 
     default_preconditioning: ClassVar[str]
@@ -46,6 +48,8 @@ class Process(ABC):
     t_min: float
     t_max: float
     resolution: int | None = None
+    cond_channels: int = 0
+    given_channels: int = 0
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
@@ -68,9 +72,18 @@ class Process(ABC):
         """What a network puts out (B, k*C or C, H, W) in the basis of the state."""
         return x
 
-    def start(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A clean state u_0 to train on: `encode`, and what is drawn at random of it."""
+    def start(self, image: Tensor, generator: torch.Generator | None = None, cond: Tensor | None = None) -> Tensor:
+        """A clean state u_0 to train on: `encode`, what is drawn at random of it, and the condition if it is part."""
         return self.encode(image)
+
+    @property
+    def free(self) -> Process:
+        """The process of what samplers walk: of all of the state, but for a condition that is given."""
+        return self
+
+    def advance(self, step: int) -> None:
+        """Become what the process is after so many optimiser steps; most never change."""
+        return
 
     def clip(self, u_0: Tensor) -> Tensor:
         """The clean state of the image clipped to [-1, 1]."""
@@ -91,6 +104,14 @@ class Process(ABC):
                 f"{type(self).__name__} has no states of {channels} channels", f"give a multiple of {self.k}"
             )
         return channels // self.k
+
+    def check_outputs(self, channels: int) -> None:
+        """Refuse a network that puts out so many channels, where they cannot be parts of the state.
+
+        Raises:
+            UserError: Naming the number that would do.
+        """
+        return
 
     def state_shape(self, image_shape: torch.Size | tuple[int, ...], t: float = 0.0) -> tuple[int, ...]:
         """Shape of the state at time t for images of a shape (B, C, H, W)."""

@@ -156,13 +156,14 @@ class VPDiscrete(ScalarProcess):
         if T < 1:
             raise UserError(f"T is {T}", "give a whole number of at least 1")
         if schedule == "linear":
-            betas = torch.linspace(beta_start, beta_end, T, dtype=torch.float64)
+            betas = torch.linspace(beta_start, beta_end, T, dtype=torch.float64, device="cpu")
         else:
-            betas = _betas_of(_ALPHA_BARS[schedule](torch.linspace(0, 1, T + 1, dtype=torch.float64)))
+            share = torch.linspace(0, 1, T + 1, dtype=torch.float64, device="cpu")
+            betas = _betas_of(_ALPHA_BARS[schedule](share))
         self.schedule, self.T = schedule, T
         self.t_min, self.t_max = 1.0, float(T)
         self.betas = betas
-        self.log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-betas).cumsum(0)])
+        self.log_alpha_bar = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
         self._on_device: dict[torch.device, Tensor] = {torch.device("cpu"): self.log_alpha_bar}
 
     def _table(self, device: torch.device) -> Tensor:
@@ -245,7 +246,7 @@ class VE(ScalarProcess):
     default_preconditioning = "eps"
 
     def __init__(self, sigma_min: float = 0.02, sigma_max: float = 100.0) -> None:
-        _check_sigmas(sigma_min, sigma_max)
+        check_sigmas(sigma_min, sigma_max)
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.t_min, self.t_max = sigma_min**2, sigma_max**2
 
@@ -292,7 +293,7 @@ class EDM(ScalarProcess):
     default_preconditioning = "edm"
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        _check_sigmas(sigma_min, sigma_max)
+        check_sigmas(sigma_min, sigma_max)
         self.t_min, self.t_max, self.rho = sigma_min, sigma_max, rho
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -379,7 +380,12 @@ def with_zero(times: Tensor) -> Tensor:
     return torch.cat([times, times.new_zeros(1)])
 
 
-def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
+def check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    """Refuse noise levels that are not positive or not in order.
+
+    Raises:
+        UserError: Naming both.
+    """
     if not 0 < sigma_min < sigma_max:
         raise UserError(
             f"sigma_min {sigma_min} and sigma_max {sigma_max} are not in order", "give 0 < sigma_min < sigma_max"
@@ -392,7 +398,7 @@ def _cosine_alpha_bar(u: Tensor) -> Tensor:
 
 def _sigmoid_alpha_bar(u: Tensor) -> Tensor:
     # Sigmoid schedule with start -3, end 3 and tau 1; papers/missing_u: abar(u) = (ve - sigmoid(6u - 3)) / (ve - vs).
-    return torch.sigmoid(torch.tensor(3.0, dtype=u.dtype)) - torch.sigmoid(6 * u - 3)
+    return torch.sigmoid(u.new_tensor(3.0)) - torch.sigmoid(6 * u - 3)
 
 
 _ALPHA_BARS = {"cosine": _cosine_alpha_bar, "sigmoid": _sigmoid_alpha_bar}

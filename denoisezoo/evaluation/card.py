@@ -43,6 +43,10 @@ class ResultCard:
         sampler: Name of the sampler.
         steps: Its steps.
         nfe: Denoiser calls for one image.
+        guidance: Scale of classifier-free guidance and its interval, None where there is none.
+        task: Image-to-image task, None for an unconditional run, as the next two.
+        num_conditions: Conditions that the generated images share among them.
+        lpips_sha256: Hash of AlexNet's weights, None where LPIPS was not asked for.
         plan: Effort plan, None for the full network throughout.
         seeds: Seeds of the generated images, such as "0-1796".
         training_seed: Seed of the training run.
@@ -74,6 +78,10 @@ class ResultCard:
     sampler: str | None = None
     steps: int | None = None
     nfe: int | None = None
+    guidance: str | None = None
+    task: str | None = None
+    num_conditions: int | None = None
+    lpips_sha256: str | None = None
     plan: str | None = None
     seeds: str | None = None
     training_seed: int | None = None

@@ -43,6 +43,8 @@ def generate(
     num_classes: int = 0,
     label: int | None = None,
     first_label: int = 0,
+    cond: Tensor | None = None,
+    cond_index: Tensor | None = None,
     plan: EffortPlan | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -61,6 +63,8 @@ def generate(
         num_classes: Classes of a conditional network; its labels then go round unless `label` is given.
         label: One class for all images.
         first_label: Class of the first image, where the classes go round.
+        cond: Conditions (M, Cy, H, W) that the images take in turns.
+        cond_index: Which one each image takes (num,); the i-th the i-th unless given.
         plan: Effort at each noise level.
         device: Where to sample.
         dtype: Of the iterates; the network keeps its own.
@@ -75,14 +79,17 @@ def generate(
         raise UserError(
             f"label {label} is not among the {num_classes} classes of this network", "give a class it knows"
         )
+    process = denoiser.process if cond is None else denoiser.process.free
+    index = torch.arange(num) if cond_index is None else cond_index
     labels = _labels(num, num_classes, label, first_label)
     batches, nfe, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
         noise = SeedBlock(range(first_seed + low, first_seed + high))
-        u_T = sampler.prior(denoiser.process, (high - low, *image_shape), steps, noise, device=device, dtype=dtype)
+        u_T = sampler.prior(process, (high - low, *image_shape), steps, noise, device=device, dtype=dtype)
         chosen = None if labels is None else labels[low:high].to(device)
-        result = sampler(denoiser, u_T, steps=steps, plan=plan, label=chosen, generator=noise)
+        given = None if cond is None else cond[index[low:high]].to(device)
+        result = sampler(denoiser, u_T, steps=steps, plan=plan, label=chosen, cond=given, generator=noise)
         batches.append(result.images.float().cpu())
         nfe = result.nfe
         if progress is not None:

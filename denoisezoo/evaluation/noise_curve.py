@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion import Denoiser, ScalarProcess
+from denoisezoo.diffusion import Denoiser, ScalarProcess, with_condition
 
 LOG_SNRS = tuple(float(x) for x in range(-9, 10, 2))
 """Centres of ten bins of log-SNR, two wide."""
@@ -13,14 +13,21 @@ LOG_SNRS = tuple(float(x) for x in range(-9, 10, 2))
 
 @torch.inference_mode()
 def denoising_error(
-    denoiser: Denoiser, images: Tensor, *, label: Tensor | None = None, seed: int = 0, batch_size: int = 256
+    denoiser: Denoiser,
+    images: Tensor,
+    *,
+    label: Tensor | None = None,
+    cond: Tensor | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
 ) -> list[tuple[float, float, float, float]]:
     """Mean squared error of the predicted image at ten noise levels, with the same noise for every denoiser.
 
     Args:
         denoiser: In evaluation mode.
         images: Held-out images (N, C, H, W) in [-1, 1].
-        label: Their classes (N,), for conditional networks.
+        label: Their classes (N,), for networks that know classes.
+        cond: Their conditions (N, Cy, H, W), for conditional networks.
         seed: Seed of the noise.
         batch_size: Images at a time.
 
@@ -28,7 +35,7 @@ def denoising_error(
         Rows (lower log-SNR, upper log-SNR, mean error per pixel, number of images), noisiest first. A level beyond the
         range of the process has no row; a process with several noise levels at a time has none.
     """
-    process = denoiser.process
+    process = denoiser.process if cond is None else denoiser.process.free
     if not isinstance(process, ScalarProcess):
         return []
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
@@ -44,7 +51,9 @@ def denoising_error(
             u_0, eps = images[part].to(device), noise[part].to(device)
             times = t.to(device).expand(len(u_0))
             chosen = None if label is None else label[part].to(device)
-            u_0_hat = denoiser(process.perturb(u_0, eps, times), times, label=chosen).u_0
+            given = None if cond is None else cond[part].to(device)
+            chooser, given = with_condition(denoiser, given, torch.Generator(device).manual_seed(seed + 1 + low))
+            u_0_hat = chooser(process.perturb(u_0, eps, times), times, label=chosen, cond=given).u_0
             total += float((u_0_hat - u_0).square().mean(dim=(1, 2, 3)).sum())
         rows.append((log_snr - 1, log_snr + 1, total / len(images), float(len(images))))
     return rows

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from denoisezoo.archs import Backbone, Effort, ImageSpec
-from denoisezoo.diffusion import Denoiser, Guided, Sampler
+from denoisezoo.diffusion import Denoiser, Sampler
+from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.profiling.counting import Counts, count
@@ -40,6 +41,7 @@ class Walk:
         denoiser: Wraps a backbone for it.
         plan: Effort at each noise level; None is the effort of the row.
         guidance: Scale of classifier-free guidance; None is without.
+        guidance_interval: Noise levels, relative to the image, between which it guides.
     """
 
     spec: str
@@ -48,6 +50,11 @@ class Walk:
     denoiser: Callable[[Backbone], Denoiser]
     plan: Plan | None = None
     guidance: float | None = None
+    guidance_interval: tuple[float, float] = EVERYWHERE
+
+    def guided(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser with the walk's guidance around it."""
+        return guided(denoiser, self.guidance, self.guidance_interval)
 
 
 def profile_backbone(
@@ -213,7 +220,7 @@ def _roofline(backbone: Backbone, setting: Setting, batch_size: int, counts: Cou
 def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: int, walk: Walk) -> Row:
     """The whole trajectory of a sampler at one effort, its images included in the batch."""
     denoiser = walk.denoiser(backbone)
-    spec, device = backbone.spec, setting.device
+    spec, device, cond_shape = backbone.spec, setting.device, getattr(denoiser, "cond_shape", None)
     if setting.counts_only:
         denoiser, device = counting_copy(denoiser), torch.device("cpu")
     shape = (batch_size, denoiser.process.image_channels(spec.in_channels), spec.resolution, spec.resolution)
@@ -221,14 +228,18 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
         denoiser,
         walk.sampler,
         walk.sampler.prior(
-            denoiser.process, shape, walk.steps, device=device, dtype=torch.promote_types(setting.dtype, torch.float32)
+            denoiser.process.free,
+            shape,
+            walk.steps,
+            device=device,
+            dtype=torch.promote_types(setting.dtype, torch.float32),
         ),
         steps=walk.steps,
         plan=walk.plan or ConstantPlan(effort),
         label=torch.zeros(batch_size, dtype=torch.int64, device=device) if spec.num_classes else None,
-        cond=torch.zeros((batch_size, spec.cond_channels, *shape[2:]), device=device) if spec.cond_channels else None,
+        cond=torch.zeros((batch_size, *cond_shape), device=device) if cond_shape else None,
         timed=not setting.counts_only,
-        wrap=lambda inner: inner if walk.guidance is None else Guided(inner, walk.guidance),
+        wrap=walk.guided,
     )
     row = {"sampler": walk.spec, "steps": walk.steps, "guidance": walk.guidance} | trajectory.to_dict()
     row |= {"plan": walk.plan.to_dict()} if walk.plan else {}

@@ -54,18 +54,28 @@ COSTS = (
     Column("images_per_s_training", "Training speed", "images/s", "high", "count"),
 )
 _COSTS = {column.key: column for column in COSTS}
-_HIGH = {"precision", "recall", "density", "coverage", "inception_score"}
-_LOW = ("fd_", "fid", "kid", "memorised_share")
+_HIGH = {"precision", "recall", "density", "coverage", "inception_score", "psnr", "ssim", "consistency"}
+_LOW = ("fd_", "fid", "kid", "memorised_share", "lpips")
 _NAMES = {
     "fid": "FID",
     "kid": "KID",
     "precision": "Precision",
     "recall": "Recall",
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "consistency": "Consistency",
+    "diversity": "Diversity",
     "memorised_share": "Memorised share",
     "nn_ratio": "Neighbour ratio",
     "nearer_than_held_out": "Nearer than held-out",
 }
+_UNITS = {"psnr": "dB", "consistency": "dB", "diversity": "of 255"}
 _MEANING = {
+    "psnr": "PSNR and SSIM compare each sample with the truth that belongs to its condition; they favour means over "
+    "samples.",
+    "consistency": "Consistency is the PSNR between what the condition determines of the sample and of the truth.",
+    "diversity": "Diversity is the mean standard deviation of a pixel over five samples of one condition.",
     "precision": "Precision is the share of samples that look like real images, recall the share of real images that "
     "look like samples (0 to 1).",
     "memorised_share": "Memorised share is the share of samples at most a third as far from their nearest training "
@@ -84,7 +94,7 @@ def column(key: str) -> Column:
     if key.endswith("_over_halves"):
         return Column(key, f"{key.removesuffix('_over_halves')} / floor", "×", "low")
     better: Better = "high" if key in _HIGH else "low" if key.startswith(_LOW) else None
-    return Column(key, _NAMES.get(key, key), "", better)
+    return Column(key, _NAMES.get(key, key), _UNITS.get(key, ""), better)
 
 
 def explain(quality: str) -> str:

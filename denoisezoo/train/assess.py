@@ -6,21 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.diffusion.guidance import EVERYWHERE, guided
+from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
+from denoisezoo.evaluation.conditional import DRAWS, conditional_figures
 from denoisezoo.evaluation.generate import Generated, generate
 from denoisezoo.evaluation.images import to_float
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
+from denoisezoo.evaluation.perceptual import LPIPS, mean_distance
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
+from denoisezoo.train.conditions import Conditions, sample_picture
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.runs import Run, to_device
+
+REFERENCE_PAIRS = 10_000
+"""Real pairs at most that the joint distance of a conditional task is taken to."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,11 @@ class Settings:
         dtype: Of the network while sampling.
         compile: Compile the network first.
         plan: How much of the network to use at each noise level; None is all of it.
+        guidance: Scale of classifier-free guidance; None is the network itself.
+        guidance_interval: Noise levels, relative to the image, between which it guides.
+        draws: Samples of each condition, for a conditional run.
+        condition: Image file or folder of conditions; None takes those of held-out images.
+        lpips: File of AlexNet's weights, with which conditional runs are also judged by LPIPS.
     """
 
     sampler: str = "heun"
@@ -52,10 +66,27 @@ class Settings:
     dtype: torch.dtype = torch.float32
     compile: bool = False
     plan: Plan | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] = EVERYWHERE
+    draws: int = DRAWS
+    condition: str | None = None
+    lpips: str | None = None
 
     def build_sampler(self) -> Sampler:
         """The sampler, or a `UserError` that names the nearest."""
         return create_sampler(self.sampler)
+
+    def guided(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser with the settings' guidance around it."""
+        return guided(denoiser, self.guidance, self.guidance_interval)
+
+    def guidance_text(self) -> str | None:
+        """What a card says of it."""
+        if self.guidance is None:
+            return None
+        low, high = self.guidance_interval
+        limited = self.guidance_interval != EVERYWHERE
+        return f"{self.guidance:g}" + (f" for sigma {low:g} to {high:g}" if limited else "")
 
 
 @dataclass(frozen=True)
@@ -69,6 +100,7 @@ class Assessment:
         trajectory: Cost of every denoiser call; measured at batch 1.
         noise_curve: Denoising error by noise level on held-out images.
         latency_ms: Sampling time per image at `Settings.batch_size`.
+        conditions: What the images were given, for a conditional run.
     """
 
     metrics: dict[str, float]
@@ -77,6 +109,12 @@ class Assessment:
     trajectory: Trajectory
     latency_ms: float
     noise_curve: list[tuple[float, float, float, float]] = field(default_factory=list)
+    conditions: Conditions | None = None
+
+    def picture(self, num: int) -> np.ndarray:
+        """A grid of some samples; of a conditional run, with the condition before and the truth after each row."""
+        images = self.generated.images
+        return sample_picture(images[:num] if self.conditions is None else images, self.conditions)
 
 
 def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
@@ -88,6 +126,7 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     Raises:
         UserError: The device is absent, or the network lacks an effort of the plan.
     """
+    check_guidance(run, settings)
     denoiser = to_device(run, settings.device, settings.dtype)
     if settings.plan is not None:
         settings.plan.check(denoiser.efforts)
@@ -99,6 +138,24 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     for effort in settings.plan.efforts if settings.plan else [denoiser.efforts[-1]]:
         draw_with(denoiser, run, replace(settings, plan=Plan((effort,))), batch, steps=fewest)
     return denoiser
+
+
+def check_guidance(run: Run, settings: Settings) -> None:
+    """Refuse to guide a network that knows no labels, or that has never been without one.
+
+    Raises:
+        UserError: Saying which.
+    """
+    if settings.guidance is None:
+        return
+    if not run.denoiser.backbone.spec.num_classes:
+        cure = "train on data with labels, --data.labels true --model.network.num_classes N --model.label_dropout 0.1"
+        raise UserError(f"{run.name} knows no class labels to guide by", cure)
+    if not run.config["model"].get("label_dropout"):
+        raise UserError(
+            f"{run.name} was trained with a label on every image, and guidance also asks it without",
+            "train it with --model.label_dropout 0.1",
+        )
 
 
 def draw_with(
@@ -113,8 +170,9 @@ def draw_with(
 ) -> Generated:
     """`num` images of a prepared denoiser on the settings' terms; several processes share them, and each gets all."""
     mine = share(num)
+    conditions = run.conditions(num, settings.draws, settings.condition)
     found = generate(
-        denoiser,
+        settings.guided(denoiser),
         settings.build_sampler(),
         len(mine),
         run.image_shape,
@@ -123,6 +181,8 @@ def draw_with(
         batch_size=settings.batch_size,
         num_classes=denoiser.backbone.spec.num_classes,
         label=label,
+        cond=conditions.pair.y if conditions else None,
+        cond_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
         plan=settings.plan,
         first_label=mine.start,
         device=settings.device,
@@ -155,10 +215,22 @@ def price(
     device = settings.device if timed else "cpu"
     noise = SeedBlock([settings.first_seed])
     shape = (1, *run.image_shape)
-    u_T = sampler.prior(subject.process, shape, settings.steps, noise, device=device, dtype=torch.float32)
+    process = subject.process.free  # of what is sampled
+    u_T = sampler.prior(process, shape, settings.steps, noise, device=device, dtype=torch.float32)
     label = torch.zeros(1, dtype=torch.int64, device=device) if run.denoiser.backbone.spec.num_classes else None
-    plan = settings.plan if effort is None else ConstantPlan(effort)
-    return trace(subject, sampler, u_T, steps=settings.steps, plan=plan, label=label, generator=noise, timed=timed)
+    cond_shape = run.denoiser.cond_shape
+    return trace(
+        subject,
+        sampler,
+        u_T,
+        steps=settings.steps,
+        plan=settings.plan if effort is None else ConstantPlan(effort),
+        label=label,
+        cond=None if cond_shape is None else torch.zeros(1, *cond_shape, device=device),
+        generator=noise,
+        timed=timed,
+        wrap=settings.guided,
+    )
 
 
 def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
@@ -193,21 +265,45 @@ def assess(
     denoiser = prepare(run, settings)
     generated = draw_with(denoiser, run, settings, num, steps=settings.steps, progress=progress)
     trajectory = price(run, settings, denoiser=denoiser)
+    conditions = run.conditions(num, settings.draws)
+    metrics = evaluator.evaluate(generated.images)
+    facts: dict[str, Any] = {}
+    if conditions is not None:
+        found, facts = figures_of_task(generated.images, conditions, data, settings, evaluator)
+        metrics |= found
     return Assessment(
-        metrics=evaluator.evaluate(generated.images),
-        card=make_card(run, data, settings, evaluator, generated, trajectory),
+        metrics=metrics,
+        card=replace(make_card(run, data, settings, evaluator, generated, trajectory), **facts),
         generated=generated,
         trajectory=trajectory,
         latency_ms=1000 * generated.seconds / num,
         noise_curve=held_out_curve(run, data),
+        conditions=conditions,
     )
+
+
+def figures_of_task(
+    images: Tensor, conditions: Conditions, data: Any, settings: Settings, evaluator: Evaluator
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What samples (N, C, H, W) of a task are judged by beside their distribution, and facts for their card."""
+    index, reference = conditions.index(len(images)), data.pairs(settings.split, REFERENCE_PAIRS)
+    figures = conditional_figures(images, conditions.pair, index, evaluator.features, reference)
+    facts: dict[str, Any] = {"num_conditions": len(index.unique())}
+    if settings.lpips is not None:
+        lpips = LPIPS(settings.lpips)
+        figures["lpips"] = mean_distance(lpips, images, conditions.pair.x[index])
+        facts["lpips_sha256"] = lpips.weights_sha256
+    return figures, facts
 
 
 def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float, float]]:
     """Denoising error by noise level on the held-out images (the training images where nothing is held out)."""
     split: Any = "test" if len(data.images("test")) else "train"
-    images: Tensor = to_float(data.images(split)[:1024])
     label = data.labels(split)[:1024] if run.denoiser.backbone.spec.num_classes else None
+    if run.denoiser.cond_shape is not None:
+        pair = data.pairs(split, 1024)
+        return denoising_error(run.denoiser, pair.x, label=label, cond=pair.y)
+    images: Tensor = to_float(data.images(split)[:1024])
     return denoising_error(run.denoiser, images, label=label)
 
 
@@ -229,7 +325,9 @@ def make_card(
         weights=run.weights,
         sampler=settings.sampler,
         steps=settings.steps,
-        nfe=generated.nfe,
+        nfe=generated.nfe if settings.guidance is None else trajectory.nfe,  # guidance calls twice
+        guidance=settings.guidance_text(),
+        task=facts.get("task"),
         plan=None if settings.plan is None else settings.plan.to_json(),
         seeds=seed_range(settings.first_seed, len(generated.images)),
         training_seed=run.facts.get("seed"),

@@ -62,4 +62,11 @@ def _instantiate(parser: ArgumentParser, key: str, config: dict[str, Any]) -> An
             f"the checkpoint's {key} section does not fit this version: {str(error).splitlines()[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
-    return parser.instantiate_classes(parsed)[key]
+    try:
+        return parser.instantiate_classes(parsed)[key]
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        from denoisezoo.train.recipe import explain
+
+        raise UserError(*explain(str(error), error)) from error

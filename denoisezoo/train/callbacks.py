@@ -16,9 +16,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from denoisezoo.diffusion import NetworkDenoiser, create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.generate import generate
-from denoisezoo.evaluation.grid import image_grid, save_png
+from denoisezoo.evaluation.grid import save_png
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.profiling.roofline import known_peaks, peaks
+from denoisezoo.train.conditions import Conditions, held_out, sample_picture
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done
 
@@ -47,6 +48,7 @@ class SampleGrid(Callback):
             )
         self.every_n_steps, self.num, self.sampler = every_n_steps, num, create_sampler(sampler)
         self.steps, self.seed = steps, seed
+        self._conditions: Conditions | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -54,6 +56,7 @@ class SampleGrid(Callback):
         """Draw a grid when its step has come."""
         if not self.every_n_steps or not step_done(trainer) or trainer.global_step % self.every_n_steps:
             return
+        self._conditions = held_out(trainer.datamodule, self.num) if pl_module.denoiser.cond_shape else None
         self._show(trainer, "ema", self.draw(trainer, pl_module))
         if any(hasattr(logger, "log_image") for logger in trainer.loggers):
             self._show(trainer, "raw", self.draw(trainer, pl_module, averaged=False))
@@ -73,7 +76,7 @@ class SampleGrid(Callback):
     def _images(self, denoiser: NetworkDenoiser, device: torch.device) -> torch.Tensor:
         shape = denoiser.image_shape
         mine = share(self.num)
-        images = torch.zeros(0, *shape)
+        images, given = torch.zeros(0, *shape), self._conditions
         if len(mine):
             images = generate(
                 denoiser,
@@ -84,6 +87,8 @@ class SampleGrid(Callback):
                 first_seed=self.seed + mine.start,
                 num_classes=denoiser.backbone.spec.num_classes,
                 first_label=mine.start,
+                cond=given.pair.y if given else None,
+                cond_index=given.index(self.num)[mine.start : mine.stop] if given else None,
                 device=device,
             ).images
         return gather(images.to(device)).cpu()
@@ -94,7 +99,7 @@ class SampleGrid(Callback):
         name = f"step_{trainer.global_step:08d}.png" if weights == "ema" else f"raw_{trainer.global_step:08d}.png"
         path = Path(trainer.default_root_dir) / "samples" / name
         try:
-            save_png(image_grid(images), path)
+            save_png(sample_picture(images, self._conditions), path)
         except UserError as error:
             print(f"warning: {error.what}", file=sys.stderr)
             return

@@ -54,10 +54,18 @@ def price(trainer: Trainer, pl_module: LightningModule) -> Trajectory:
     grid = next((callback for callback in trainer.callbacks if isinstance(callback, SampleGrid)), SampleGrid())
     denoiser = counting_copy(pl_module.denoiser)
     spec, noise = pl_module.denoiser.backbone.spec, SeedBlock([0])
-    shape = (1, spec.in_channels, spec.resolution, spec.resolution)
-    u_T = grid.sampler.prior(denoiser.process, shape, grid.steps, noise, device="cpu", dtype=torch.float32)
-    label = torch.zeros(1, dtype=torch.int64) if spec.num_classes else None
-    return trace(denoiser, grid.sampler, u_T, steps=grid.steps, label=label, generator=noise, timed=False)
+    shape, cond_shape = (1, *pl_module.denoiser.image_shape), pl_module.denoiser.cond_shape
+    u_T = grid.sampler.prior(denoiser.process.free, shape, grid.steps, noise, device="cpu", dtype=torch.float32)
+    return trace(
+        denoiser,
+        grid.sampler,
+        u_T,
+        steps=grid.steps,
+        label=torch.zeros(1, dtype=torch.int64) if spec.num_classes else None,
+        cond=torch.zeros(1, *cond_shape) if cond_shape else None,
+        generator=noise,
+        timed=False,
+    )
 
 
 def log_trajectory(tracker: Tracker, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -36,6 +36,18 @@ def seed_default(seed: int) -> None:
         torch.cuda.manual_seed(seed)
 
 
+def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
+    """Refuse to drop labels that are not there.
+
+    Raises:
+        UserError: A share that is none, or a network without classes.
+    """
+    if not 0 <= label_dropout < 1:
+        raise UserError(f"label_dropout is {label_dropout}", "give a share of at least 0 and below 1, such as 0.1")
+    if label_dropout and not num_classes:
+        raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
+
+
 class DiffusionModule(LightningModule):
     """Trains one denoiser.
 
@@ -54,6 +66,7 @@ class DiffusionModule(LightningModule):
         effort: "full" trains the full network; "random" draws one of its efforts for each step; "sandwich" trains
             several in each step.
         sandwich: Which ones, and what they share.
+        label_dropout: Share of the images that are trained without their label, as classifier-free guidance needs.
         on_failure: What a computation that cannot go on, such as an ODE that has become too stiff, does to training:
             "stop" ends it, and the last checkpoint stays; "skip" goes on with the next batch, and logs how many; of
             several processes all skip the step.
@@ -73,6 +86,7 @@ class DiffusionModule(LightningModule):
         compile: bool = False,
         effort: Mode = "full",
         sandwich: Sandwich = DDSM,
+        label_dropout: float = 0.0,
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
         adversary_optimizer: OptimizerConfig = ADAM,
@@ -93,6 +107,8 @@ class DiffusionModule(LightningModule):
             objective.check(self.denoiser)
         check_mode(effort, backbone.efforts, sandwich, denoiser)
         self.effort, self.sandwich = effort, sandwich
+        check_dropout(label_dropout, backbone.spec.num_classes, denoiser)
+        self.label_dropout = label_dropout
         self.on_failure, self.skipped = on_failure, 0
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
@@ -104,6 +120,7 @@ class DiffusionModule(LightningModule):
     def check_data(self, data: Any) -> None:
         """Refuse data of other channels, size or classes than the network takes."""
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
+        self._check_condition(data)
         for what, needs, has, field_ in (
             ("channels", spec.in_channels, process.state_channels(data.channels), "in_channels"),
             ("pixels a side", spec.resolution, data.resolution, "resolution"),
@@ -139,6 +156,17 @@ class DiffusionModule(LightningModule):
             self.opponent = Opponent(self.adversary, self.adversary_config)
             # Its gradients are averaged by hand; DDP would wait for them in the denoiser's backward.
             self._ddp_params_and_buffers_to_ignore = [f"adversary.{name}" for name in self.adversary.state_dict()]
+
+    def _check_condition(self, data: Any) -> None:
+        spec, process = self.denoiser.backbone.spec, self.denoiser.process
+        needs, has = process.given_channels or spec.cond_channels, data.cond_channels
+        if needs == has:
+            return
+        where = "process.cond_channels" if process.given_channels else "network.cond_channels"
+        raise UserError(
+            f"{self.name} takes conditions of {needs} channels, and {data.title} gives {has}",
+            f"add --model.{where} {has}" if has else "choose Paired data with a task",
+        )
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
@@ -187,6 +215,7 @@ class DiffusionModule(LightningModule):
         return loss
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.denoiser.process.advance(self.global_step)
         size = len(batch["image"])
         if self.opponent is not None:
             self._oppose(self.opponent, batch, batch_idx)
@@ -229,8 +258,17 @@ class DiffusionModule(LightningModule):
         key = self.step_key(batch_idx)
         seed_default(self._mixed(*key))  # dropout draws from the default generators
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
+        batch = self._drop_labels(batch, key)
         passes = partial(self._pass_generator, key)
         return efforts, sandwich_losses(self.objective, self.denoiser, batch, efforts, self.sandwich, passes)
+
+    def _drop_labels(self, batch: dict[str, Tensor], key: tuple[int, ...]) -> dict[str, Tensor]:
+        """The batch with -1, no label, for some of its images."""
+        if not self.label_dropout:
+            return batch
+        label = batch["label"]
+        dropped = torch.rand(len(label), generator=self.generator(4, *key), device=self.device) < self.label_dropout
+        return batch | {"label": torch.where(dropped, -1, label)}
 
     def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
         """Times and noise of one pass of a step; a step of a single pass is the first."""

@@ -21,7 +21,7 @@ from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.dashboard import Dashboard
-from denoisezoo.train.data import ImageData
+from denoisezoo.train.data import ImageData, Task
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
@@ -31,7 +31,7 @@ from denoisezoo.train.saving import Checkpoints
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
 SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
-BASES = (Process, Preconditioning, Objective, Times, ImageData)
+BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)
 
 
 def list_recipes() -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from denoisezoo.diffusion import NetworkDenoiser
-from denoisezoo.errors import UserError
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.evaluation.conditional import DRAWS
 from denoisezoo.train.checkpoint import FOLDER, LAST, newest_checkpoint, read_checkpoint
+from denoisezoo.train.conditions import Conditions, from_files, held_out
 from denoisezoo.train.published import FACTS, SUFFIX, read_published
 
 
@@ -46,10 +50,27 @@ class Run:
         return self.denoiser.image_shape
 
     def data(self) -> Any:
-        """The data module that the run was trained on, not yet read."""
+        """The data module that the run was trained on, not yet read; the same one each time."""
+        return self._data
+
+    @cached_property
+    def _data(self) -> Any:
         from denoisezoo.train.build import build_data
 
         return build_data(self.config["data"])
+
+    def conditions(self, num: int, draws: int = DRAWS, path: str | None = None) -> Conditions | None:
+        """What `num` samples are given: held-out conditions of the data, or those at `path`; None without a task.
+
+        Raises:
+            UserError: Conditions for a network that takes none, or such that it cannot take.
+        """
+        shape = self.denoiser.cond_shape
+        if shape is None:
+            if path is not None:
+                raise UserError(f"{self.name} takes no condition", "leave --condition out")
+            return None
+        return held_out(self.data(), num, draws) if path is None else from_files(path, shape, draws)
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -111,6 +132,7 @@ def _make_run(
             f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
+    module.denoiser.process.advance(facts.get("train_steps") or 0)
     return Run(
         name=module.name,
         family=module.family,
@@ -133,6 +155,28 @@ def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
         if written.get("train_steps") == facts["train_steps"]:
             facts["train_macs"] = written.get("train_macs")
     return facts
+
+
+def with_task(run: Run, options: dict[str, Any]) -> Run:
+    """The run on a variety of its task, such as another noise level than it was trained on.
+
+    Args:
+        run: A conditional run.
+        options: Arguments of the task to change.
+
+    Raises:
+        UserError: The run has no task, or the task no such argument.
+    """
+    config = copy.deepcopy(run.config)
+    task = config["data"].get("init_args", {}).get("task")
+    if task is None:
+        raise UserError(f"{run.name} was trained without a task", "leave --task out")
+    known = task.setdefault("init_args", {})
+    for key in options:
+        if key not in known:
+            raise unknown("option of the task", key, known)
+    known |= options
+    return replace(run, config=config)
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:

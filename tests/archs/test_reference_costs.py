@@ -87,3 +87,18 @@ def test_every_stage_of_msdiff_costs_what_the_authors_does(name):
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == params
     assert round(sum(found) / len(found), 1) == mean
     assert round(get_variant("vanilla_128").costs[-1].macs / 1e9 / (sum(found) / len(found)), 1) == ratio
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("ddpm_pair_160", 43.48), ("ddpm_pair_64", 28.75), ("ddpm_fast_256", 113.67)]
+)
+def test_published_sizes_of_conditional_networks(name, millions):
+    """arXiv 2111.13606 and 2405.14802; the sheets' counts of the official networks."""
+    assert round(get_variant(name).costs[-1].params / 1e6, 2) == millions
+
+
+def test_conditional_sizes_by_hand():
+    """What a channel less costs: 9 weights for each of the stem's outputs, or of the head's inputs, and a bias."""
+    params = {name: get_variant(name).costs[-1].params for name in ("ddpm_256", "ddpm_fast_256", "ddpm_pair_160")}
+    assert params["ddpm_fast_256"] == params["ddpm_256"] - 9 * 128 - 2 * (9 * 128 + 1)
+    assert get_variant("ddpm_pair_160_clean").costs[-1].params == params["ddpm_pair_160"] - 3 * (9 * 96 + 1)

@@ -48,7 +48,7 @@ def test_a_perfect_network_recovers_image_and_noise(name, process):
     preconditioning, process = PRECONDITIONINGS[name](), PROCESSES[process].for_images(4)
     # Times of the last stage, where nothing has left the state.
     t = process.sample_times(torch.linspace(0.02, 0.98, 9, dtype=f64) / len(process.stages))
-    u_0 = process.encode(torch.randn(9, 3, 4, 4, dtype=f64))
+    u_0 = process.encode(torch.randn(9, 3 + process.cond_channels, 4, 4, dtype=f64))
     eps = torch.randn(u_0.shape, dtype=f64)
     u_t = process.perturb(u_0, eps, t)
     found_u_0, found_eps = preconditioning.prediction(process, u_t, t, preconditioning.target(process, u_0, eps, t))

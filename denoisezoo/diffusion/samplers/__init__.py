@@ -6,7 +6,16 @@ import dataclasses
 import typing
 from typing import Any
 
-from denoisezoo.diffusion.samplers import edm, first_order, gddim, maruyama, ode, rk45, upsampling
+from denoisezoo.diffusion.samplers import (
+    edm,
+    first_order,
+    gddim,
+    maruyama,
+    ode,
+    predictor_corrector,
+    rk45,
+    upsampling,
+)
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
 from denoisezoo.errors import UserError, unknown
 
@@ -22,6 +31,7 @@ __all__ = [
     "gddim",
     "maruyama",
     "ode",
+    "predictor_corrector",
     "rk45",
     "transfer",
     "upsampling",

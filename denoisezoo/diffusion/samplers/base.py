@@ -12,7 +12,7 @@ from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.blocks import apply_blocks
-from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.denoiser import Denoiser, Prediction, with_condition
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.process import Process
@@ -139,6 +139,7 @@ class Sampler(ABC):
         """
         if steps < 1:
             raise UserError(f"steps is {steps}", "give a whole number of at least 1")
+        denoiser, cond = with_condition(denoiser, cond, generator)
         process = denoiser.process
         self._check(process)
         grid = self.grid(process, steps)

@@ -5,9 +5,13 @@ from denoisezoo.train.data.cifar import Cifar10
 from denoisezoo.train.data.embedded import Digits, Photos
 from denoisezoo.train.data.folders import ImageFolder, ImageZip
 from denoisezoo.train.data.loader import Batch, EvalLoader, TrainLoader
+from denoisezoo.train.data.paired import Paired
+from denoisezoo.train.data.tasks import RENDERINGS, TASKS, Task
 
 __all__ = [
     "DATASETS",
+    "RENDERINGS",
+    "TASKS",
     "Batch",
     "Cifar10",
     "Digits",
@@ -15,7 +19,9 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageZip",
+    "Paired",
     "Photos",
     "Split",
+    "Task",
     "TrainLoader",
 ]

@@ -52,6 +52,8 @@ class ImageData(LightningDataModule):
     """Registry name."""
     channels: int = 3
     """Channels C: 1 is grey, 3 is RGB."""
+    cond_channels: int = 0
+    """Channels of the condition "cond" of each image; 0 where there is none (see `Paired`)."""
 
     def __init__(
         self,

@@ -23,6 +23,15 @@ Batch = dict[str, Tensor]
 """`image` float32 (B, C, H, W) in [-1, 1]; with labels also `label` int64 (B,)."""
 
 
+Transform = Callable[[Batch, tuple[int, ...]], Batch]
+"""Adds to a training batch what depends on it and on its number: (pass, step, part)."""
+
+
+def mixed_seed(*key: int) -> int:
+    """A seed of 32 bits made of several numbers, which is what torch's CPU generator keeps of one."""
+    return int(np.random.SeedSequence(list(key)).generate_state(1)[0])
+
+
 def collate(pixels: Tensor, flip: Tensor | None, label: Tensor | None) -> Batch:
     """A batch from uint8 pixels (B, C, H, W), mirrored where `flip` (B,) is true.
 
@@ -53,9 +62,11 @@ class TrainLoader:
     Attributes:
         position: Batches given out so far.
         between: Called before each batch; iterating ends where it returns False. None is never.
+        transform: What every batch goes through in the end; None is nothing.
     """
 
     between: Callable[[], bool] | None
+    transform: Transform | None
 
     def __init__(
         self,
@@ -73,7 +84,7 @@ class TrainLoader:
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.position = 0
-        self.between = None
+        self.between = self.transform = None
         self._pass: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -95,15 +106,15 @@ class TrainLoader:
         mine = slice(step * self.batch_size + part, (step + 1) * self.batch_size, parts)
         index = order[mine]
         label = None if self.labels is None else self.labels.index_select(0, index)
-        return collate(self.images.take(index), flips[mine] if self.flip else None, label)
+        batch = collate(self.images.take(index), flips[mine] if self.flip else None, label)
+        return batch if self.transform is None else self.transform(batch, (epoch, step, part))
 
     def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Permutation and flips (N,) of one pass; kept until another pass is asked for."""
         if self._pass is None or self._pass[0] != epoch:
             # torch's CPU generator keeps 32 bits of its seed: mix seed and epoch instead of adding them, so that no
             # epoch of one run repeats an epoch of a run with a neighbouring seed.
-            mixed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
-            generator = torch.Generator().manual_seed(mixed)
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch))
             order = torch.randperm(len(self.images), generator=generator)
             self._pass = epoch, order, torch.rand(len(order), generator=generator) < 0.5
         return self._pass[1], self._pass[2]
@@ -118,12 +129,19 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Held-out batches in their order, unflipped; the last may be smaller. Arguments as in `TrainLoader`."""
+    """Held-out batches in their order, unflipped; the last may be smaller. Arguments as in `TrainLoader`.
+
+    Attributes:
+        transform: What every batch goes through in the end, with the places (B,) of its images; None is nothing.
+    """
+
+    transform: Callable[[Batch, Tensor], Batch] | None
 
     def __init__(
         self, images: ImageStore, labels: Tensor | None, *, batch_size: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.transform = None
         # Every process must take part in every step: the few images beyond a multiple of world_size are left out.
         self.index = torch.arange(rank, len(images) // world_size * world_size, world_size)
         self.per_rank = max(1, batch_size // world_size)
@@ -134,4 +152,5 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         for index in self.index.split(self.per_rank):
             label = None if self.labels is None else self.labels.index_select(0, index)
-            yield collate(self.images.take(index), None, label)
+            batch = collate(self.images.take(index), None, label)
+            yield batch if self.transform is None else self.transform(batch, index)

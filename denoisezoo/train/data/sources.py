@@ -151,6 +151,14 @@ class Decoder:
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
 
+    def size(self, name: str) -> tuple[int, int]:
+        """Width and height of one image.
+
+        Raises:
+            UserError: It cannot be decoded.
+        """
+        return self._open(name).size
+
     def _fit(self, image: Image.Image) -> Image.Image:
         if image.size == (self.resolution, self.resolution):
             return image

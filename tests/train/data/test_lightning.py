@@ -66,7 +66,10 @@ def test_every_data_set_can_be_built_from_a_configuration(name, tmp_path):
     parser.add_subclass_arguments(ImageData, "data")
     kind = DATASETS[name]
     required = {"path": str(tmp_path), "resolution": 32} if name.startswith("image_") else {}
-    config = parser.parse_object({"data": {"class_path": kind.__name__, "init_args": {**required, "batch_size": 4}}})
+    given = {**required, "batch_size": 4}
+    if name == "paired":
+        given = {"data": {"class_path": "Digits", "init_args": given}, "task": "Edges"}
+    config = parser.parse_object({"data": {"class_path": kind.__name__, "init_args": given}})
     data = parser.instantiate_classes(config).data
     assert type(data) is kind
     assert (data.batch_size, data.with_labels) == (4, False)

@@ -1,0 +1,82 @@
+"""Predictor and corrector: one step of the reverse SDE, after some of Langevin dynamics at the same noise level."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from denoisezoo.diffusion.blocks import apply_blocks
+from denoisezoo.diffusion.noise import Noise, normal_like
+from denoisezoo.diffusion.process import DiagonalProcess, Process
+from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler
+from denoisezoo.diffusion.samplers.first_order import require_diagonal
+from denoisezoo.errors import UserError
+
+
+@SAMPLERS.register("pc")
+@dataclass(frozen=True)
+class PredictorCorrector(GridSampler):
+    """Song et al. 2021, arXiv 2011.13456, algorithms 2 and 4, as arXiv 2111.13606 uses them; any diagonal process.
+
+    The corrector x <- x + e s + sqrt(2e) z with e = 2 (snr |z|/|s|)^2 uses the norms of each image, where the authors
+    take their means over the batch: an image here depends on its own seed alone. In x = u/alpha, where noise explodes,
+    the predictor is x <- x + G^2 s + G z with G^2 = sigma_t^2 - sigma_s^2; the last one has no noise. NFE = 2N.
+
+    Attributes:
+        snr: Signal-to-noise ratio of the corrector's steps.
+        correct: Corrector steps before each predictor step; 0 is the predictor alone, with NFE = N.
+    """
+
+    name: ClassVar[str] = "pc"
+    snr: float = 0.15
+    correct: int = 1
+
+    def __post_init__(self) -> None:
+        if self.snr <= 0 or self.correct < 0:
+            raise UserError(
+                f"snr {self.snr} or correct {self.correct} is out of range", "give snr > 0 and correct >= 0"
+            )
+
+    def check(self, process: Process) -> None:
+        """Diagonal processes only."""
+        require_diagonal(process, self.name)
+
+    def nfe(self, steps: int) -> int:
+        """One call for the predictor and one for each corrector."""
+        return (1 + self.correct) * steps
+
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+        """Correct at t, predict from t to s."""
+        process = require_diagonal(call.process, self.name)
+        for t, s in itertools.pairwise(grid):
+            u = process.expand(u, t, generator)
+            for _ in range(self.correct):
+                u = self._corrected(call, process, u, t, generator)
+            u = predicted(call, process, u, t, s, generator)
+        return u
+
+    def _corrected(self, call: Caller, process: DiagonalProcess, u: Tensor, t: Tensor, generator: Noise) -> Tensor:
+        score = -apply_blocks(1 / process.noise(t.reshape(1)), call(u, t).eps)
+        z = normal_like(u, generator)
+        e = 2 * (self.snr * norm(z) / norm(score)) ** 2
+        return u + e * score + (2 * e).sqrt() * z
+
+
+def norm(u: Tensor) -> Tensor:
+    """Of each image, (B, 1, 1, 1)."""
+    return u.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+
+
+def predicted(call: Caller, process: DiagonalProcess, u: Tensor, t: Tensor, s: Tensor, generator: Noise) -> Tensor:
+    """The state at s: alpha_s (x + G^2 score + G z), the score of x = u/alpha_t being -eps / sigma."""
+    found = call(u, t)
+    if s == 0:
+        return found.u_0
+    (alpha_t, R_t), (alpha_s, R_s) = ((process.signal(x.reshape(1)), process.noise(x.reshape(1))) for x in (t, s))
+    sigma_t, sigma_s = R_t / alpha_t, R_s / alpha_s
+    G2 = (sigma_t**2 - sigma_s**2).clamp(min=0)
+    u = apply_blocks(alpha_s / alpha_t, u) - apply_blocks(alpha_s * G2 / sigma_t, found.eps)
+    return u + apply_blocks(alpha_s * G2.sqrt(), normal_like(u, generator))

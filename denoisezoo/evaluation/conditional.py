@@ -1,0 +1,189 @@
+"""How good images are that belong to a condition: against the truth, against the condition, and among themselves.
+
+Batzolis et al. 2021, arXiv 2111.13606, section on metrics, as its code has them: PSNR and SSIM against the truth,
+consistency (PSNR between the degraded sample and the degraded truth), diversity (mean standard deviation of a pixel,
+0 to 255, over several draws), and the joint Frechet distance of features of condition and image side by side, which
+sees whether they fit each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denoisezoo.errors import UserError
+from denoisezoo.evaluation.features import Features
+from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
+
+DRAWS = 5
+"""Draws per condition over which diversity is taken."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Images and their conditions.
+
+    Attributes:
+        x: The truth (N, C, H, W) in [-1, 1].
+        y: The condition (N, Cy, H, W), what networks see.
+        mask: 1 where y shows x as it is, else 0, (N, 1, H, W); None where there is no such thing.
+        operator: What of an image the condition determines, (N, C, H, W) -> (N, ...) in [-1, 1]; None is the image.
+    """
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor | None = None
+    operator: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None:
+            check_mask(self.mask)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor) -> Pair:
+        """The pairs `index` (M,)."""
+        mask = None if self.mask is None else self.mask[index]
+        return replace(self, x=self.x[index], y=self.y[index], mask=mask)
+
+    def consistency(self, sample: Tensor) -> Tensor:
+        """PSNR (N,) in dB between what the condition determines of samples and of the truth."""
+        shown, true = ((self.operator or _same)(image.clamp(-1, 1)) for image in (sample, self.x))
+        return psnr(shown, true, self.mask)
+
+
+def _same(image: Tensor) -> Tensor:
+    return image
+
+
+def check_mask(mask: Tensor) -> None:
+    """Refuse a mask with other values than 0 and 1.
+
+    Raises:
+        UserError: Naming one of them.
+    """
+    wrong = mask[(mask != 0) & (mask != 1)]
+    if wrong.numel():
+        raise UserError(f"the mask holds the value {float(wrong[0]):g}", "give 1 for known pixels and 0 for the others")
+
+
+def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio (N,) in dB of images (N, C, H, W) in [-1, 1], clamped to it; at most 100.
+
+    Args:
+        a: Images.
+        b: Images.
+        mask: Which pixels count (N, 1, H, W), 0 or 1; all unless given.
+    """
+    squared = (a.double().clamp(-1, 1) - b.double().clamp(-1, 1)).square() / 4
+    if mask is None:
+        error = squared.flatten(1).mean(1)
+    else:
+        weight = mask.double().expand_as(squared)
+        error = (squared * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
+    return -10 * error.clamp(min=1e-10).log10()
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity (N,) of images (N, C, H, W) in [-1, 1] (Wang et al. 2004): window 11, Gaussian of 1.5.
+
+    Only whole windows count; for images below 11 pixels the window is as large as they are.
+    """
+    a, b = ((image.double().clamp(-1, 1) + 1) / 2 for image in (a, b))
+    channels, size = a.shape[1], min(11, *a.shape[-2:])
+    place = torch.arange(size, dtype=torch.float64, device=a.device) - (size - 1) / 2
+    line = torch.exp(-(place**2) / (2 * 1.5**2))
+    window = (line[:, None] * line / line.sum() ** 2).expand(channels, 1, size, size)
+
+    def mean(image: Tensor) -> Tensor:
+        return F.conv2d(image, window, groups=channels)
+
+    mu_a, mu_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mu_a**2, mean(b * b) - mu_b**2, mean(a * b) - mu_a * mu_b
+    C_1, C_2 = 0.01**2, 0.03**2
+    index = (2 * mu_a * mu_b + C_1) * (2 * cov + C_2) / ((mu_a**2 + mu_b**2 + C_1) * (var_a + var_b + C_2))
+    return index.flatten(1).mean(1)
+
+
+def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | None:
+    """Mean standard deviation of a pixel, 0 to 255, over the first `draws` samples of each condition.
+
+    Args:
+        samples: (N, C, H, W) in [-1, 1].
+        index: Condition of each (N,).
+        draws: How many samples of each condition are compared.
+
+    Returns:
+        None where no condition has so many.
+    """
+    found = []
+    for condition in index.unique():
+        mine = samples[index == condition][:draws]
+        if len(mine) == draws:
+            found.append(((mine.double().clamp(-1, 1) + 1) * 127.5).std(0, correction=0).mean())
+    return float(torch.stack(found).mean()) if found else None
+
+
+def joint_features(features: Features, pair: Pair) -> Tensor:
+    """[features(y), features(x)] (N, D); of a condition with neither 1 nor 3 channels, those of its first."""
+    y = pair.y if pair.y.shape[1] in (1, 3) else pair.y[:, :1]
+    return torch.cat([features.extract(y), features.extract(pair.x)], dim=1)
+
+
+def conditional_figures(
+    samples: Tensor, pair: Pair, index: Tensor, features: Features, reference: Pair
+) -> dict[str, float]:
+    """All figures of samples of a conditional task.
+
+    Args:
+        samples: (N, C, H, W) in [-1, 1].
+        pair: The conditions, with the truth.
+        index: Condition of each sample (N,).
+        features: Of the joint Frechet distance.
+        reference: Real pairs for it.
+
+    Returns:
+        `psnr` and `consistency` in dB, `ssim`, `diversity` (absent with fewer than 5 draws of each condition), and the
+        joint distance, `<distance>_joint`.
+    """
+    drawn = pair.take(index)
+    made = replace(drawn, x=samples)
+    figures = {
+        "psnr": float(psnr(samples, drawn.x).mean()),
+        "ssim": float(ssim(samples, drawn.x).mean()),
+        "consistency": float(drawn.consistency(samples).mean()),
+    }
+    spread = diversity(samples, index)
+    figures |= {} if spread is None else {"diversity": spread}
+    fake, real = (gaussian_stats(joint_features(features, pairs)) for pairs in (made, reference))
+    return figures | {f"{features.distance_name}_joint": frechet_distance(fake, real)}
+
+
+def condition_of(num: int, conditions: int, draws: int = DRAWS) -> Tensor:
+    """Which condition each of `num` samples belongs to (num,): they go round, as many as have `draws` samples each."""
+    used = max(1, min(conditions, num // draws))
+    return torch.arange(num) % used
+
+
+def shown_condition(y: Tensor, channels: int) -> Tensor:
+    """A condition (N, Cy, H, W) as images of some channels to look at, in [-1, 1]."""
+    y = y[:, :channels] if y.shape[1] >= channels else y[:, :1].expand(-1, channels, -1, -1)
+    return y.clamp(-1, 1)
+
+
+def picture_rows(
+    samples: Tensor, pair: Pair, index: Tensor, *, rows: int = 8, draws: int = DRAWS, known: bool = True
+) -> tuple[Tensor, int]:
+    """Images (n, C, H, W) for a grid, and its columns: a row is a condition, its samples and, if known, the truth."""
+    images, draws = [], min(draws, int((index == 0).sum()))
+    for condition in range(min(rows, int(index.max()) + 1)):
+        mine = samples[index == condition][:draws]
+        y, x = pair.y[condition : condition + 1], pair.x[condition : condition + 1]
+        if len(mine) == draws:
+            images += [shown_condition(y, samples.shape[1]), mine, *([x] if known else [])]
+    return torch.cat(images), draws + 1 + known

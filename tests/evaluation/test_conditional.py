@@ -1,0 +1,86 @@
+"""Metrics of conditional tasks against known values and a second implementation."""
+
+import pytest
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from denoisezoo.errors import UserError
+from denoisezoo.evaluation.conditional import (
+    Pair,
+    condition_of,
+    conditional_figures,
+    diversity,
+    picture_rows,
+    psnr,
+    ssim,
+)
+from denoisezoo.evaluation.features import create_features
+
+
+def images(n=6, channels=1, side=16, seed=0):
+    return torch.rand(n, channels, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_psnr_of_a_known_error():
+    x = images() * 0.5
+    torch.testing.assert_close(psnr(x, x + 0.2), torch.full((6,), 20.0, dtype=torch.float64))  # (0.2 / 2)^2 = 0.01
+    assert psnr(x, x).eq(100).all()
+    torch.testing.assert_close(psnr(x, x + 7), psnr(x, torch.ones_like(x)))  # clamped
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 16), (3, 32)])
+def test_ssim_against_torchmetrics(channels, side):
+    a = images(4, channels, side)
+    b = (a + 0.3 * images(4, channels, side, 1)).clamp(-1, 1)
+    _, theirs = structural_similarity_index_measure(
+        (a.double() + 1) / 2, (b.double() + 1) / 2, data_range=1.0, reduction="none", return_full_image=True
+    )
+    # It reflects the image at its borders; ours takes the windows that lie inside.
+    torch.testing.assert_close(ssim(a, b), theirs[..., 5:-5, 5:-5].flatten(1).mean(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ssim(a, a), torch.ones(4, dtype=torch.float64))
+
+
+def test_diversity_is_the_deviation_of_pixels():
+    values = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
+    samples = values.reshape(5, 1, 1, 1).expand(5, 1, 4, 4).repeat(2, 1, 1, 1)  # conditions 0 and 1, five draws each
+    index = torch.arange(2).repeat_interleave(5)
+    assert diversity(samples, index) == pytest.approx(127.5 * 0.5**0.5)
+    assert diversity(samples[:1].expand(5, 1, 4, 4), torch.zeros(5)) == 0
+    assert diversity(samples[:4], index[:4]) is None
+
+
+def test_conditions_go_round_with_enough_draws():
+    assert condition_of(10, 100).tolist() == [0, 1] * 5
+    assert condition_of(15, 3).tolist() == [0, 1, 2] * 5
+    assert condition_of(3, 100).tolist() == [0, 0, 0]
+    assert condition_of(4, 100, draws=1).tolist() == [0, 1, 2, 3]
+
+
+def test_the_joint_distance_sees_whether_images_fit_their_conditions():
+    """Shuffled images have the right distribution, and do not belong to their conditions."""
+    x = images(400, side=4)
+    pair = Pair(x, x.flip(-1))
+    index = torch.arange(400)
+    fitting = conditional_figures(x, pair, index, create_features("pixels"), pair)
+    shuffled = conditional_figures(x.roll(1, 0), pair, index, create_features("pixels"), pair)
+    assert fitting["fd_pixels_joint"] == pytest.approx(0, abs=1e-6)
+    assert shuffled["fd_pixels_joint"] > 1
+    assert set(fitting) == {"psnr", "ssim", "consistency", "fd_pixels_joint"}
+    assert (fitting["psnr"], fitting["consistency"]) == (100, 100)
+
+
+def test_rows_of_a_picture():
+    pair = Pair(images(3), images(3, seed=1))
+    samples = images(12, seed=2)
+    index = torch.arange(12) % 3
+    rows, columns = picture_rows(samples, pair, index, draws=4)
+    assert (rows.shape[0], columns) == (18, 6)
+    assert torch.equal(rows[6], pair.y[1])
+    assert torch.equal(rows[7:11], samples[1::3])
+    assert torch.equal(rows[11], pair.x[1])
+    assert picture_rows(samples, pair, index, draws=4, known=False)[1] == 5
+
+
+def test_a_mask_is_of_zeros_and_ones():
+    with pytest.raises(UserError, match=r"value 0\.5"):
+        Pair(images(), images(), torch.full((6, 1, 16, 16), 0.5))
