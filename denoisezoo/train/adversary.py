@@ -61,7 +61,7 @@ class Opponent:
         self.trains(False)
         self.network.zero_grad(set_to_none=True)
 
-    def step(self, trainer: Any, max_steps: int) -> None:
+    def step(self, trainer: Any, max_steps: float) -> None:
         """Step with what was added, unless the guard has taken it away, and begin anew."""
         assert self.optimizer is not None, "training has started"
         for group in self.optimizer.param_groups:

@@ -22,7 +22,7 @@ from denoisezoo.train.adversary import ADAM, Opponent, adversarial_macs
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import NoiseBins
-from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig
+from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, last_step
 from denoisezoo.train.perceptual import check_perceptual, perceptual_network
 
 
@@ -171,9 +171,14 @@ class DiffusionModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
         optimizer = self.optimizer_config.build(self.denoiser)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.optimizer_config.factor(step, total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds)),
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate(self, step: int) -> float:
+        return self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds))
 
     def generator(self, *key: int) -> torch.Generator:
         """A generator on the module's device whose numbers depend on the seed and `key` alone."""
@@ -251,7 +256,7 @@ class DiffusionModule(LightningModule):
         """The denoiser's step, then the adversary's."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.opponent is not None:
-            self.opponent.step(self.trainer, int(self.trainer.estimated_stepping_batches))
+            self.opponent.step(self.trainer, last_step(self.trainer, self.trainer.global_step, self.train_seconds))
 
     def losses(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
         """The efforts that a batch trains and their losses: the same ones each time that it is called in a step."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from denoisezoo.errors import unknown
 
@@ -31,8 +33,8 @@ class OptimizerConfig:
     warmup_steps: int = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
 
-    def factor(self, step: int, max_steps: int) -> float:
-        """Learning rate at a step as a share of `lr`."""
+    def factor(self, step: int, max_steps: float) -> float:
+        """Learning rate at a step as a share of `lr`; `max_steps` may be infinite."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         done = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
@@ -56,3 +58,21 @@ class OptimizerConfig:
 
 
 DEFAULT = OptimizerConfig()
+
+
+def last_step(trainer: Trainer, step: int, seconds: float) -> float:
+    """The step that training ends with: known, or by its pace so far if a time limits it; infinite without an end.
+
+    Args:
+        trainer: Lightning's.
+        step: Steps done.
+        seconds: What they took.
+    """
+    known = trainer.estimated_stepping_batches
+    timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
+    limit = timer and timer._duration
+    if not limit or not step or seconds <= 0:
+        return known
+    if trainer.world_size > 1:  # their clocks differ, and their learning rates must not
+        seconds = trainer.strategy.broadcast(seconds)
+    return min(known, step * limit / seconds)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Timer
 
 from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.diffusion import default_denoiser
@@ -14,8 +15,8 @@ from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import train
-from denoisezoo.train.module import OptimizerConfig
 from denoisezoo.train.noise_bins import NoiseBins, bin_edges, bin_of
+from denoisezoo.train.optimizer import OptimizerConfig, last_step
 
 
 def test_ema_decay_fixtures():
@@ -124,3 +125,17 @@ def test_training_costs_about_three_forwards(tiny):
 def test_nonsense_is_refused():
     with pytest.raises(UserError):
         EMA(half_life=0)
+
+
+def test_a_limit_of_time_ends_the_schedule_as_a_limit_of_steps_does():
+    def trainer(limit, steps=math.inf):
+        timer = Timer(duration={"seconds": limit}) if limit else None
+        return SimpleNamespace(estimated_stepping_batches=steps, callbacks=[timer] * (limit > 0), world_size=1)
+
+    config = OptimizerConfig(schedule="linear")
+    assert last_step(trainer(60), 0, 0.0) == math.inf  # nothing is known yet
+    assert last_step(trainer(60), 100, 15.0) == 400
+    assert last_step(trainer(60, steps=300), 100, 15.0) == 300
+    assert last_step(trainer(0, steps=300), 100, 15.0) == 300
+    assert config.factor(100, last_step(trainer(60), 100, 15.0)) == 0.75
+    assert config.factor(100, math.inf) == 1
