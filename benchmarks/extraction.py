@@ -46,7 +46,7 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 def measure(name: str, plan_name: str, batch: int, mode: str, rounds: int, device: torch.device) -> dict[str, object]:
     torch.manual_seed(0)
     plan = find_plan(plan_name)
-    denoiser = default_denoiser(create_denoiser(name).eval(), "vp_discrete").to(device)
+    denoiser = default_denoiser(create_denoiser(name), "vp_discrete").eval().to(device)
     denoiser.backbone.to(
         memory_format=torch.channels_last if mode in ("channels_last", "compiled") else torch.contiguous_format
     )

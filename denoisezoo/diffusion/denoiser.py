@@ -119,6 +119,7 @@ class NetworkDenoiser(Denoiser):
         self.process = process
         self.preconditioning = preconditioning
         self.efforts = backbone.efforts
+        self.training = backbone.training  # else a backbone in eval mode would drop out again once `train` is passed on
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

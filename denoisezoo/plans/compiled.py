@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,9 +95,13 @@ def _settings(cpu: bool) -> Iterator[None]:
 
     norm = torch.ops.aten.native_group_norm.default
     decomposed = decompositions.pop(norm, None) if cpu else None
+    notes = logging.getLogger("torch._inductor.ir")  # one for each norm that it leaves to ATen
+    level = notes.level
+    notes.setLevel(logging.ERROR)
     try:
         with torch._inductor.config.patch(freezing=True):
             yield
     finally:
+        notes.setLevel(level)
         if decomposed is not None:
             decompositions[norm] = decomposed
