@@ -193,7 +193,8 @@ def test_compiled_networks_answer_as_eager_ones_in_every_shape_they_are_asked():
     backbone = create_denoiser("slim_tiny").eval()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    denoiser = default_denoiser(backbone.to(memory_format=torch.channels_last)).eval()
+    denoiser = default_denoiser(backbone.to(memory_format=torch.channels_last))
+    assert not denoiser.training  # as its backbone; else its copies would drop out
     eager, compiled = (extracted(denoiser, {0.5}, compile=compile) for compile in (False, True))
     given = {"augment": torch.randn(2, 2), "cond": torch.randn(2, 1, 8, 8), "label": torch.tensor([1, -1])}
     with torch.inference_mode():
