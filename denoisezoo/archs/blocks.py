@@ -63,6 +63,11 @@ def silu(x: Tensor) -> Tensor:
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
+def add_to(h: Tensor, x: Tensor) -> Tensor:
+    """h + x for an h (B, C, H, W) that nobody else reads: in place where `silu` is, and the type stays."""
+    return h + x if torch.is_grad_enabled() or h.dtype != x.dtype else h.add_(x)
+
+
 class Modulation(Protocol):
     """How conditioning enters a residual block, around its second norm."""
 
@@ -81,7 +86,7 @@ class Shift:
 
     def __call__(self, norm: nn.GroupNorm, h: Tensor, c: Tensor) -> Tensor:
         """See `Modulation`."""
-        return norm(h + c[:, :, None, None])
+        return norm(add_to(h, c[:, :, None, None]))
 
 
 class ScaleShift:
@@ -130,8 +135,9 @@ class BlockStyle:
     project_resampled: bool = False
 
     def add(self, x: Tensor, h: Tensor) -> Tensor:
-        """The residual sum."""
-        return x + h if self.sum_scale == 1.0 else (x + h) * self.sum_scale
+        """The residual sum of x and an h that nobody else reads."""
+        y = add_to(h, x)
+        return y if self.sum_scale == 1.0 else y * self.sum_scale
 
 
 class SelfAttention(nn.Module):
