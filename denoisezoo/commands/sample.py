@@ -107,8 +107,9 @@ def _latents(
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
     from denoisezoo.evaluation.latents import Walker, interpolate, perturb
 
+    conditions = found.conditions(args.num, args.draws, args.condition)
     walk = Walker(
-        denoiser,
+        settings.guided(denoiser),
         settings.build_sampler(),
         found.image_shape,
         args.steps,
@@ -116,6 +117,7 @@ def _latents(
         args.label,
         settings.plan,
         settings.device,
+        None if conditions is None else conditions.pair.y[conditions.index(args.num)],
     )
     pictures: dict[str, tuple[Tensor, int]] = {}
     note: dict[str, Any] = {}

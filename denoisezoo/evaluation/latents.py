@@ -34,6 +34,7 @@ class Walker:
         label: One class for all images.
         plan: Effort at each noise level.
         device: Where to sample.
+        cond: Conditions (M, Cy, H, W), one for each image in turns.
     """
 
     denoiser: Denoiser
@@ -44,16 +45,21 @@ class Walker:
     label: int | None = None
     plan: EffortPlan | None = None
     device: torch.device | str = "cpu"
+    cond: Tensor | None = None
 
     def __call__(self, noise: MixedBlock, classes: Sequence[int]) -> Tensor:
-        """Images (B, C, H, W) float32 on the CPU; `classes` are counted modulo those that there are."""
-        process, shape = self.denoiser.process, (len(noise.generators), *self.image_shape)
+        """Images (B, C, H, W) float32 on the CPU; `classes`, and so conditions, are counted modulo those there are."""
+        process = self.denoiser.process if self.cond is None else self.denoiser.process.free
+        shape = (len(noise.generators), *self.image_shape)
         u_T = self.sampler.prior(process, shape, self.steps, noise, device=self.device, dtype=torch.float32)
         label = None
         if self.num_classes:
             chosen = [c % self.num_classes for c in classes] if self.label is None else [self.label] * len(classes)
             label = torch.tensor(chosen, device=self.device)
-        result = self.sampler(self.denoiser, u_T, steps=self.steps, plan=self.plan, label=label, generator=noise)
+        cond = None if self.cond is None else self.cond[[c % len(self.cond) for c in classes]].to(self.device)
+        result = self.sampler(
+            self.denoiser, u_T, steps=self.steps, plan=self.plan, label=label, cond=cond, generator=noise
+        )
         return result.images.float().cpu()
 
 
@@ -68,7 +74,7 @@ def interpolate(walk: Walker, seeds: Sequence[int], num: int) -> Tensor:
         num: Images of a pair, ends included.
 
     Returns:
-        (pairs, num, C, H, W); the class of a pair is that of its first seed.
+        (pairs, num, C, H, W); the class and the condition of a pair are those of its first seed.
     """
     shares = torch.linspace(0, math.pi / 2, num, dtype=torch.float64).sin().float()[None]
     rows = []

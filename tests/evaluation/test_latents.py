@@ -3,10 +3,13 @@
 import pytest
 import torch
 
-from denoisezoo.diffusion import DownSampling, MixedBlock, SeedBlock, create_sampler
+from denoisezoo.archs import create_denoiser
+from denoisezoo.diffusion import PRECONDITIONINGS, DownSampling, MixedBlock, NetworkDenoiser, SeedBlock, create_sampler
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.joint import Joint
 from denoisezoo.diffusion.processes import VP
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.latents import Walker, interpolate, perturb
 
 SHAPE = (1, 8, 8)
@@ -73,3 +76,20 @@ def test_each_draw_is_perturbed_alone():
 def test_too_many_draws_are_refused():
     with pytest.raises(UserError, match="deterministic"):
         perturb(walker(VP(), "ddpm", 30), [0], 0.5)
+
+
+def test_each_image_keeps_its_condition():
+    backbone = create_denoiser(
+        "ddpm_tiny", in_channels=2, out_channels=1, num_classes=0, cond_channels=0, augment_dim=0
+    )
+    torch.nn.init.normal_(backbone.head.weight)
+    denoiser = NetworkDenoiser(
+        backbone.eval(), Joint(channels=1, cond_channels=1, sigma_max=0.0), PRECONDITIONINGS["edm"]()
+    )
+    sampler, cond = create_sampler("heun"), torch.randn(4, 1, 8, 8)
+    walk = Walker(denoiser, sampler, (1, 8, 8), 2, cond=cond)
+    plain = perturb(walk, range(4), 0.5)[0]
+    images = generate(denoiser, sampler, 4, (1, 8, 8), steps=2, cond=cond).images
+    torch.testing.assert_close(plain, images)
+    others = generate(denoiser, sampler, 4, (1, 8, 8), steps=2, cond=cond.flip(0)).images
+    assert (images - others).abs().max() > 1e-3
