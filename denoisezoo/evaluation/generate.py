@@ -73,12 +73,7 @@ def generate(
     Raises:
         UserError: Nothing to draw, or a label that the network does not know.
     """
-    if num < 1 or batch_size < 1:
-        raise UserError(f"num {num} or batch_size {batch_size} is below 1", "give whole numbers of at least 1")
-    if label is not None and not 0 <= label < num_classes:
-        raise UserError(
-            f"label {label} is not among the {num_classes} classes of this network", "give a class it knows"
-        )
+    _check(num, batch_size, num_classes, label)
     process = denoiser.process if cond is None else denoiser.process.free
     index = torch.arange(num) if cond_index is None else cond_index
     labels = _labels(num, num_classes, label, first_label)
@@ -101,3 +96,12 @@ def _labels(num: int, num_classes: int, label: int | None, first: int) -> Tensor
     if not num_classes:
         return None
     return (first + torch.arange(num)) % num_classes if label is None else torch.full((num,), label)
+
+
+def _check(num: int, batch_size: int, num_classes: int, label: int | None) -> None:
+    if num < 1 or batch_size < 1:
+        raise UserError(f"num {num} or batch_size {batch_size} is below 1", "give whole numbers of at least 1")
+    if label is not None and not 0 <= label < num_classes:
+        raise UserError(
+            f"label {label} is not among the {num_classes} classes of this network", "give a class it knows"
+        )
