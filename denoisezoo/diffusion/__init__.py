@@ -3,6 +3,7 @@
 from denoisezoo.diffusion.adversarial import AdversarialObjective, UDPMLoss
 from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.blurring import Blurring
+from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.denoiser import (
     Denoiser,
     Given,
@@ -63,6 +64,7 @@ __all__ = [
     "StepInfo",
     "Times",
     "UDPMLoss",
+    "VPDiscrete",
     "apply_blocks",
     "create_sampler",
     "default_denoiser",

@@ -47,13 +47,18 @@ class LogSNRProcess(DiagonalProcess):
 
     def alpha(self, t: Tensor) -> Tensor:
         """sqrt(sigmoid(log-SNR)), or 1."""
-        found = self._log_snrs(t)
-        return torch.sigmoid(found).sqrt() if self.variance == "preserving" else torch.ones_like(found)
+        return self.alpha_sigma(t)[0]
 
     def sigma(self, t: Tensor) -> Tensor:
         """sqrt(sigmoid(-log-SNR)), or exp(-log-SNR / 2)."""
+        return self.alpha_sigma(t)[1]
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one map of log-SNRs."""
         found = self._log_snrs(t)
-        return torch.sigmoid(-found).sqrt() if self.variance == "preserving" else torch.exp(-found / 2)
+        if self.variance == "preserving":
+            return torch.sigmoid(found).sqrt(), torch.sigmoid(-found).sqrt()
+        return torch.ones_like(found), torch.exp(-found / 2)
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha' = l' sigma^2 alpha / 2 and sigma' = -l' alpha^2 sigma / 2 (preserving), with l the log-SNR."""

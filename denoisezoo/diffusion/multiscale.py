@@ -32,6 +32,8 @@ class MultiScale(LogSNRProcess):
         lowest: Log-SNR at the end of each band.
         drop: Whether bands leave the state. Without it, one network sees all of it at all times.
         rescale: Divide the approximation by 2^levels, its scale against the image; the published code does not.
+        band_std: What each band is divided by besides, finest first: its standard deviation in the data, so that all
+            bands reach the network at one scale and an equal log-SNR means equally much noise. 1 unless given.
         t_min: Smallest time.
     """
 
@@ -45,6 +47,7 @@ class MultiScale(LogSNRProcess):
         drop: bool = True,
         rescale: bool = False,
         t_min: float = 1e-3,
+        band_std: list[float] | None = None,
     ) -> None:
         ends = [(k + 1) / (levels + 1) for k in range(levels + 1)] if ends is None else list(ends)
         check_ends(ends, levels, t_min)
@@ -54,7 +57,11 @@ class MultiScale(LogSNRProcess):
         self.highest, self.lowest, self.drop = highest, lowest, drop
         self.t_min, self.t_max = t_min, ends[-1]
         self.bands = haar_bands(resolution, levels)
-        self.scale = 2.0**-levels if rescale else 1.0
+        band_std = [1.0] * len(ends) if band_std is None else list(band_std)
+        if len(band_std) != len(ends) or min(band_std) <= 0:
+            raise UserError(f"band_std {band_std} for {len(ends)} bands", "give a positive number for each band")
+        divisors = [*band_std[:-1], band_std[-1] * (2.0**levels if rescale else 1.0)]
+        self.scales = torch.tensor(divisors, dtype=torch.float64).reciprocal()
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
@@ -100,19 +107,18 @@ class MultiScale(LogSNRProcess):
         return haar(x, self._left(x.shape[-1]))
 
     def _scales(self, u: Tensor) -> Tensor:
-        side = u.shape[-1] >> self._left(u.shape[-1])
-        scales = torch.ones(u.shape[-2:], dtype=u.dtype, device=u.device)
-        scales[:side, :side] = self.scale
-        return scales
+        """By what each coefficient of a state is multiplied; (H, W)."""
+        side = u.shape[-1]
+        return self.scales.to(u)[self.bands[:side, :side].to(u.device)]
 
     def encode(self, image: Tensor) -> Tensor:
-        """The mosaic, its approximation rescaled if so set."""
+        """The mosaic, its bands scaled if so set."""
         u = self.from_pixels(image)
-        return u if self.scale == 1 else u * self._scales(u)
+        return u * self._scales(u)
 
     def decode(self, state: Tensor) -> Tensor:
         """Inverse of `encode`."""
-        return self.to_pixels(state if self.scale == 1 else state / self._scales(state))
+        return self.to_pixels(state / self._scales(state))
 
     def clip(self, u_0: Tensor) -> Tensor:
         """A small image stands for averages times 2 for every level that is gone."""

@@ -117,7 +117,7 @@ class LinearPreconditioning(Preconditioning):
     def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
         """The two equations of the module's docstring."""
         diagonal = _diagonal(process)
-        alpha, sigma, p, q = aligned(diagonal.alpha(t), diagonal.sigma(t), *self.mix(diagonal, t))
+        alpha, sigma, p, q = aligned(*diagonal.alpha_sigma(t), *self.mix(diagonal, t))
         det = alpha * q - sigma * p
         F_x = with_channels(F_x, u_t.shape[1])
         u_0 = over_images(q / det, u_t) * u_t - over_images(sigma / det, u_t) * F_x
@@ -127,7 +127,7 @@ class LinearPreconditioning(Preconditioning):
     def c_out(self, process: Process, t: Tensor) -> Tensor:
         """|sigma / det|."""
         diagonal = _diagonal(process)
-        alpha, sigma, p, q = aligned(diagonal.alpha(t), diagonal.sigma(t), *self.mix(diagonal, t))
+        alpha, sigma, p, q = aligned(*diagonal.alpha_sigma(t), *self.mix(diagonal, t))
         return (sigma / (alpha * q - sigma * p)).abs()
 
 

@@ -184,6 +184,10 @@ class Process(ABC):
         """Blocks of A_t = psi(t, 0)."""
         return self.psi(t, torch.zeros_like(t))
 
+    def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Blocks of A_t and R_t, `signal` and `noise` at once."""
+        return self.signal(t), self.noise(t)
+
     def diffusion(self, t: Tensor) -> Tensor:
         """Blocks of G G^T = 2 (R' - F R) R^T with F = A' A^-1 (from the equation of `noise`). t: (B,)."""
         A_dot, R_dot = self.rates(t)
@@ -199,7 +203,8 @@ class Process(ABC):
             eps: Standard normal noise like `u_0`.
             t: Times (B,).
         """
-        return apply_blocks(self.signal(t), u_0) + apply_blocks(self.noise(t), eps)
+        A_t, R_t = self.marginal(t)
+        return apply_blocks(A_t, u_0) + apply_blocks(R_t, eps)
 
     def prior(
         self,
@@ -255,9 +260,19 @@ class DiagonalProcess(Process):
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """d alpha / dt and d sigma / dt."""
 
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at once; what both come from is then computed only once."""
+        return self.alpha(t), self.sigma(t)
+
+    def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Of `alpha_sigma`."""
+        alpha, sigma = self.alpha_sigma(t)
+        return map_blocks(alpha), map_blocks(sigma)
+
     def log_snr(self, t: Tensor) -> Tensor:
         """2 ln(alpha / sigma), the mean over the map."""
-        log_snr = 2 * (self.alpha(t).log() - self.sigma(t).log())
+        alpha, sigma = self.alpha_sigma(t)
+        log_snr = 2 * (alpha.log() - sigma.log())
         return log_snr if log_snr.ndim == 1 else log_snr.flatten(1).mean(1)
 
     def psi(self, s: Tensor, t: Tensor) -> Tensor:

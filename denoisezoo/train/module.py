@@ -255,6 +255,7 @@ class DiffusionModule(LightningModule):
     ) -> None:
         """The denoiser's step, then the adversary's."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()  # Lightning would keep them while the next step needs the memory
         if self.opponent is not None:
             self.opponent.step(self.trainer, last_step(self.trainer, self.trainer.global_step, self.train_seconds))
 

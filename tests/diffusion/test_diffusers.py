@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Denoiser, Prediction, create_sampler
+from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS
-from denoisezoo.diffusion.processes import VPDiscrete
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
 from denoisezoo.diffusion.samplers.ode import DPMSolverPP2M
 

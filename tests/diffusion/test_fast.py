@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import GaussianOracle, Joint, create_sampler
+from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.objectives import FewTimes, Simple
-from denoisezoo.diffusion.processes import EDM, VP, VPDiscrete
+from denoisezoo.diffusion.processes import EDM, VP
 from denoisezoo.errors import UserError
 
 CHAIN = VPDiscrete()

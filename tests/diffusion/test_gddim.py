@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from denoisezoo.diffusion import MultiScale, create_sampler
 from denoisezoo.diffusion.blocks import product, transpose
-from denoisezoo.diffusion.processes import VP, VPDiscrete
+from denoisezoo.diffusion.chain import VPDiscrete
+from denoisezoo.diffusion.processes import VP
 from denoisezoo.diffusion.samplers.exponential import (
     lagrange,
     lagrange_slope,

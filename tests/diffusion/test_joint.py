@@ -16,11 +16,12 @@ from denoisezoo.diffusion import (
     create_sampler,
     with_condition,
 )
+from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.diagonal import slope_of
 from denoisezoo.diffusion.geometric import GeometricVE
 from denoisezoo.diffusion.objectives import Likelihood, Simple
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Epsilon
-from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow, VPDiscrete
+from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow
 from denoisezoo.diffusion.samplers.base import Caller
 from denoisezoo.errors import UserError
 

@@ -343,6 +343,22 @@ def test_rescaled_approximations_have_the_scale_of_the_image():
         torch.testing.assert_close(process.clip(2 * cropped), cropped / 0.7)
 
 
+def test_bands_divided_by_their_deviation_are_of_one_size():
+    process, plain = MultiScale(16, levels=2, band_std=[0.1, 0.5, 3.0]), MultiScale(16, levels=2)
+    image = torch.randn(3, 2, 16, 16, dtype=f64)
+    u, u_plain = process.encode(image), plain.encode(image)
+    for band, std in enumerate((0.1, 0.5, 3.0)):
+        torch.testing.assert_close(u[..., process.bands == band], u_plain[..., process.bands == band] / std)
+    torch.testing.assert_close(process.decode(u), image)
+    torch.testing.assert_close(process.decode(u[..., :8, :8]), plain.decode(u_plain[..., :8, :8]))
+
+
+@pytest.mark.parametrize("band_std", [[1.0, 1.0], [1.0, 0.0, 1.0], [1.0, -1.0, 1.0]])
+def test_deviations_are_positive_and_one_for_each_band(band_std):
+    with pytest.raises(UserError, match="give a positive number for each band"):
+        MultiScale(16, levels=2, band_std=band_std)
+
+
 def test_grids_share_steps_and_hit_every_stage():
     process = MultiScale(32, levels=3)
     grid = process.grid(10)

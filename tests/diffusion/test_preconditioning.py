@@ -7,6 +7,7 @@ from denoisezoo.archs import BackboneConfig
 from denoisezoo.archs.base import Backbone
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, NetworkDenoiser, ScalarProcess
 from denoisezoo.diffusion.blocks import apply_blocks, inverse, transpose
+from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.objectives import (
     EDMLoss,
     Likelihood,
@@ -19,7 +20,7 @@ from denoisezoo.diffusion.objectives import (
 )
 from denoisezoo.diffusion.preconditioning import X0, EDMPreconditioning, Epsilon, V
 from denoisezoo.diffusion.process import Process
-from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow, VPDiscrete
+from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow
 from denoisezoo.errors import UserError
 
 f64 = torch.float64

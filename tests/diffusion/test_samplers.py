@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import SAMPLERS, Denoiser, Prediction, create_sampler
-from denoisezoo.diffusion.processes import EDM, VP, VPDiscrete
+from denoisezoo.diffusion.chain import VPDiscrete
+from denoisezoo.diffusion.processes import EDM, VP
 from denoisezoo.errors import UserError
 
 from .conftest import SHAPE

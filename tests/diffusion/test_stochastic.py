@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import create_sampler
-from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow, VPDiscrete
+from denoisezoo.diffusion.chain import VPDiscrete
+from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow
 
 from .conftest import SHAPE
 

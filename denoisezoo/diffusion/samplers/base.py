@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
-from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction, with_condition
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.noise import Noise
@@ -234,5 +233,4 @@ def transfer(process: Process, prediction: Prediction, s: Tensor) -> Tensor:
     With u_t = A_t u_0 + R_t eps this is one step of generalised DDIM, psi(s,t) u_t + (R_s - psi(s,t) R_t) eps
     (gDDIM, arXiv 2206.05564, q = 1), in a form that also holds where A_t is singular.
     """
-    times = s.reshape(1)
-    return apply_blocks(process.signal(times), prediction.u_0) + apply_blocks(process.noise(times), prediction.eps)
+    return process.perturb(prediction.u_0, prediction.eps, s.reshape(1))
