@@ -193,9 +193,9 @@ def _small(
 
 
 _DIGITS = (
-    _small("digits_d1", 16, 8, (0.5, 1, 3), Cost(88_785, 2_441_344), image=1),
-    _small("digits_d2", 8, 8, (1, 4), Cost(143_033, 2_982_912), image=1),
-    _small("digits_a2", 4, 44, (1,), Cost(329_385, 4_145_152), image=1),
+    _small("digits_d1", 16, 8, (1, 2, 4), Cost(173_209, 5_984_768), image=1),
+    _small("digits_d2", 8, 20, (1, 2), Cost(275_381, 6_360_960), image=1),
+    _small("digits_a2", 4, 24, (1,), Cost(99_025, 1_258_752), image=1),
 )
 _SMALL_32 = (
     _small("small32_d1", 32, 16, (0.5, 1, 2, 4), Cost(658_915, 33_943_040)),
@@ -212,7 +212,7 @@ _SMALL_64 = (
 FAMILY.variant(
     "multiscale_digits",
     MultiscaleConfig(in_channels=1, out_channels=1, resolution=16, base=_DIGITS, levels=2),
-    Cost(561_203, 2_441_344),
+    Cost(547_615, 5_984_768),
     tags=("small",),
 )
 FAMILY.variant(
