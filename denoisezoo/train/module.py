@@ -255,9 +255,15 @@ class DiffusionModule(LightningModule):
     ) -> None:
         """The denoiser's step, then the adversary's."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        optimizer.zero_grad()  # Lightning would keep them while the next step needs the memory
+        # Lightning would keep the gradients until the next backward pass, whose forward pass needs the memory.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         if self.opponent is not None:
             self.opponent.step(self.trainer, last_step(self.trainer, self.trainer.global_step, self.train_seconds))
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Nothing: `optimizer_step` has done it."""
 
     def losses(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
         """The efforts that a batch trains and their losses: the same ones each time that it is called in a step."""
