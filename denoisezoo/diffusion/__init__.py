@@ -6,6 +6,7 @@ from denoisezoo.diffusion.blurring import Blurring
 from denoisezoo.diffusion.denoiser import (
     Denoiser,
     Given,
+    Matched,
     NetworkDenoiser,
     Prediction,
     default_denoiser,
@@ -13,10 +14,12 @@ from denoisezoo.diffusion.denoiser import (
 )
 from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.downsampling import DownSampling
+from denoisezoo.diffusion.drift import Drift
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.joint import Joint
 from denoisezoo.diffusion.langevin import CLD
+from denoisezoo.diffusion.measured import Measured
 from denoisezoo.diffusion.multiscale import MultiScale
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
@@ -40,12 +43,15 @@ __all__ = [
     "Diagonal",
     "DiagonalProcess",
     "DownSampling",
+    "Drift",
     "GaussianOracle",
     "Given",
     "Guided",
     "Joint",
     "LogSNRProcess",
     "Loss",
+    "Matched",
+    "Measured",
     "MixedBlock",
     "MixtureOracle",
     "MultiScale",
