@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -143,7 +143,7 @@ class BitLink:
     def quantisers(self) -> list[Tensor]:
         """Levels of each coefficient that is sent; the largest variances come first and so do their bits."""
         c = self._coefficients(self.images)
-        return [lloyd(c[:, i], b) for i, b in enumerate(self.allocation)]
+        return [lloyd(c[:, i].contiguous(), b) for i, b in enumerate(self.allocation)]
 
     def _coefficients(self, x: Tensor) -> Tensor:
         return (x.flatten(1).double() - self.moments.mean) @ self.moments.basis[:, : len(self.allocation)]
@@ -180,6 +180,13 @@ class BitLink:
         total = torch.zeros(bits.shape, dtype=torch.float64).index_add_(1, use, arrived * weight)
         decided = (total > 0).long()
         return Delivered(self.decode(decided, x.shape), float((decided != bits).double().mean()))
+
+
+def pixel_link(moments: Moments, images: Tensor) -> BitLink:
+    """One bit for every pixel, sent once: no transform and no code."""
+    D = len(moments.mean)
+    ones, identity = torch.ones(D, dtype=torch.float64), torch.eye(D, dtype=torch.float64)
+    return BitLink(replace(moments, variances=ones, basis=identity), images, D)
 
 
 def best_link(moments: Moments, images: Tensor, noise: Tensor, sigma: Tensor) -> BitLink:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.conditional import means_of_draws, reconstruction_figures
-from denoisezoo.evaluation.digital import best_link, ideal_link
+from denoisezoo.evaluation.digital import best_link, ideal_link, pixel_link
 from denoisezoo.evaluation.images import to_float
 from denoisezoo.evaluation.linear import Moments, linear_mmse, memory, pixelwise_mmse
 from denoisezoo.studies.base import Plot, Row, Study
@@ -147,6 +147,13 @@ def name_of(run: Run) -> str:
 # Baselines
 
 
+def _uncoded(received: Reception) -> tuple[Tensor, Figures]:
+    """A bit for each pixel over BPSK."""
+    link = pixel_link(Moments.of(received.training), received.training)
+    found = link.send(received.x, received.y - received.x, received.sigma)
+    return found.images, {"bits": float(link.bits), "bit_error_rate": found.bit_error_rate}
+
+
 def _digital(received: Reception) -> tuple[Tensor, Figures]:
     """A link whose number of bits is the best for this channel on training images."""
     training = received.training[:LINK_IMAGES]
@@ -161,6 +168,7 @@ METHODS: dict[str, Callable[[Reception], tuple[Tensor, Figures]]] = {
     "pixelwise MMSE": lambda r: (pixelwise_mmse(Moments.of(r.training).power, r.y, r.sigma), {}),
     REFERENCE: lambda r: (linear_mmse(Moments.of(r.training), r.y, r.sigma), {}),
     "training images' posterior": lambda r: (memory(r.training, r.y, r.sigma), {}),
+    "uncoded pixels": _uncoded,
     "BPSK link": _digital,
     "ideal Gaussian link": lambda r: (
         ideal_link(Moments.of(r.training), r.x, r.sigma, torch.Generator().manual_seed(0)),

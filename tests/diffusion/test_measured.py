@@ -52,14 +52,14 @@ def test_the_estimate_from_state_and_measurement_together(x):
 
 @pytest.mark.parametrize("spec", ["heun", "dpmpp_2m"])
 def test_samples_have_the_moments_of_the_posterior(spec):
-    process = Measured(GeometricVE(0.005, 50.0), 1)
+    process = Measured(GeometricVE(0.005, 500.0), 1)
     oracle = GaussianOracle(process, MEAN.reshape(1, 1, 2), COVARIANCE)
     x_T = torch.cat([torch.zeros(1, 2, dtype=f64), torch.eye(2, dtype=f64)]).reshape(3, 1, 1, 2)
     images = create_sampler(spec)(oracle, x_T, steps=300, cond=measurement(Y.expand(3, 2), S)).images.reshape(3, 2)
     M = (images[1:] - images[:1]).T
     mean, covariance = posterior()
     torch.testing.assert_close(images[0], mean, rtol=0, atol=2e-3)
-    torch.testing.assert_close(50.0**2 * M @ M.T, covariance, rtol=0, atol=2e-3)
+    torch.testing.assert_close(500.0**2 * M @ M.T, covariance, rtol=0, atol=2e-3)
 
 
 def test_the_first_call_is_at_the_noise_of_the_measurement():

@@ -96,7 +96,8 @@ def test_the_joint_distance_sees_whether_images_fit_their_conditions():
     shuffled = conditional_figures(x.roll(1, 0), pair, index, create_features("pixels"), pair)
     assert fitting["fd_pixels_joint"] == pytest.approx(0, abs=1e-6)
     assert shuffled["fd_pixels_joint"] > 1
-    assert set(fitting) == {"psnr", "ssim", "consistency", "fd_pixels_joint"}
+    figures = {"psnr", "ssim", "mse_db", "mse_db_mean", "cosine", "consistency", "fd_pixels_joint"}
+    assert set(fitting) == figures
     assert (fitting["psnr"], fitting["consistency"]) == (100, 100)
 
 

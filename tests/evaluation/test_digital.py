@@ -13,6 +13,7 @@ from denoisezoo.evaluation.digital import (
     ideal_link,
     lloyd,
     nearest_level,
+    pixel_link,
     water_level,
 )
 from denoisezoo.evaluation.linear import Moments
@@ -111,3 +112,18 @@ def test_the_best_link_sends_more_bits_over_a_better_channel():
         noise = sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=f64)
         found.append(best_link(moments, x, noise, sigma).bits)
     assert found[0] < found[1] == 4
+
+
+def test_uncoded_pixels_have_a_bit_each():
+    """Clear: the half-means of a Gaussian, Max's error of one bit; with SNR 1, Q(1) of the bits are wrong."""
+    x = gaussian()
+    moments = Moments.of(x)
+    link = pixel_link(moments, x)
+    assert link.allocation == [1, 1, 1, 1]
+    clear = link.send(x, torch.zeros_like(x), torch.ones(1, 1, 1, 1))
+    expected = 0.3634 * torch.tensor([4.0, 1.0, 0.25, 0.01]).sum().item()
+    assert (clear.images - x).square().sum((1, 2, 3)).mean().item() == pytest.approx(expected, rel=0.03)
+    sigma = math.sqrt(moments.power)
+    noise = sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=f64)
+    found = link.send(x, noise, torch.full((1, 1, 1, 1), sigma)).bit_error_rate
+    assert found == pytest.approx(0.5 * math.erfc(1 / math.sqrt(2)), rel=0.03)
