@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -58,6 +59,11 @@ class Reception:
     training: Tensor
     channel: Channel
 
+    @cached_property
+    def moments(self) -> Moments:
+        """Those of the training images."""
+        return Moments.of(self.training)
+
 
 def channel_study(
     runs: Sequence[Run],
@@ -78,6 +84,8 @@ def channel_study(
     Raises:
         UserError: A run that was not trained on a channel, or on another one or on other data than the first.
     """
+    for run in runs:
+        _check(run)
     rows: list[Row] = []
     for level in levels:
         changed = [with_task(run, {**(options or {}), "snr_db": level}) for run in runs]
@@ -105,7 +113,8 @@ def reception(runs: Sequence[Run], settings: Settings) -> Reception:
     Raises:
         UserError: See `channel_study`.
     """
-    plain = [_plain(run) for run in runs]
+    # Zero-forced, and told the noise: of this all that runs see can be made.
+    plain = [with_task(run, {"equaliser": "zero_forcing", "tell": True}) for run in runs]
     data, first = plain[0].data(), plain[0]
     for run in plain[1:]:
         if run.data().content_hash() != data.content_hash():
@@ -120,11 +129,10 @@ def reception(runs: Sequence[Run], settings: Settings) -> Reception:
     return Reception(pair.x, pair.y[:, :C], sigma, to_float(data.images("train")), data.task)
 
 
-def _plain(run: Run) -> Run:
-    """The run on its channel with zero forcing, of which all that the others see can be made."""
+def _check(run: Run) -> None:
+    """Refuse a run that knows no channel."""
     if not isinstance(getattr(run.data(), "task", None), Channel):
         raise UserError(f"{run.folder} was not trained on a channel", "train one, e.g. --config digits/channel_concat")
-    return with_task(run, {"equaliser": "zero_forcing", "tell": True})
 
 
 def samples_of(run: Run, images: int, settings: Settings) -> dict[str, Tensor]:
@@ -149,7 +157,7 @@ def name_of(run: Run) -> str:
 
 def _uncoded(received: Reception) -> tuple[Tensor, Figures]:
     """A bit for each pixel over BPSK."""
-    link = pixel_link(Moments.of(received.training), received.training)
+    link = pixel_link(received.moments, received.training)
     found = link.send(received.x, received.y - received.x, received.sigma)
     return found.images, {"bits": float(link.bits), "bit_error_rate": found.bit_error_rate}
 
@@ -158,22 +166,19 @@ def _digital(received: Reception) -> tuple[Tensor, Figures]:
     """A link whose number of bits is the best for this channel on training images."""
     training = received.training[:LINK_IMAGES]
     y, sigma = received.channel.receive(training, torch.Generator().manual_seed(0))
-    link = best_link(Moments.of(received.training), training, y - training, sigma)
+    link = best_link(received.moments, training, y - training, sigma)
     found = link.send(received.x, received.y - received.x, received.sigma)
     return found.images, {"bits": float(link.bits), "bit_error_rate": found.bit_error_rate}
 
 
 METHODS: dict[str, Callable[[Reception], tuple[Tensor, Figures]]] = {
     "as received": lambda r: (r.y, {}),
-    "pixelwise MMSE": lambda r: (pixelwise_mmse(Moments.of(r.training).power, r.y, r.sigma), {}),
-    REFERENCE: lambda r: (linear_mmse(Moments.of(r.training), r.y, r.sigma), {}),
+    "pixelwise MMSE": lambda r: (pixelwise_mmse(r.moments.power, r.y, r.sigma), {}),
+    REFERENCE: lambda r: (linear_mmse(r.moments, r.y, r.sigma), {}),
     "training images' posterior": lambda r: (memory(r.training, r.y, r.sigma), {}),
     "uncoded pixels": _uncoded,
     "BPSK link": _digital,
-    "ideal Gaussian link": lambda r: (
-        ideal_link(Moments.of(r.training), r.x, r.sigma, torch.Generator().manual_seed(0)),
-        {},
-    ),
+    "ideal Gaussian link": lambda r: (ideal_link(r.moments, r.x, r.sigma, torch.Generator().manual_seed(0)), {}),
 }
 """Images (N, C, H, W) that a method delivers, and figures of its own."""
 

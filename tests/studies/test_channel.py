@@ -113,7 +113,7 @@ def test_rows_average_seeds():
 def test_mistakes_end_with_one_line(channel_run, trained, tmp_path, capsys):
     run, other = channel_run("see/0"), channel_run("other", power=0.5)
     cases = {
-        (str(trained()),): "has no task|was trained without a task",
+        (str(trained()),): "was not trained on a channel",
         (run, other): "runs of one channel",
         (run, "--task", "fadin=rayleigh"): "fading",
         (run, "--task", "transmitter=0.5"): "kappa",
@@ -124,7 +124,7 @@ def test_mistakes_end_with_one_line(channel_run, trained, tmp_path, capsys):
         capsys.readouterr()
         assert cli.main(["study", "channel", *words]) == 2
         error = capsys.readouterr().err.strip().splitlines()
-        assert any(part in error[-1] for part in expected.split("|")), error
+        assert expected in error[-1]
 
 
 def test_evaluate_at_one_snr_of_a_range(channel_run, tmp_path, capsys):
