@@ -4,6 +4,7 @@ solvers: quality and price of runs under other solvers and steps, same weights. 
 solvers against training time, over the checkpoints of runs. memory: back-propagation against the adjoint, over solver
 steps. robustness: PSNR and SSIM of noisy held-out images after denoising. samplers: quality of runs against calls of
 the denoiser, over samplers. resolutions: time and MACs of a multi-scale network against a uniform one, over sizes.
+channel: runs on a noisy channel against linear estimators and digital links, over SNRs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.assessing import add_sampling_arguments, settings_of, whole
+from denoisezoo.commands.assessing import add_sampling_arguments, settings_of, task_options, whole
 from denoisezoo.commands.profile import numbers, show_progress
 from denoisezoo.commands.tables import Column, add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError
@@ -30,7 +31,9 @@ COLUMNS = {
     "samplers": ("line", "steps", "nfe", "quality", "latency_ms_per_image", "error"),
     "resolutions": ("name", "resolution", "batch_size", "ms_per_image", "macs_per_image", "speed_up", "macs_ratio"),
     "robustness": ("run", "eps", "steps", "noisy_psnr", "psnr", "psnr_standard_error", "ssim", "ms_per_image"),
-}
+    "channel": ("method", "snr_db", "seeds", "mse_db", "mse_db_std", "gain_db", "psnr", "ssim", "cosine",
+                "class_accuracy", "class_accuracy_std", "bits", "bit_error_rate"),
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-sizes", metavar="N,...", type=numbers(int, 1), default=[1, 8], help="of resolutions (1,8)"
+    )
+    parser.add_argument(
+        "--snr", metavar="DB,...", type=numbers(float, -100), default=[-20, -15, -10, -5, 0, 5, 10, 15, 20],
+        help="of channel, in dB (-20 to 20 in steps of 5); begin with = before a minus sign: --snr=-5,0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="of channel: options to change"
     )
     parser.add_argument("--memory-batch", type=whole(1), default=16, metavar="B", help="batch of memory (16)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
@@ -140,6 +150,15 @@ def study_samplers(args: argparse.Namespace) -> Study:
     return sampler_study(runs, args.samplers or [args.sampler], args.nfe, settings, show_progress)
 
 
+def study_channel(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.channel`."""
+    from denoisezoo.studies.channel import channel_study
+    from denoisezoo.train.runs import load_run
+
+    runs = [load_run(path) for path in args.subjects]
+    return channel_study(runs, args.snr, settings_of(args), args.task, show_progress)
+
+
 def study_resolutions(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.resolutions`."""
     from denoisezoo.diffusion import create_sampler
@@ -166,4 +185,5 @@ STUDIES: Mapping[str, Callable[[argparse.Namespace], Study]] = {
     "robustness": study_robustness,
     "samplers": study_samplers,
     "resolutions": study_resolutions,
+    "channel": study_channel,
 }

@@ -7,6 +7,7 @@ from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.denoiser import (
     Denoiser,
     Given,
+    Matched,
     NetworkDenoiser,
     Prediction,
     default_denoiser,
@@ -14,10 +15,12 @@ from denoisezoo.diffusion.denoiser import (
 )
 from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.downsampling import DownSampling
+from denoisezoo.diffusion.drift import Drift
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.joint import Joint
 from denoisezoo.diffusion.langevin import CLD
+from denoisezoo.diffusion.measured import Measured
 from denoisezoo.diffusion.multiscale import MultiScale
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
@@ -41,12 +44,15 @@ __all__ = [
     "Diagonal",
     "DiagonalProcess",
     "DownSampling",
+    "Drift",
     "GaussianOracle",
     "Given",
     "Guided",
     "Joint",
     "LogSNRProcess",
     "Loss",
+    "Matched",
+    "Measured",
     "MixedBlock",
     "MixtureOracle",
     "MultiScale",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion.joint import Joint
+from denoisezoo.diffusion.measured import Measured
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.process import PROCESSES, Process
@@ -145,7 +146,7 @@ class NetworkDenoiser(Denoiser):
         effort: Effort | None = None,
     ) -> Tensor:
         """F(c_in u_t; c_noise): the network's own output, in the basis and the dtype of its input."""
-        scaled, c_noise = self.preconditioning.inputs(self.process, u_t, t)
+        scaled, c_noise = self.preconditioning.inputs(self.process, self.process.seen(u_t, t), t)
         x = self.process.to_pixels(scaled)
         dtype = next(self.backbone.parameters()).dtype
         F_x = self.backbone(
@@ -253,15 +254,54 @@ class Given(Denoiser):
         effort: Effort | None = None,
     ) -> Prediction:
         """Denoise x_t (B, C, H, W); see `Denoiser.forward`."""
-        if self.y.shape[-2:] != u_t.shape[-2:] or len(self.y) != len(u_t):
-            raise UserError(
-                f"the condition is {_size(self.y)} and the image {_size(u_t)}",
-                "give one condition per image, of its size",
-            )
+        _check_sizes(self.y, u_t)
         u = torch.cat([u_t, self.joint.diffuse(self.y.to(u_t), t, self.noise)], dim=1)
         found: Prediction = self.denoiser(u, t, label=label, augment=augment, effort=effort)
         C = u_t.shape[1]
         return Prediction(found.u_0[:, :C], found.eps[:, :C])
+
+
+class Matched(Denoiser):
+    """An unconditional denoiser as one of x given a measurement y = x + s n: see `denoisezoo.diffusion.measured`.
+
+    Args:
+        denoiser: Of a `Measured` process.
+        cond: y and ln s, (B, C + 1, H, W).
+
+    Raises:
+        UserError: Conditions with other channels, or with several noise levels in an image.
+    """
+
+    def __init__(self, denoiser: Denoiser, cond: Tensor) -> None:
+        super().__init__()
+        assert isinstance(denoiser.process, Measured)
+        denoiser.process.check_condition(cond)
+        self.denoiser, self.measured, self.cond = denoiser, denoiser.process, cond
+        self.process, self.efforts = denoiser.process.free, denoiser.efforts
+
+    def forward(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None = None,
+        cond: Tensor | None = None,
+        augment: Tensor | None = None,
+        effort: Effort | None = None,
+    ) -> Prediction:
+        """The image from u_t and y together, and the noise that it leaves in u_t."""
+        _check_sizes(self.cond, u_t)
+        v, t_c = self.measured.combine(u_t, t, self.cond)
+        u_0 = self.denoiser(v, t_c, label=label, augment=augment, effort=effort).u_0
+        alpha, sigma = (part.to(u_t).reshape(-1, 1, 1, 1) for part in (self.measured.alpha(t), self.measured.sigma(t)))
+        return Prediction(u_0, (u_t - alpha * u_0) / sigma)
+
+
+def _check_sizes(y: Tensor, u_t: Tensor) -> None:
+    if y.shape[-2:] != u_t.shape[-2:] or len(y) != len(u_t):
+        raise UserError(
+            f"the condition is {_size(y)} and the image {_size(u_t)}", "give one condition per image, of its size"
+        )
 
 
 def _size(x: Tensor) -> str:
@@ -278,6 +318,8 @@ def with_condition(denoiser: Denoiser, cond: Tensor | None, noise: Noise) -> tup
     """
     if cond is None or not denoiser.process.cond_channels:
         return denoiser, cond
+    if isinstance(denoiser.process, Measured):
+        return Matched(denoiser, cond), None
     return Given(denoiser, cond, noise), None
 
 

@@ -72,6 +72,10 @@ class Process(ABC):
         """What a network puts out (B, k*C or C, H, W) in the basis of the state."""
         return x
 
+    def seen(self, u: Tensor, t: Tensor) -> Tensor:
+        """What networks are shown of a state (B, k*C, H, W) at times t (B,), before it is scaled: most, the state."""
+        return u
+
     def start(self, image: Tensor, generator: torch.Generator | None = None, cond: Tensor | None = None) -> Tensor:
         """A clean state u_0 to train on: `encode`, what is drawn at random of it, and the condition if it is part."""
         return self.encode(image)

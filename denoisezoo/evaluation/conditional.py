@@ -110,6 +110,43 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return index.flatten(1).mean(1)
 
 
+def mse_db(a: Tensor, b: Tensor) -> float:
+    """10 log10 of the mean squared error of images (N, C, H, W), clamped to [-1, 1]; at least -100."""
+    error = (a.double().clamp(-1, 1) - b.double().clamp(-1, 1)).square().mean()
+    return 10 * float(error.clamp(min=1e-10).log10())
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity (N,) of images (N, C, H, W) as brightness, 0 for black: (image + 1) / 2."""
+    a, b = ((image.double().clamp(-1, 1).flatten(1) + 1) / 2 for image in (a, b))
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)
+
+
+def reconstruction_figures(samples: Tensor, truth: Tensor) -> dict[str, float]:
+    """How near images (N, C, H, W) in [-1, 1] are to the truth: `psnr`, `mse_db`, `ssim`, `cosine`, means over images.
+
+    `psnr` averages over images in dB, and `mse_db` is that of the error averaged over all.
+    """
+    return {
+        "psnr": float(psnr(samples, truth).mean()),
+        "mse_db": mse_db(samples, truth),
+        "ssim": float(ssim(samples, truth).mean()),
+        "cosine": float(cosine(samples, truth).mean()),
+    }
+
+
+def means_of_draws(samples: Tensor, index: Tensor) -> Tensor:
+    """The mean (M, C, H, W) of the samples of each condition 0 ... M - 1, clamped first: an estimate of E[x given y].
+
+    Args:
+        samples: (N, C, H, W) in [-1, 1].
+        index: Condition of each (N,).
+    """
+    total = torch.zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
+    total.index_add_(0, index, samples.double().clamp(-1, 1))
+    return total / torch.bincount(index).reshape(-1, 1, 1, 1)
+
+
 def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | None:
     """Mean standard deviation of a pixel, 0 to 255, over the first `draws` samples of each condition.
 
@@ -148,14 +185,14 @@ def conditional_figures(
         reference: Real pairs for it.
 
     Returns:
-        `psnr` and `consistency` in dB, `ssim`, `diversity` (absent with fewer than 5 draws of each condition), and the
-        joint distance, `<distance>_joint`.
+        `reconstruction_figures`; `mse_db_mean`, that of the mean of the draws of a condition; `consistency` in dB;
+        `diversity` (absent with fewer than 5 draws of each condition); the joint distance, `<distance>_joint`.
     """
     drawn = pair.take(index)
     made = replace(drawn, x=samples)
-    figures = {
-        "psnr": float(psnr(samples, drawn.x).mean()),
-        "ssim": float(ssim(samples, drawn.x).mean()),
+    means = means_of_draws(samples, index)
+    figures = reconstruction_figures(samples, drawn.x) | {
+        "mse_db_mean": mse_db(means, pair.x[: len(means)]),
         "consistency": float(drawn.consistency(samples).mean()),
     }
     spread = diversity(samples, index)

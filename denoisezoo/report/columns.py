@@ -54,15 +54,21 @@ COSTS = (
     Column("images_per_s_training", "Training speed", "images/s", "high", "count"),
 )
 _COSTS = {column.key: column for column in COSTS}
-_HIGH = {"precision", "recall", "density", "coverage", "inception_score", "psnr", "ssim", "consistency"}
-_LOW = ("fd_", "fid", "kid", "memorised_share", "lpips")
+_HIGH = {"precision", "recall", "density", "coverage", "inception_score"}
+_HIGH |= {"psnr", "ssim", "consistency", "cosine", "class_accuracy"}
+_LOW = ("fd_", "fid", "kid", "memorised_share", "lpips", "mse_db")
 _NAMES = {
     "fid": "FID",
     "kid": "KID",
     "precision": "Precision",
     "recall": "Recall",
     "psnr": "PSNR",
+    "mse_db": "MSE",
+    "mse_db_mean": "MSE of the mean of draws",
     "ssim": "SSIM",
+    "cosine": "Cosine similarity",
+    "class_accuracy": "Class accuracy",
+    "class_accuracy_clean": "Class accuracy, clean images",
     "lpips": "LPIPS",
     "consistency": "Consistency",
     "diversity": "Diversity",
@@ -70,10 +76,16 @@ _NAMES = {
     "nn_ratio": "Neighbour ratio",
     "nearer_than_held_out": "Nearer than held-out",
 }
-_UNITS = {"psnr": "dB", "consistency": "dB", "diversity": "of 255"}
+_UNITS = {"psnr": "dB", "mse_db": "dB", "mse_db_mean": "dB", "consistency": "dB", "diversity": "of 255"}
 _MEANING = {
     "psnr": "PSNR and SSIM compare each sample with the truth that belongs to its condition; they favour means over "
     "samples.",
+    "mse_db": "MSE is that of pixels in [-1, 1], averaged over all images and then put in dB.",
+    "mse_db_mean": "The mean of the draws of a condition estimates E[x given y]; were they exact, the squared error of "
+    "that would be half of a draw's.",
+    "cosine": "Cosine similarity is that of brightness, 0 for black.",
+    "class_accuracy": "Class accuracy is the share of samples that a small classifier of the data takes for what they "
+    "should show.",
     "consistency": "Consistency is the PSNR between what the condition determines of the sample and of the truth.",
     "diversity": "Diversity is the mean standard deviation of a pixel over five samples of one condition.",
     "precision": "Precision is the share of samples that look like real images, recall the share of real images that "

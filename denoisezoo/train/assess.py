@@ -26,6 +26,7 @@ from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
 from denoisezoo.train.conditions import Conditions, sample_picture
 from denoisezoo.train.data import ImageData
+from denoisezoo.train.recognition import held_out_labels, recogniser_of
 from denoisezoo.train.runs import Run, to_device
 
 REFERENCE_PAIRS = 10_000
@@ -289,6 +290,8 @@ def figures_of_task(
     index, reference = conditions.index(len(images)), data.pairs(settings.split, REFERENCE_PAIRS)
     figures = conditional_figures(images, conditions.pair, index, evaluator.features, reference)
     facts: dict[str, Any] = {"num_conditions": len(index.unique())}
+    if data.task.classified and (recogniser := recogniser_of(data.data)) is not None:
+        figures |= recogniser.figures(images, held_out_labels(data)[index])
     if settings.lpips is not None:
         lpips = LPIPS(settings.lpips)
         figures["lpips"] = mean_distance(lpips, images, conditions.pair.x[index])

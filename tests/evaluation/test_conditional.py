@@ -1,5 +1,7 @@
 """Metrics of conditional tasks against known values and a second implementation."""
 
+import math
+
 import pytest
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -9,7 +11,10 @@ from denoisezoo.evaluation.conditional import (
     Pair,
     condition_of,
     conditional_figures,
+    cosine,
     diversity,
+    means_of_draws,
+    mse_db,
     picture_rows,
     psnr,
     ssim,
@@ -40,6 +45,32 @@ def test_ssim_against_torchmetrics(channels, side):
     torch.testing.assert_close(ssim(a, a), torch.ones(4, dtype=torch.float64))
 
 
+def test_mse_is_averaged_before_it_is_put_in_db():
+    x = torch.zeros(2, 1, 4, 4)
+    off = x + torch.tensor([0.1, 0.3]).reshape(2, 1, 1, 1)  # errors 0.01 and 0.09
+    assert mse_db(off, x) == pytest.approx(-13.0103, abs=1e-3)  # 10 log10 0.05
+    assert mse_db(x, x) == pytest.approx(-100)
+    assert mse_db(x + 7, x) == pytest.approx(0)  # clamped to 1
+
+
+def test_cosine_is_that_of_brightness():
+    white, half = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    a, b = white.reshape(1, 1, 1, 2), half.reshape(1, 1, 1, 2)
+    assert cosine(a, b).item() == pytest.approx(0.5**0.5)
+    assert cosine(a, a).item() == pytest.approx(1)
+    assert cosine(-a, b).item() == 0
+
+
+def test_the_mean_of_the_draws_has_half_the_error_of_a_draw():
+    """Truth and draws from one posterior N(0, 0.01): 2 v for a draw, v (1 + 1/n) for the mean of n."""
+    generator = torch.Generator().manual_seed(0)
+    x, draws = (0.1 * torch.randn(n, 1, 8, 8, generator=generator) for n in (200, 1000))
+    index = torch.arange(1000) % 200
+    means = means_of_draws(draws, index)
+    assert means.shape == x.shape
+    assert mse_db(draws, x[index]) - mse_db(means, x) == pytest.approx(10 * math.log10(2 / 1.2), abs=0.1)
+
+
 def test_diversity_is_the_deviation_of_pixels():
     values = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
     samples = values.reshape(5, 1, 1, 1).expand(5, 1, 4, 4).repeat(2, 1, 1, 1)  # conditions 0 and 1, five draws each
@@ -65,7 +96,8 @@ def test_the_joint_distance_sees_whether_images_fit_their_conditions():
     shuffled = conditional_figures(x.roll(1, 0), pair, index, create_features("pixels"), pair)
     assert fitting["fd_pixels_joint"] == pytest.approx(0, abs=1e-6)
     assert shuffled["fd_pixels_joint"] > 1
-    assert set(fitting) == {"psnr", "ssim", "consistency", "fd_pixels_joint"}
+    figures = {"psnr", "ssim", "mse_db", "mse_db_mean", "cosine", "consistency", "fd_pixels_joint"}
+    assert set(fitting) == figures
     assert (fitting["psnr"], fitting["consistency"]) == (100, 100)
 
 

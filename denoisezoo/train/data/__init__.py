@@ -1,6 +1,7 @@
 """Data sets: Lightning data modules of square images, by name in `DATASETS`."""
 
 from denoisezoo.train.data.base import DATASETS, ImageData, Split
+from denoisezoo.train.data.channel import Channel
 from denoisezoo.train.data.cifar import Cifar10
 from denoisezoo.train.data.embedded import Digits, Photos
 from denoisezoo.train.data.folders import ImageFolder, ImageZip
@@ -13,6 +14,7 @@ __all__ = [
     "RENDERINGS",
     "TASKS",
     "Batch",
+    "Channel",
     "Cifar10",
     "Digits",
     "EvalLoader",

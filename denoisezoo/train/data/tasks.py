@@ -29,6 +29,9 @@ class Task(ABC):
     random: ClassVar[bool] = False
     """Whether the condition depends on more than the image."""
 
+    classified: ClassVar[bool] = False
+    """Whether samples are also judged by what a classifier takes them for, where the data have classes."""
+
     @property
     @abstractmethod
     def title(self) -> str:
