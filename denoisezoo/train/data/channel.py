@@ -149,11 +149,6 @@ def snr_range(snr_db: float | list[float]) -> tuple[float, float]:
     return float(ends[0]), float(ends[1])
 
 
-def normal(shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """Gaussian noise of unit variance."""
-    return torch.randn(shape, generator=generator)
-
-
 def laplace(shape: torch.Size, generator: torch.Generator | None) -> Tensor:
     """Laplace noise of unit variance: scale 1/sqrt(2)."""
     u = torch.rand(shape, generator=generator) - 0.5
