@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ Efforts = tuple[int, ...]
 
 WORKER, FINGERPRINT = "worker", "problem"
 GRACE = 5
-"""Seconds after which the lock of a study is taken for that of a dead worker; writing takes milliseconds."""
+"""Seconds after which the lock of a study, or a trial without its worker's name, is taken for that of a dead worker;
+writing takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -258,17 +260,25 @@ class Evolution:
     def _bury_the_dead(self) -> None:
         """Give up trials of workers on this machine that were killed; what they were to evaluate is queued again.
 
-        A worker may have been killed before it had written down all genes of a candidate that was queued for it.
+        A worker may have been killed before it had written down all genes of a candidate that was queued for it, or
+        even its own name.
         """
         from optuna.trial import TrialState
 
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if any(WORKER not in trial.user_attrs for trial in self._running()):
+            time.sleep(GRACE)  # the worker that has just begun it says who it is at once
+        for trial in self._running():
             host, _, pid = str(trial.user_attrs.get(WORKER, "")).partition(":")
-            if host == socket.gethostname() and not _alive(int(pid)):
+            if not host or (host == socket.gethostname() and not _alive(int(pid))):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 genes = trial.system_attrs.get("fixed_params", {}) | trial.params
                 if genes:
                     self.study.enqueue_trial(genes)
+
+    def _running(self) -> list[Any]:
+        from optuna.trial import TrialState
+
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
 
 def _alive(pid: int) -> bool:

@@ -160,6 +160,19 @@ def test_a_plan_that_a_killed_worker_had_only_begun_is_not_lost(tmp_path, writte
     assert {e.candidate for e in again.evaluated()} >= set(seeds())
 
 
+def test_a_worker_that_was_killed_before_it_said_who_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("denoisezoo.plans.evolution.GRACE", 0.01)
+    path = tmp_path / "study.log"
+    search = evolution(path)
+    search.seed(seeds())
+    search.study.ask()
+    again = evolution(path)
+    again.seed(seeds())
+    again.run(evaluate, 10)
+    assert {e.candidate for e in again.evaluated()} >= set(seeds())
+    assert len(again.evaluated()) == 10
+
+
 def test_two_processes_share_one_search(tmp_path):
     path = tmp_path / "study.log"
     evolution(path).seed(seeds())
