@@ -204,3 +204,20 @@ def test_compiled_networks_answer_as_eager_ones_in_every_shape_they_are_asked(mo
             x, t = u[:n].contiguous(memory_format=layout), torch.full((n,), 0.5)
             some = {key: value[:n] for key, value in given.items()}
             torch.testing.assert_close(compiled(x, t, **some).u_0, eager(x, t, **some).u_0, atol=1e-5, rtol=1e-5)
+
+
+def test_networks_that_cannot_be_exported_are_compiled_as_they_run(monkeypatch):
+    def refuse(*args, **given):
+        raise torch._dynamo.exc.Unsupported("a loop whose end the data decide")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    backbone = create_denoiser("ddpm_tiny", multipliers=(1,), blocks=1, attention=()).eval()
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    eager, compiled = (extracted(default_denoiser(backbone), {1.0}, compile=compile) for compile in (False, True))
+    given = {"augment": torch.randn(2, 2), "cond": torch.randn(2, 1, 8, 8), "label": torch.tensor([1, -1])}
+    x, t = torch.randn(2, 3, 8, 8), torch.full((2,), 0.5)
+    with torch.inference_mode():
+        found, truth = compiled(x, t, **given).u_0, eager(x, t, **given).u_0
+    torch.testing.assert_close(found, truth, atol=1e-5, rtol=1e-5)
+    assert len(compiled.backbone.compiled._calls) == 1
