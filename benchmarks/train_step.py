@@ -4,10 +4,11 @@
     python benchmarks/train_step.py "*_cifar10" --device cuda --modes eager,channels_last,compiled,bf16
 
 For each network and mode, blocks of steps of a bare loop (forward, backward, optimiser on a batch that is already
-there) and of the trainer as recipes run it alternate, in one process and on weights of the same kind, and the ratio is
-that of the medians. The
-data side is timed by itself: how many images per second the loader gives, over how many the step takes. Exit status 1
-means that the trainer cost more than `--allowed` of the bare loop somewhere, or that the loader was slower than a step.
+there) and of the trainer as recipes run it alternate, in one process and on weights of the same kind. "beside" is the
+median, with its 95 % interval, of the time of a block of the trainer over the mean of the two bare blocks around it: a
+machine whose speed drifts slows all three. The data side is timed by itself: how many images per second the loader
+gives, over how many the step takes. Exit status 1 means that the trainer cost more than `--allowed` of the bare loop
+somewhere, or that the loader was slower than a step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import itertools
 import logging
 import statistics
 import sys
@@ -31,6 +33,7 @@ from denoisezoo.archs import get_variant, list_denoisers
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
 from denoisezoo.diffusion.objectives import EDMLoss
 from denoisezoo.profiling.machine import device_name
+from denoisezoo.profiling.pairing import median_interval
 from denoisezoo.profiling.roofline import peaks
 from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO
@@ -51,7 +54,8 @@ MODES = {
     "bf16": {"channels_last": True, "compile": True},
 }
 COLUMNS = (
-    *("name", "mode", "device", "batch_size", "bare_ms", "trainer_ms", "overhead", "images_per_s"),
+    *("name", "mode", "device", "batch_size", "bare_ms", "trainer_ms", "images_per_s"),
+    *("overhead", "overhead_low", "overhead_high", "rounds"),
     *("flop_per_s", "share_of_peak", "loader_images_per_s", "loader_share", "torch", "device_name"),
 )
 
@@ -156,7 +160,7 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
         "batch_size": args.batch_size,
         "bare_ms": bare,
         "trainer_ms": trainer,
-        "overhead": trainer / bare - 1,
+        **beside(timing),
         "images_per_s": rate,
         "flop_per_s": flops,
         "share_of_peak": flops / peaks(device, dtype or torch.float32).flops_per_s,
@@ -164,6 +168,19 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
         "loader_share": rate / loader,
         "torch": torch.__version__,
         "device_name": device_name(device),
+    }
+
+
+def beside(timing: Alternate) -> dict[str, float]:
+    """What the trainer costs beside the bare loop, as a share of it."""
+    around = [(a + b) / 2 for a, b in itertools.pairwise(timing.bare_ms)]
+    ratios = [trainer / bare for trainer, bare in zip(timing.trainer_ms[1:], around, strict=True)]
+    low, high, _ = median_interval(ratios)
+    return {
+        "overhead": statistics.median(ratios) - 1,
+        "overhead_low": low - 1,
+        "overhead_high": high - 1,
+        "rounds": len(ratios),
     }
 
 
@@ -250,6 +267,7 @@ def main() -> int:
             rows.append(row)
             print(
                 f"{name:24s} {mode:14s} {row['bare_ms']:9.2f} {row['trainer_ms']:10.2f} {row['overhead']:7.1%} "
+                f"({row['overhead_low']:.1%} to {row['overhead_high']:.1%}) "
                 f"{row['images_per_s']:9.0f} {row['share_of_peak']:6.1%}  data side {row['loader_share']:.1%}",
                 flush=True,
             )
