@@ -77,7 +77,7 @@ class Guard(Callback):
         losses, samples = self._losses, self._samples
         self._losses, self._samples = [], []
         self._named = self._named or list(pl_module.named_parameters())  # walking through them takes time
-        gradients = {name: p.grad for name, p in self._named if p.grad is not None}
+        gradients = {name: grad for name, p in self._named if (grad := p.grad) is not None}
         if not gradients or getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # nothing was computed; or float16, whose loss scaling skips infinities by design
         norms = torch.stack(torch._foreach_norm(list(gradients.values()))).float()
