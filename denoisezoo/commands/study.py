@@ -174,6 +174,7 @@ def study_resolutions(args: argparse.Namespace) -> Study:
         create_sampler(args.sampler),
         args.steps,
         args.batch_sizes,
+        compile=args.compile,
         progress=show_progress,
     )
 

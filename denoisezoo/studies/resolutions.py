@@ -9,6 +9,7 @@ import torch
 
 from denoisezoo.archs import create_denoiser
 from denoisezoo.diffusion import NetworkDenoiser, Sampler, SeedBlock, default_denoiser
+from denoisezoo.plans import extracted
 from denoisezoo.profiling.latency import timer
 from denoisezoo.profiling.trajectory import counting_copy, trace
 from denoisezoo.studies.base import Plot, Row, Study
@@ -28,6 +29,7 @@ def resolution_study(
     steps: int,
     batch_sizes: Sequence[int] = (1, 8),
     rounds: int = 3,
+    compile: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Study:
     """Time whole walks of two untrained networks in turns, so that both meet the same disturbances.
@@ -40,6 +42,7 @@ def resolution_study(
         steps: Its steps, the same for both.
         batch_sizes: Images at a time.
         rounds: Walks of each; the fastest counts.
+        compile: Compile both networks, for each size that they see.
         progress: Told what is being timed.
     """
     rows: list[Row] = []
@@ -48,12 +51,14 @@ def resolution_study(
             default_denoiser(create_denoiser(name, resolution=resolution), process).eval()
             for name, process in zip(names, processes, strict=True)
         ]
+        timed = [extracted(d, d.efforts[-1:], compile=True) for d in denoisers] if compile else denoisers
         macs = [macs_of(denoiser, sampler, steps) for denoiser in denoisers]
         for batch in batch_sizes:
             progress(f"{resolution}x{resolution}, batch {batch}")
-            times = times_of(denoisers, sampler, steps, batch, rounds)
+            times = times_of(timed, sampler, steps, batch, rounds)
             for name, ms, cost in zip(names, times, macs, strict=True):
                 row: Row = {"name": name, "resolution": resolution, "batch_size": batch, "steps": steps}
+                row["compiled"] = compile
                 row |= {"ms_per_image": ms, "macs_per_image": cost, "line_of_network": f"{name}, batch {batch}"}
                 if name == names[0]:
                     row |= {"line": f"batch {batch}", "speed_up": times[1] / ms, "macs_ratio": macs[1] / cost}
