@@ -115,5 +115,5 @@ def test_resolutions(tmp_path):
     words = ["--processes", "multiscale,diagonal", "--resolutions", "16,32", "--sampler", "gddim", "--steps", "6"]
     rows = study(tmp_path, "resolutions", *names, *words, "--batch-sizes", "1")
     assert [(row["name"], row["resolution"]) for row in rows] == [(n, r) for r in (16, 32) for n in names]
-    assert rows[0]["macs_ratio"] == pytest.approx(6 * 13_673_984 / (2 * (4_145_152 + 2_982_912 + 2_441_344)))
+    assert rows[0]["macs_ratio"] == pytest.approx(6 * 13_673_984 / (2 * (1_258_752 + 6_360_960 + 5_984_768)))
     assert rows[0]["speed_up"] == rows[1]["ms_per_image"] / rows[0]["ms_per_image"]

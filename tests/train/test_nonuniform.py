@@ -153,7 +153,7 @@ def test_the_trajectory_shows_the_stages():
         c.macs
         for c in trace(counting_copy(denoiser), sampler, u_T, steps=6, generator=SeedBlock([0]), timed=False).calls
     ]
-    assert macs == [4145152] * 2 + [2982912] * 2 + [2441344] * 2
+    assert macs == [1258752] * 2 + [6360960] * 2 + [5984768] * 2
 
 
 def test_wrong_stages_and_sizes_are_refused():
