@@ -32,6 +32,7 @@ from lightning.pytorch import Callback, Trainer
 from denoisezoo.archs import get_variant, list_denoisers
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
 from denoisezoo.diffusion.objectives import EDMLoss
+from denoisezoo.errors import UserError
 from denoisezoo.profiling.machine import device_name
 from denoisezoo.profiling.pairing import median_interval
 from denoisezoo.profiling.roofline import peaks
@@ -263,7 +264,11 @@ def main() -> int:
     )
     for name in names:
         for mode in args.modes.split(","):
-            row = measure(name, mode, args)
+            try:
+                row = measure(name, mode, args)
+            except UserError as error:  # EDM's process is not for every network
+                print(f"{name:24s} {error}")
+                continue
             rows.append(row)
             print(
                 f"{name:24s} {mode:14s} {row['bare_ms']:9.2f} {row['trainer_ms']:10.2f} {row['overhead']:7.1%} "
@@ -271,7 +276,7 @@ def main() -> int:
                 f"{row['images_per_s']:9.0f} {row['share_of_peak']:6.1%}  data side {row['loader_share']:.1%}",
                 flush=True,
             )
-    if args.csv:
+    if args.csv and rows:
         with open(args.csv, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
