@@ -22,12 +22,12 @@ from torch import Tensor
 from denoisezoo.diffusion.geometric import GeometricVE
 from denoisezoo.diffusion.grids import sigma_limits
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, ScalarProcess
+from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, ScalarProcess, TimesOfPart
 from denoisezoo.errors import UserError
 
 
 @PROCESSES.register("joint")
-class Joint(DiagonalProcess):
+class Joint(TimesOfPart, DiagonalProcess):
     """(x, y) stacked along the channels: x under a scalar process, y under the same one by a clock of its own.
 
     With s the noise relative to the image, ln s_y(t) is linear in ln s_x(t): from `sigma_min` where x begins to
@@ -226,25 +226,3 @@ class Joint(DiagonalProcess):
     def _rate(self, t: Tensor, derivatives: tuple[Tensor, Tensor]) -> Tensor:
         """d ln(sigma/alpha) / dt of x."""
         return derivatives[1] / self.x.sigma(t) - derivatives[0] / self.x.alpha(t)
-
-    # Times: those of x
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        """That of x."""
-        return self.x.log_snr(t)
-
-    def time_label(self, t: Tensor) -> Tensor:
-        """That of x."""
-        return self.x.time_label(t)
-
-    def sample_times(self, uniform: Tensor) -> Tensor:
-        """As x spreads them."""
-        return self.x.sample_times(uniform)
-
-    def nearest_time(self, t: Tensor) -> Tensor:
-        """That of x."""
-        return self.x.nearest_time(t)
-
-    def grid(self, steps: int) -> Tensor:
-        """That of x."""
-        return self.x.grid(steps)

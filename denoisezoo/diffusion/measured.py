@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from denoisezoo.diffusion.process import PROCESSES, Process, ScalarProcess
+from denoisezoo.diffusion.process import PROCESSES, Process, ScalarProcess, TimesOfPart
 from denoisezoo.diffusion.processes import EDM
 from denoisezoo.errors import UserError
 
 
 @PROCESSES.register("measured")
-class Measured(ScalarProcess):
+class Measured(TimesOfPart, ScalarProcess):
     """A scalar process whose networks know no condition, and are sampled given a measurement (`Matched`).
 
     The condition is y beside ln s in one more channel, the same for all pixels of an image.
@@ -98,26 +98,6 @@ class Measured(ScalarProcess):
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """That of x."""
         return self.x.round_sigma(sigma)
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        """That of x."""
-        return self.x.log_snr(t)
-
-    def time_label(self, t: Tensor) -> Tensor:
-        """That of x."""
-        return self.x.time_label(t)
-
-    def sample_times(self, uniform: Tensor) -> Tensor:
-        """As x spreads them."""
-        return self.x.sample_times(uniform)
-
-    def nearest_time(self, t: Tensor) -> Tensor:
-        """That of x."""
-        return self.x.nearest_time(t)
-
-    def grid(self, steps: int) -> Tensor:
-        """That of x."""
-        return self.x.grid(steps)
 
 
 def _over(coefficient: Tensor, like: Tensor) -> Tensor:

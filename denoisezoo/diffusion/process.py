@@ -311,3 +311,33 @@ class ScalarProcess(DiagonalProcess):
     def edm_sigma(self, t: Tensor) -> Tensor:
         """EDM's sigma: noise relative to the unscaled image, sigma(t) / alpha(t); infinite where no signal is left."""
         return self.sigma(t) / self.alpha(t)
+
+
+class TimesOfPart:
+    """For a process around another, `x`: its clock and times are those of x. Comes before the process it mixes with.
+
+    Attributes:
+        x: The process within.
+    """
+
+    x: ScalarProcess
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """That of x."""
+        return self.x.log_snr(t)
+
+    def time_label(self, t: Tensor) -> Tensor:
+        """That of x."""
+        return self.x.time_label(t)
+
+    def sample_times(self, uniform: Tensor) -> Tensor:
+        """As x spreads them."""
+        return self.x.sample_times(uniform)
+
+    def nearest_time(self, t: Tensor) -> Tensor:
+        """That of x."""
+        return self.x.nearest_time(t)
+
+    def grid(self, steps: int) -> Tensor:
+        """That of x."""
+        return self.x.grid(steps)
