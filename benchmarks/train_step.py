@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py ddpm_digits adm_digits --batch-size 64
     python benchmarks/train_step.py "*_cifar10" --device cuda --modes eager,channels_last,compiled,bf16
+    python benchmarks/train_step.py multiscale_digits --process multiscale
 
 For each network and mode, blocks of steps of a bare loop (forward, backward, optimiser on a batch that is already
 there) and of the trainer as recipes run it alternate, in one process and on weights of the same kind. "beside" is the
@@ -31,7 +32,7 @@ from lightning.pytorch import Callback, Trainer
 
 from denoisezoo.archs import get_variant, list_denoisers
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
-from denoisezoo.diffusion.objectives import EDMLoss
+from denoisezoo.diffusion.objectives import EDMLoss, Simple
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.machine import device_name
 from denoisezoo.profiling.pairing import median_interval
@@ -132,10 +133,15 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def make_module(name: str, mode: str) -> DiffusionModule:
-    """A training module of a network."""
+def make_module(name: str, mode: str, process: str) -> DiffusionModule:
+    """A training module of a network: EDM as published, or v-prediction under another process."""
     options = {"channels_last": False, "compile": False} | MODES[mode]
-    return DiffusionModule(name, PROCESSES["edm"](), PRECONDITIONINGS["edm"](), EDMLoss(), seed=0, **options)
+    if process == "edm":
+        return DiffusionModule(name, PROCESSES["edm"](), PRECONDITIONINGS["edm"](), EDMLoss(), seed=0, **options)
+    with torch.device("meta"):
+        backbone = get_variant(name).build()
+    built = PROCESSES[process].for_images(backbone.spec.resolution, len(backbone.resolutions))
+    return DiffusionModule(name, built, PRECONDITIONINGS["v"](), Simple(), seed=0, **options)
 
 
 def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -143,7 +149,8 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     device = torch.device(args.device)
     dtype = torch.bfloat16 if mode == "bf16" else None
-    module, twin = make_module(name, mode), make_module(name, mode).to(device)
+    module, twin = (make_module(name, mode, args.process) for _ in range(2))
+    twin = twin.to(device)
     spec = module.denoiser.backbone.spec
     data = Noise(spec.in_channels, spec.resolution, spec.num_classes, args.batch_size, batches=8)
     data.setup()
@@ -249,6 +256,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="networks or patterns; default: one of each family")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--process", default="edm", help="; ".join(PROCESSES))
     parser.add_argument("--modes", default="eager,channels_last", help=", ".join(MODES))
     parser.add_argument("--block", type=int, default=10, help="steps between changes of side")
     parser.add_argument("--rounds", type=int, default=9, help="blocks of each side")
@@ -266,7 +274,7 @@ def main() -> int:
         for mode in args.modes.split(","):
             try:
                 row = measure(name, mode, args)
-            except UserError as error:  # EDM's process is not for every network
+            except UserError as error:  # a process is not for every network
                 print(f"{name:24s} {error}")
                 continue
             rows.append(row)

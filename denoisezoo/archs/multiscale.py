@@ -208,6 +208,12 @@ _SMALL_64 = (
     _SMALL_32[1],
     _small("small64_a3", 8, 24, (1, 2), Cost(375_339, 9_705_984)),
 )
+_SMALL_128 = (
+    _small("small128_d1", 128, 16, (0.5, 0.5, 1, 2, 4), Cost(704_139, 250_450_944)),
+    _small("small128_d2", 64, 16, (0.5, 0.5, 1, 4), Cost(584_395, 87_129_088)),
+    _small("small128_d3", 32, 16, (0.5, 1, 5), Cost(862_323, 81_029_632)),
+    _small("small128_a3", 16, 16, (1, 3), Cost(342_307, 30_620_672)),
+)
 
 FAMILY.variant(
     "multiscale_digits",
@@ -226,8 +232,8 @@ FAMILY.variant(
 )
 FAMILY.variant(
     "multiscale_small128",
-    MultiscaleConfig(resolution=128, base=_SMALL_64, levels=3),
-    Cost(2_809_220, 381_083_648),
+    MultiscaleConfig(resolution=128, base=_SMALL_128, levels=3),
+    Cost(2_493_164, 250_450_944),
     tags=("small",),
 )
 FAMILY.variant(

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-sizes", metavar="N,...", type=numbers(int, 1), default=[1, 8], help="of resolutions (1,8)"
     )
+    parser.add_argument("--channels-last", action="store_true", help="of resolutions: the layout of both networks")
     parser.add_argument(
         "--snr", metavar="DB,...", type=numbers(float, -100), default=[-20, -15, -10, -5, 0, 5, 10, 15, 20],
         help="of channel, in dB (-20 to 20 in steps of 5); begin with = before a minus sign: --snr=-5,0",
@@ -175,6 +176,7 @@ def study_resolutions(args: argparse.Namespace) -> Study:
         args.steps,
         args.batch_sizes,
         compile=args.compile,
+        channels_last=args.channels_last,
         progress=show_progress,
     )
 

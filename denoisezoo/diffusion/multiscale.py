@@ -70,7 +70,20 @@ class MultiScale(LogSNRProcess):
 
     def log_snrs(self, t: Tensor) -> Tensor:
         """highest - (highest - lowest) (t - t_min) / (T_k - t_min), constant beyond T_k; (B, 1, N, N)."""
-        return self._by_band(t)[:, self.bands.to(t.device)][:, None]
+        return self._laid_out(self._by_band(t))
+
+    def _laid_out(self, by_band: Tensor) -> Tensor:
+        """Values (B, K) of the bands as a map (B, 1, N, N)."""
+        laid_out = by_band[:, :1, None, None].repeat(1, 1, *self.bands.shape)
+        for k in range(1, by_band.shape[1]):  # the classical mosaic: what is coarser lies in the top left quarter
+            side = len(self.bands) >> k
+            laid_out[..., :side, :side] = by_band[:, k, None, None, None]
+        return laid_out
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LogSNRProcess`; a few numbers, and only then maps, which is most of what a step of small images costs."""
+        log_snr = torch.where((t <= 0)[:, None], torch.inf, self._by_band(t))
+        return self._laid_out(torch.sigmoid(log_snr).sqrt()), self._laid_out(torch.sigmoid(-log_snr).sqrt())
 
     def _by_band(self, t: Tensor) -> Tensor:
         ends = torch.tensor(self.ends, dtype=t.dtype, device=t.device)

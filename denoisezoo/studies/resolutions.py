@@ -30,6 +30,7 @@ def resolution_study(
     batch_sizes: Sequence[int] = (1, 8),
     rounds: int = 3,
     compile: bool = False,
+    channels_last: bool = False,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Study:
     """Time whole walks of two untrained networks in turns, so that both meet the same disturbances.
@@ -43,6 +44,7 @@ def resolution_study(
         batch_sizes: Images at a time.
         rounds: Walks of each; the fastest counts.
         compile: Compile both networks, for each size that they see.
+        channels_last: Keep the weights of both in that layout, which their activations then follow.
         progress: Told what is being timed.
     """
     rows: list[Row] = []
@@ -51,6 +53,8 @@ def resolution_study(
             default_denoiser(create_denoiser(name, resolution=resolution), process).eval()
             for name, process in zip(names, processes, strict=True)
         ]
+        if channels_last:
+            denoisers = [denoiser.to(memory_format=torch.channels_last) for denoiser in denoisers]
         timed = [extracted(d, d.efforts[-1:], compile=True) for d in denoisers] if compile else denoisers
         macs = [macs_of(denoiser, sampler, steps) for denoiser in denoisers]
         for batch in batch_sizes:
@@ -58,7 +62,7 @@ def resolution_study(
             times = times_of(timed, sampler, steps, batch, rounds)
             for name, ms, cost in zip(names, times, macs, strict=True):
                 row: Row = {"name": name, "resolution": resolution, "batch_size": batch, "steps": steps}
-                row["compiled"] = compile
+                row |= {"compiled": compile, "layout": "channels_last" if channels_last else "contiguous"}
                 row |= {"ms_per_image": ms, "macs_per_image": cost, "line_of_network": f"{name}, batch {batch}"}
                 if name == names[0]:
                     row |= {"line": f"batch {batch}", "speed_up": times[1] / ms, "macs_ratio": macs[1] / cost}
