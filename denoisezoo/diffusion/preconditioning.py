@@ -24,7 +24,6 @@ from denoisezoo.diffusion.blocks import apply_blocks, inverse, product
 from denoisezoo.diffusion.downsampling import DownSampling
 from denoisezoo.diffusion.langevin import CLD
 from denoisezoo.diffusion.process import DiagonalProcess, Process
-from denoisezoo.diffusion.transforms import haar_bands
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 
@@ -219,52 +218,28 @@ class EDMPreconditioning(LinearPreconditioning):
     q = -alpha sigma_data/sqrt(var).
 
     Args:
-        sigma_data: Standard deviation of the data. Where the state is a spectrum or a pyramid: one for each octave, the
-            finest first, the last for what is left; then every octave has unit variance in the network. Images have
-            little power in high frequencies, of which a network with one scale for all makes nothing.
+        sigma_data: Standard deviation of the data.
     """
 
     # c_noise of a state that holds no signal at all would be infinite; this is ln(sigma)/4 at sigma = exp(20).
     MAX_C_NOISE = 5.0
 
-    def __init__(self, sigma_data: float | list[float] = 0.5) -> None:
-        octaves = [sigma_data] if isinstance(sigma_data, int | float) else list(sigma_data)
-        if not octaves or min(octaves) <= 0:
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
             raise UserError(f"sigma_data is {sigma_data}", "give the positive standard deviation of the data")
-        self.octaves = torch.tensor(octaves, dtype=torch.float64)
+        self.sigma_data = sigma_data
 
-    def check(self, process: Process) -> None:
-        """Octaves need a state that has them."""
-        super().check(process)
-        if len(self.octaves) > 1:
-            if process.resolution is None:
-                raise UserError(
-                    f"{type(process).__name__} has no octaves, but sigma_data has {len(self.octaves)} numbers",
-                    "give one standard deviation",
-                )
-            haar_bands(process.resolution, len(self.octaves) - 1)
-
-    def _sigma_data(self, process: DiagonalProcess, like: Tensor) -> Tensor:
-        """(1,), or a map (1, 1, N, N)."""
-        if len(self.octaves) == 1:
-            return self.octaves.to(like)
-        assert process.resolution is not None, "checked by check()"
-        bands = haar_bands(process.resolution, len(self.octaves) - 1)
-        return self.octaves[bands].to(like)[None, None]
-
-    def _moments(self, process: DiagonalProcess, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """alpha, sigma, sigma_data, and the standard deviation of the state."""
-        alpha, sigma, sigma_data = aligned(*process.alpha_sigma(t), self._sigma_data(process, t))
-        return alpha, sigma, sigma_data, (sigma**2 + (alpha * sigma_data) ** 2).sqrt()
+    def _std(self, process: DiagonalProcess, t: Tensor) -> Tensor:
+        return (process.sigma(t) ** 2 + (process.alpha(t) * self.sigma_data) ** 2).sqrt()
 
     def mix(self, process: DiagonalProcess, t: Tensor) -> tuple[Tensor, Tensor]:
         """F = (u_0 - c_skip u_t) / c_out."""
-        alpha, sigma, sigma_data, std = self._moments(process, t)
-        return sigma / (sigma_data * std), -alpha * sigma_data / std
+        std = self._std(process, t)
+        return process.sigma(t) / (self.sigma_data * std), -process.alpha(t) * self.sigma_data / std
 
     def c_in(self, process: DiagonalProcess, t: Tensor) -> Tensor:
         """1 / sqrt(sigma^2 + alpha^2 sigma_data^2)."""
-        return 1 / self._moments(process, t)[3]
+        return 1 / self._std(process, t)
 
     def c_noise(self, process: DiagonalProcess, t: Tensor) -> Tensor:
         """ln(sigma) / 4 with EDM's relative sigma, sigma^-2 = SNR."""
