@@ -81,7 +81,7 @@ class MultiScale(LogSNRProcess):
         return laid_out
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """See `LogSNRProcess`; a few numbers, and only then maps, which is most of what a step of small images costs."""
+        """See `LogSNRProcess`: of a few numbers, then laid out; maps are most of what a step of small images costs."""
         log_snr = torch.where((t <= 0)[:, None], torch.inf, self._by_band(t))
         return self._laid_out(torch.sigmoid(log_snr).sqrt()), self._laid_out(torch.sigmoid(-log_snr).sqrt())
 
