@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -72,13 +73,16 @@ class AdversarialObjective(Objective):
 
 
 class _Pair(NamedTuple):
-    """True and predicted images of one level, (B, C, H, W) in [-1, 1] for the true ones, and where they come from."""
+    """True and predicted images of one level, (B, C, H, W) in [-1, 1] for the true ones, and where they come from.
+
+    `seen` is the noisy image below them that they belong to, of their size, where the discriminator is shown it.
+    """
 
     real: Tensor
     fake: Tensor
     t: Tensor
     c_noise: Tensor
-    level: int
+    seen: Tensor | None
 
 
 @OBJECTIVES.register("udpm")
@@ -103,6 +107,8 @@ class UDPMLoss(AdversarialObjective):
         vgg: File of torchvision's VGG-16 weights; without it, the perceptual network is a small classifier that is
             trained on the data.
         discriminator: Sizes of the discriminator.
+        pairs: Show the discriminator x_l too, as further channels, so that it judges whether an image belongs to what
+            it was made from (Denoising Diffusion GANs, arXiv 2112.07804); without, as published, images alone.
     """
 
     def __init__(
@@ -115,6 +121,7 @@ class UDPMLoss(AdversarialObjective):
         noise_decay: float = 0.99,
         vgg: str | None = None,
         discriminator: DiscriminatorConfig = PUBLISHED,
+        pairs: bool = False,
     ) -> None:
         super().__init__(OneStage())
         weights = {"l1": l1, "perceptual": perceptual, "adversarial": adversarial, "r1": r1}
@@ -131,6 +138,7 @@ class UDPMLoss(AdversarialObjective):
         discriminator.validate()
         self.l1, self.perceptual, self.adversarial, self.r1 = l1, perceptual, adversarial, r1
         self.noise, self.noise_decay, self.vgg, self.discriminator = noise, noise_decay, vgg, discriminator
+        self.pairs = pairs
 
     @property
     def perceives(self) -> bool:
@@ -148,7 +156,11 @@ class UDPMLoss(AdversarialObjective):
 
     def build_adversary(self, denoiser: NetworkDenoiser) -> nn.Module | None:
         """The discriminator."""
-        return Discriminator(self.discriminator, denoiser.backbone.spec) if any(self.adversarial) else None
+        if not any(self.adversarial):
+            return None
+        spec = denoiser.backbone.spec
+        shown = spec.out_channels + spec.in_channels if self.pairs else spec.out_channels
+        return Discriminator(self.discriminator, replace(spec, out_channels=shown))
 
     def __call__(
         self,
@@ -175,7 +187,7 @@ class UDPMLoss(AdversarialObjective):
         if self.perceptual[level - 1] and self.features is not None:
             loss = loss + self.perceptual[level - 1] * perceptual_distance(self.features, pair.fake, pair.real)
         if self.adversarial[level - 1] and self.adversary is not None:
-            judged = self.adversary(self._noisy(pair.fake, generator), pair.c_noise, batch.get("label"))
+            judged = self._judge(self._noisy(pair.fake, generator), pair, batch)
             loss = loss + self.adversarial[level - 1] * F.softplus(-judged).mean()
         return Loss(loss, error.float().square().mean((1, 2, 3)), pair.t, error)
 
@@ -188,16 +200,21 @@ class UDPMLoss(AdversarialObjective):
     def _adversary_loss(
         self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None, level: int
     ) -> Tensor:
-        assert self.adversary is not None, "set before training, where there is an adversary"
         with torch.no_grad():
             pair = self._pair(denoiser, batch, generator, level)
-        label = batch.get("label")
         real = self._noisy(pair.real, generator).requires_grad_()
-        on_real = self.adversary(real, pair.c_noise, label)
-        on_fake = self.adversary(self._noisy(pair.fake, generator), pair.c_noise, label)
+        on_real = self._judge(real, pair, batch)
+        on_fake = self._judge(self._noisy(pair.fake, generator), pair, batch)
         loss: Tensor = (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()) / 2
         (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
         return loss + self.r1[level - 1] / 2 * slope.square().sum((1, 2, 3)).mean()
+
+    def _judge(self, image: Tensor, pair: _Pair, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the adversary says of images (B, C, H, W), (B,)."""
+        assert self.adversary is not None, "set before training, where there is an adversary"
+        shown = image if pair.seen is None else torch.cat([image, pair.seen], dim=1)
+        judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
+        return judged
 
     def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Callable[[], Tensor]]:
         """See `AdversarialObjective`."""
@@ -233,7 +250,7 @@ class UDPMLoss(AdversarialObjective):
         found = denoiser(u_t, t, **given, effort=effort).u_0
         scale = 2 ** (level - 1)
         real, fake = (process.to_pixels(u) / scale for u in (process.down(u_0, level - 1), found))
-        return _Pair(real, fake, t, process.time_label(t), level)
+        return _Pair(real, fake, t, process.time_label(t), _shown(process, u_t, level) if self.pairs else None)
 
     def _noisy(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         std = self.noise * self.noise_decay ** (self.step / 1000)
@@ -246,6 +263,12 @@ def _process(denoiser: Denoiser) -> DownSampling:
             f"UDPMLoss cannot train a denoiser of {type(denoiser.process).__name__}", "use the process DownSampling"
         )
     return denoiser.process
+
+
+def _shown(process: DownSampling, u_t: Tensor, level: int) -> Tensor:
+    """x_l as an image of twice its size: pixels repeated, in units in which block means, or else the noise, are 1."""
+    scale = max(process.abar[level] * 2**level, process.std[level])
+    return (process.to_pixels(u_t) / scale).repeat_interleave(2, -2).repeat_interleave(2, -1)
 
 
 def perceptual_distance(features: PerceptualFeatures, fake: Tensor, real: Tensor) -> Tensor:

@@ -43,6 +43,14 @@ class Quadratic(nn.Module):
         return self.a * image.square().sum((1, 2, 3)) / 2
 
 
+class Product(Quadratic):
+    """D(x, y) = a <x, y> of the two halves of its channels, whose gradient in x is a y."""
+
+    def forward(self, image, c_noise, label=None):
+        x, y = image.chunk(2, dim=1)
+        return self.a * (x * y).sum((1, 2, 3))
+
+
 def means(level):
     """Block means of the batch at a level, by pooling."""
     return F.avg_pool2d(BATCH["image"], 2 ** (level - 1)) if level > 1 else BATCH["image"]
@@ -93,6 +101,33 @@ def test_the_adversary_s_loss(objective):
     assert objective.adversary.a.grad is not None
 
 
+def test_in_pairs_the_discriminator_sees_what_an_image_was_made_from():
+    objective = UDPMLoss(noise=0.0, pairs=True, perceptual=[0.0] * 3, l1=[0.0] * 3)
+    objective.adversary = Product()
+    denoiser = Half(DownSampling(8, sigmas=[1e-12] * 3))  # without noise x_l shows the means of larger blocks
+    seeds = levels_seen(objective, lambda g: int(objective(denoiser, BATCH, g).t[0]))
+    for level, seed in seeds.items():
+        real, below = means(level), means(level + 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        on_real, on_fake = (0.3 * (x * below).sum((1, 2, 3)) for x in (real, real / 2))
+        loss = objective(denoiser, BATCH, torch.Generator().manual_seed(seed)).loss
+        expected = objective.adversarial[level - 1] * torch.log1p(torch.exp(-on_fake)).mean()
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+        found = objective.adversary_loss(denoiser, BATCH, torch.Generator().manual_seed(seed))
+        expected = (torch.log1p(torch.exp(-on_real)).mean() + torch.log1p(torch.exp(on_fake)).mean()) / 2
+        expected = expected + objective.r1[level - 1] / 2 * (0.3 * below).square().sum((1, 2, 3)).mean()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_in_pairs_noise_alone_is_shown_at_unit_variance():
+    objective = UDPMLoss(pairs=True)
+    denoiser = NetworkDenoiser(create_denoiser("udpm_digits"), DownSampling(16), NextScale())
+    pair = objective._pair(denoiser, {"image": torch.zeros(64, 1, 16, 16)}, torch.Generator().manual_seed(0), 3)
+    assert pair.seen is not None
+    assert pair.seen.shape == pair.real.shape
+    assert float(pair.seen[..., ::2, ::2].std()) == pytest.approx(1, rel=0.2)
+    torch.testing.assert_close(pair.seen[..., ::2, ::2], pair.seen[..., 1::2, 1::2])
+
+
 def test_what_the_discriminator_sees_is_noisy_less_and_less():
     objective = UDPMLoss()
     for step, std in ((0, 0.4), (1000, 0.396), (600_000, 0.4 * 0.99**600)):
@@ -115,7 +150,9 @@ def test_without_adversarial_weights_there_is_no_discriminator():
     denoiser = NetworkDenoiser(net, DownSampling(16), NextScale())
     assert UDPMLoss(adversarial=[0.0, 0.0, 0.0], l1=[1.0, 1.0, 1.0]).build_adversary(denoiser) is None
     sizes = DiscriminatorConfig(channels=8, widths=(8,))
-    assert UDPMLoss(discriminator=sizes).build_adversary(denoiser) is not None
+    published = UDPMLoss(discriminator=sizes).build_adversary(denoiser)
+    pairs = UDPMLoss(discriminator=sizes, pairs=True).build_adversary(denoiser)
+    assert [net.stem.weight.shape[1] for net in (published, pairs)] == [1, 2]
 
 
 @pytest.mark.parametrize(
