@@ -152,7 +152,7 @@ def test_without_adversarial_weights_there_is_no_discriminator():
     sizes = DiscriminatorConfig(channels=8, widths=(8,))
     published = UDPMLoss(discriminator=sizes).build_adversary(denoiser)
     pairs = UDPMLoss(discriminator=sizes, pairs=True).build_adversary(denoiser)
-    assert [net.stem.weight.shape[1] for net in (published, pairs)] == [1, 2]
+    assert [net.stem.weight.shape[1] for net in (published, pairs)] == [3, 6]
 
 
 @pytest.mark.parametrize(
