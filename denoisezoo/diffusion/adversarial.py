@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,13 @@ from denoisezoo.errors import UserError
 
 PerceptualFeatures = Callable[[Tensor], Sequence[Tensor]]
 """Images (B, C, H, W) in [-1, 1] to feature maps (B, C_k, H_k, W_k)."""
+
+
+class Rehearsal(NamedTuple):
+    """The losses of a stage, and the share of steps that train it."""
+
+    share: float
+    losses: Callable[[], Tensor]
 
 
 class AdversarialObjective(Objective):
@@ -64,7 +72,7 @@ class AdversarialObjective(Objective):
         """What the adversary makes small on one batch, (); no gradient reaches the denoiser."""
 
     @abstractmethod
-    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Callable[[], Tensor]]:
+    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
         """All losses of a step, once for each stage of the process, to be counted on any device."""
 
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
@@ -102,6 +110,7 @@ class UDPMLoss(AdversarialObjective):
         perceptual: w_2.
         adversarial: w_3; with zeros alone there is no discriminator.
         r1: gamma.
+        shares: How often each level is drawn, relative to the others; without, equally often, as published.
         noise: Standard deviation of the discriminator's input noise at first.
         noise_decay: Factor on it for every 1,000 steps.
         vgg: File of torchvision's VGG-16 weights; without it, the perceptual network is a small classifier that is
@@ -122,9 +131,11 @@ class UDPMLoss(AdversarialObjective):
         vgg: str | None = None,
         discriminator: DiscriminatorConfig = PUBLISHED,
         pairs: bool = False,
+        shares: list[float] | None = None,
     ) -> None:
         super().__init__(OneStage())
-        weights = {"l1": l1, "perceptual": perceptual, "adversarial": adversarial, "r1": r1}
+        shares = [1.0] * len(l1) if shares is None else shares
+        weights = {"l1": l1, "perceptual": perceptual, "adversarial": adversarial, "r1": r1, "shares": shares}
         for name, values in weights.items():
             if len(values) != len(l1) or min(values, default=-1.0) < 0:
                 raise UserError(
@@ -133,12 +144,14 @@ class UDPMLoss(AdversarialObjective):
         for level, total in enumerate(map(sum, zip(l1, perceptual, adversarial, strict=True)), 1):
             if not total:
                 raise UserError(f"level {level} has no loss", "give it a weight in l1, perceptual or adversarial")
+        if min(shares) <= 0:
+            raise UserError(f"shares is {shares}", "give positive numbers: every level is needed for sampling")
         if noise < 0 or not 0 < noise_decay <= 1:
             raise UserError(f"noise {noise} or noise_decay {noise_decay} is out of range", "give 0.4 and 0.99")
         discriminator.validate()
         self.l1, self.perceptual, self.adversarial, self.r1 = l1, perceptual, adversarial, r1
         self.noise, self.noise_decay, self.vgg, self.discriminator = noise, noise_decay, vgg, discriminator
-        self.pairs = pairs
+        self.pairs, self.shares = pairs, shares
 
     @property
     def perceives(self) -> bool:
@@ -171,7 +184,7 @@ class UDPMLoss(AdversarialObjective):
         teacher: Tensor | None = None,
     ) -> Loss:
         """See `Objective`; `per_sample` is the mean squared error of the block means."""
-        return self._denoiser_loss(denoiser, batch, generator, self._level(denoiser, batch, generator), effort)
+        return self._denoiser_loss(denoiser, batch, generator, self._level(batch, generator), effort)
 
     def _denoiser_loss(
         self,
@@ -195,7 +208,7 @@ class UDPMLoss(AdversarialObjective):
         self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
         """See `AdversarialObjective`."""
-        return self._adversary_loss(denoiser, batch, generator, self._level(denoiser, batch, generator))
+        return self._adversary_loss(denoiser, batch, generator, self._level(batch, generator))
 
     def _adversary_loss(
         self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None, level: int
@@ -216,7 +229,7 @@ class UDPMLoss(AdversarialObjective):
         judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
         return judged
 
-    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Callable[[], Tensor]]:
+    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
         """See `AdversarialObjective`."""
         for level in range(1, len(self.l1) + 1):
 
@@ -224,12 +237,13 @@ class UDPMLoss(AdversarialObjective):
                 loss = self._denoiser_loss(denoiser, batch, None, level).loss
                 return loss if self.adversary is None else loss + self._adversary_loss(denoiser, batch, None, level)
 
-            yield losses
+            yield Rehearsal(self.shares[level - 1] / sum(self.shares), losses)
 
-    def _level(self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> int:
-        """The level of a batch."""
+    def _level(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> int:
+        """The level of a batch, by the number of `OneStage` that chooses it."""
         image = batch["image"]
-        return int(self.times(denoiser.process, self.times.uniform(len(image), generator, image.device))[0])
+        chosen = float(self.times.uniform(len(image), generator, image.device)[-1]) * sum(self.shares)
+        return next((i for i, end in enumerate(accumulate(self.shares), 1) if chosen < end), len(self.shares))
 
     def _pair(
         self,

@@ -89,7 +89,7 @@ def test_the_denoiser_s_loss(objective):
 def test_the_adversary_s_loss(objective):
     denoiser = Half(DownSampling(8))
     for seed in range(6):
-        level = objective._level(denoiser, BATCH, torch.Generator().manual_seed(seed))
+        level = objective._level(BATCH, torch.Generator().manual_seed(seed))
         found = objective.adversary_loss(denoiser, BATCH, torch.Generator().manual_seed(seed))
         real, fake = means(level), means(level) / 2
         on_real, on_fake = (0.3 * x.square().sum((1, 2, 3)) / 2 for x in (real, fake))
@@ -162,6 +162,8 @@ def test_without_adversarial_weights_there_is_no_discriminator():
         ({"r1": [1.0, -1.0, 0.0]}, "r1"),
         ({"adversarial": [0.2, 0.5, 0.0]}, "level 3 has no loss"),
         ({"noise": -0.1}, "noise"),
+        ({"shares": [1.0, 1.0]}, "shares"),
+        ({"shares": [1.0, 0.0, 1.0]}, "shares"),
         ({"noise_decay": 1.5}, "noise_decay"),
         ({"discriminator": DiscriminatorConfig(channels=2)}, "discriminator"),
     ],
@@ -180,9 +182,11 @@ def test_other_processes_and_levels_are_refused():
         UDPMLoss().check(NetworkDenoiser(create_denoiser("udpm_tiny"), two, NextScale()))
 
 
-def test_the_level_is_drawn_evenly():
-    objective, process = UDPMLoss(), DownSampling(8)
-    g = torch.Generator().manual_seed(0)
-    drawn = torch.tensor([objective._level(Half(process), BATCH, g) for _ in range(900)])
+@pytest.mark.parametrize(("shares", "expected"), [(None, [300, 300, 300]), ([1.0, 2.0, 6.0], [100, 200, 600])])
+def test_levels_are_drawn_as_often_as_told(shares, expected):
+    objective, g = UDPMLoss(shares=shares), torch.Generator().manual_seed(0)
+    drawn = torch.tensor([objective._level(BATCH, g) for _ in range(900)])
     counts = torch.bincount(drawn, minlength=4)[1:]
-    assert (counts - 300).abs().max() < 4.5 * math.sqrt(200)
+    assert (counts - torch.tensor(expected)).abs().max() < 4.5 * math.sqrt(200)
+    rehearsed = [r.share for r in objective.rehearse(Half(DownSampling(8)), BATCH)]
+    assert rehearsed == pytest.approx([n / 900 for n in expected])
