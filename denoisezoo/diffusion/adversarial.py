@@ -108,7 +108,7 @@ class UDPMLoss(AdversarialObjective):
     Args:
         l1: w_1 for each level, the finest first.
         perceptual: w_2.
-        adversarial: w_3; with zeros alone there is no discriminator.
+        adversarial: w_3. The discriminator learns at levels that have it alone; with zeros alone there is none.
         r1: gamma.
         shares: How often each level is drawn, relative to the others; without, equally often, as published.
         noise: Standard deviation of the discriminator's input noise at first.
@@ -213,6 +213,8 @@ class UDPMLoss(AdversarialObjective):
     def _adversary_loss(
         self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None, level: int
     ) -> Tensor:
+        if not self.adversarial[level - 1]:
+            return self._no_loss()
         with torch.no_grad():
             pair = self._pair(denoiser, batch, generator, level)
         real = self._noisy(pair.real, generator).requires_grad_()
@@ -221,6 +223,11 @@ class UDPMLoss(AdversarialObjective):
         loss: Tensor = (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()) / 2
         (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
         return loss + self.r1[level - 1] / 2 * slope.square().sum((1, 2, 3)).mean()
+
+    def _no_loss(self) -> Tensor:
+        """0, with a gradient of 0: a level without an adversarial loss teaches the discriminator nothing."""
+        assert self.adversary is not None, "set before training, where there is an adversary"
+        return 0 * torch.stack([p.sum() for p in self.adversary.parameters()]).sum()
 
     def _judge(self, image: Tensor, pair: _Pair, batch: Mapping[str, Tensor]) -> Tensor:
         """What the adversary says of images (B, C, H, W), (B,)."""

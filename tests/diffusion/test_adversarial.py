@@ -101,6 +101,17 @@ def test_the_adversary_s_loss(objective):
     assert objective.adversary.a.grad is not None
 
 
+def test_the_adversary_learns_where_it_is_listened_to_alone():
+    objective = UDPMLoss(noise=0.0, l1=[1.0, 1.0, 0.0], adversarial=[0.0, 0.2, 1.0])
+    objective.adversary, denoiser = Quadratic(), Half(DownSampling(8))
+    for level, learns in ((1, False), (2, True), (3, True)):
+        objective.adversary.zero_grad()
+        loss = objective._adversary_loss(denoiser, BATCH, None, level)
+        loss.backward()
+        assert (float(loss) != 0) == learns
+        assert (float(objective.adversary.a.grad) != 0) == learns
+
+
 def test_in_pairs_the_discriminator_sees_what_an_image_was_made_from():
     objective = UDPMLoss(noise=0.0, pairs=True, perceptual=[0.0] * 3, l1=[0.0] * 3)
     objective.adversary = Product()
