@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoisezoo.archs.base import Backbone, Effort, ImageSpec
+from denoisezoo.archs.blocks import xavier
 from denoisezoo.archs.registry import Cost, Family
 from denoisezoo.archs.songunet import SongUNet, SongUNetConfig
 from denoisezoo.errors import UserError
@@ -30,11 +31,17 @@ SCALE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class UDPMConfig(SongUNetConfig):
-    """Sizes; `resolution` is that of the image, `attention` counts pixels of the levels of half an image."""
+    """Sizes; `resolution` is that of the image, `attention` counts pixels of the levels of half an image.
+
+    Attributes:
+        head_gain: Gain of the last convolution at first. 0, the published one, begins with one image for any noise,
+            which a short adversarial training does not leave; 1 begins with a different image for each.
+    """
 
     features: Any = "fourier"
     taps: tuple[int, ...] = (1, 3, 3, 1)
     pyramid: bool = True
+    head_gain: float = 0.0
 
     @property
     def spec(self) -> ImageSpec:
@@ -52,6 +59,8 @@ class UDPMConfig(SongUNetConfig):
         """See `BackboneConfig.validate`."""
         super().validate()
         self.require_halvings(len(self.multipliers))
+        if self.head_gain < 0:
+            raise UserError(f"head_gain is {self.head_gain}", "give 0, or 1")
 
 
 class UDPM(Backbone):
@@ -60,6 +69,8 @@ class UDPM(Backbone):
     def __init__(self, config: UDPMConfig) -> None:
         super().__init__(config)
         self.unet = SongUNet(config.inner)
+        if config.head_gain:
+            xavier(self.unet.head.weight, self.unet.head.bias, config.head_gain)
 
     def forward(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,13 @@ from denoisezoo.errors import UserError
 
 PerceptualFeatures = Callable[[Tensor], Sequence[Tensor]]
 """Images (B, C, H, W) in [-1, 1] to feature maps (B, C_k, H_k, W_k)."""
+
+
+class Rehearsal(NamedTuple):
+    """The losses of a stage, and the share of steps that train it."""
+
+    share: float
+    losses: Callable[[], Tensor]
 
 
 class AdversarialObjective(Objective):
@@ -63,7 +72,7 @@ class AdversarialObjective(Objective):
         """What the adversary makes small on one batch, (); no gradient reaches the denoiser."""
 
     @abstractmethod
-    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Callable[[], Tensor]]:
+    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
         """All losses of a step, once for each stage of the process, to be counted on any device."""
 
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
@@ -72,13 +81,16 @@ class AdversarialObjective(Objective):
 
 
 class _Pair(NamedTuple):
-    """True and predicted images of one level, (B, C, H, W) in [-1, 1] for the true ones, and where they come from."""
+    """True and predicted images of one level, (B, C, H, W) in [-1, 1] for the true ones, and where they come from.
+
+    `seen` is the noisy image below them that they belong to, of their size, where the discriminator is shown it.
+    """
 
     real: Tensor
     fake: Tensor
     t: Tensor
     c_noise: Tensor
-    level: int
+    seen: Tensor | None
 
 
 @OBJECTIVES.register("udpm")
@@ -96,13 +108,16 @@ class UDPMLoss(AdversarialObjective):
     Args:
         l1: w_1 for each level, the finest first.
         perceptual: w_2.
-        adversarial: w_3; with zeros alone there is no discriminator.
+        adversarial: w_3. The discriminator learns at levels that have it alone; with zeros alone there is none.
         r1: gamma.
+        shares: How often each level is drawn, relative to the others; without, equally often, as published.
         noise: Standard deviation of the discriminator's input noise at first.
         noise_decay: Factor on it for every 1,000 steps.
         vgg: File of torchvision's VGG-16 weights; without it, the perceptual network is a small classifier that is
             trained on the data.
         discriminator: Sizes of the discriminator.
+        pairs: Show the discriminator x_l too, as further channels, so that it judges whether an image belongs to what
+            it was made from (Denoising Diffusion GANs, arXiv 2112.07804); without, as published, images alone.
     """
 
     def __init__(
@@ -115,9 +130,12 @@ class UDPMLoss(AdversarialObjective):
         noise_decay: float = 0.99,
         vgg: str | None = None,
         discriminator: DiscriminatorConfig = PUBLISHED,
+        pairs: bool = False,
+        shares: list[float] | None = None,
     ) -> None:
         super().__init__(OneStage())
-        weights = {"l1": l1, "perceptual": perceptual, "adversarial": adversarial, "r1": r1}
+        shares = [1.0] * len(l1) if shares is None else shares
+        weights = {"l1": l1, "perceptual": perceptual, "adversarial": adversarial, "r1": r1, "shares": shares}
         for name, values in weights.items():
             if len(values) != len(l1) or min(values, default=-1.0) < 0:
                 raise UserError(
@@ -126,11 +144,14 @@ class UDPMLoss(AdversarialObjective):
         for level, total in enumerate(map(sum, zip(l1, perceptual, adversarial, strict=True)), 1):
             if not total:
                 raise UserError(f"level {level} has no loss", "give it a weight in l1, perceptual or adversarial")
+        if min(shares) <= 0:
+            raise UserError(f"shares is {shares}", "give positive numbers: every level is needed for sampling")
         if noise < 0 or not 0 < noise_decay <= 1:
             raise UserError(f"noise {noise} or noise_decay {noise_decay} is out of range", "give 0.4 and 0.99")
         discriminator.validate()
         self.l1, self.perceptual, self.adversarial, self.r1 = l1, perceptual, adversarial, r1
         self.noise, self.noise_decay, self.vgg, self.discriminator = noise, noise_decay, vgg, discriminator
+        self.pairs, self.shares = pairs, shares
 
     @property
     def perceives(self) -> bool:
@@ -148,7 +169,11 @@ class UDPMLoss(AdversarialObjective):
 
     def build_adversary(self, denoiser: NetworkDenoiser) -> nn.Module | None:
         """The discriminator."""
-        return Discriminator(self.discriminator, denoiser.backbone.spec) if any(self.adversarial) else None
+        if not any(self.adversarial):
+            return None
+        spec = denoiser.backbone.spec
+        shown = spec.out_channels + spec.in_channels if self.pairs else spec.out_channels
+        return Discriminator(self.discriminator, replace(spec, out_channels=shown))
 
     def __call__(
         self,
@@ -159,7 +184,7 @@ class UDPMLoss(AdversarialObjective):
         teacher: Tensor | None = None,
     ) -> Loss:
         """See `Objective`; `per_sample` is the mean squared error of the block means."""
-        return self._denoiser_loss(denoiser, batch, generator, self._level(denoiser, batch, generator), effort)
+        return self._denoiser_loss(denoiser, batch, generator, self._level(batch, generator), effort)
 
     def _denoiser_loss(
         self,
@@ -175,7 +200,7 @@ class UDPMLoss(AdversarialObjective):
         if self.perceptual[level - 1] and self.features is not None:
             loss = loss + self.perceptual[level - 1] * perceptual_distance(self.features, pair.fake, pair.real)
         if self.adversarial[level - 1] and self.adversary is not None:
-            judged = self.adversary(self._noisy(pair.fake, generator), pair.c_noise, batch.get("label"))
+            judged = self._judge(self._noisy(pair.fake, generator), pair, batch)
             loss = loss + self.adversarial[level - 1] * F.softplus(-judged).mean()
         return Loss(loss, error.float().square().mean((1, 2, 3)), pair.t, error)
 
@@ -183,23 +208,35 @@ class UDPMLoss(AdversarialObjective):
         self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
     ) -> Tensor:
         """See `AdversarialObjective`."""
-        return self._adversary_loss(denoiser, batch, generator, self._level(denoiser, batch, generator))
+        return self._adversary_loss(denoiser, batch, generator, self._level(batch, generator))
 
     def _adversary_loss(
         self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None, level: int
     ) -> Tensor:
-        assert self.adversary is not None, "set before training, where there is an adversary"
+        if not self.adversarial[level - 1]:
+            return self._no_loss()
         with torch.no_grad():
             pair = self._pair(denoiser, batch, generator, level)
-        label = batch.get("label")
         real = self._noisy(pair.real, generator).requires_grad_()
-        on_real = self.adversary(real, pair.c_noise, label)
-        on_fake = self.adversary(self._noisy(pair.fake, generator), pair.c_noise, label)
+        on_real = self._judge(real, pair, batch)
+        on_fake = self._judge(self._noisy(pair.fake, generator), pair, batch)
         loss: Tensor = (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()) / 2
         (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
         return loss + self.r1[level - 1] / 2 * slope.square().sum((1, 2, 3)).mean()
 
-    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Callable[[], Tensor]]:
+    def _no_loss(self) -> Tensor:
+        """0, with a gradient of 0: a level without an adversarial loss teaches the discriminator nothing."""
+        assert self.adversary is not None, "set before training, where there is an adversary"
+        return 0 * torch.stack([p.sum() for p in self.adversary.parameters()]).sum()
+
+    def _judge(self, image: Tensor, pair: _Pair, batch: Mapping[str, Tensor]) -> Tensor:
+        """What the adversary says of images (B, C, H, W), (B,)."""
+        assert self.adversary is not None, "set before training, where there is an adversary"
+        shown = image if pair.seen is None else torch.cat([image, pair.seen], dim=1)
+        judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
+        return judged
+
+    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
         """See `AdversarialObjective`."""
         for level in range(1, len(self.l1) + 1):
 
@@ -207,12 +244,13 @@ class UDPMLoss(AdversarialObjective):
                 loss = self._denoiser_loss(denoiser, batch, None, level).loss
                 return loss if self.adversary is None else loss + self._adversary_loss(denoiser, batch, None, level)
 
-            yield losses
+            yield Rehearsal(self.shares[level - 1] / sum(self.shares), losses)
 
-    def _level(self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> int:
-        """The level of a batch."""
+    def _level(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> int:
+        """The level of a batch, by the number of `OneStage` that chooses it."""
         image = batch["image"]
-        return int(self.times(denoiser.process, self.times.uniform(len(image), generator, image.device))[0])
+        chosen = float(self.times.uniform(len(image), generator, image.device)[-1]) * sum(self.shares)
+        return next((i for i, end in enumerate(accumulate(self.shares), 1) if chosen < end), len(self.shares))
 
     def _pair(
         self,
@@ -233,7 +271,7 @@ class UDPMLoss(AdversarialObjective):
         found = denoiser(u_t, t, **given, effort=effort).u_0
         scale = 2 ** (level - 1)
         real, fake = (process.to_pixels(u) / scale for u in (process.down(u_0, level - 1), found))
-        return _Pair(real, fake, t, process.time_label(t), level)
+        return _Pair(real, fake, t, process.time_label(t), _shown(process, u_t, level) if self.pairs else None)
 
     def _noisy(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         std = self.noise * self.noise_decay ** (self.step / 1000)
@@ -246,6 +284,12 @@ def _process(denoiser: Denoiser) -> DownSampling:
             f"UDPMLoss cannot train a denoiser of {type(denoiser.process).__name__}", "use the process DownSampling"
         )
     return denoiser.process
+
+
+def _shown(process: DownSampling, u_t: Tensor, level: int) -> Tensor:
+    """x_l as an image of twice its size: pixels repeated, in units in which block means, or else the noise, are 1."""
+    scale = max(process.abar[level] * 2**level, process.std[level])
+    return (process.to_pixels(u_t) / scale).repeat_interleave(2, -2).repeat_interleave(2, -1)
 
 
 def perceptual_distance(features: PerceptualFeatures, fake: Tensor, real: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Opponent:
 
 
 def adversarial_macs(objective: AdversarialObjective, denoiser: NetworkDenoiser) -> int:
-    """Multiply-adds of training both networks on one image, the mean over stages, counted without computing.
+    """Multiply-adds of training both networks on one image, the mean over steps, counted without computing.
 
     A perceptual network counts once it is there.
     """
@@ -97,8 +97,7 @@ def adversarial_macs(objective: AdversarialObjective, denoiser: NetworkDenoiser)
     batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
     if spec.cond_channels:
         batch["cond"] = torch.zeros(1, spec.cond_channels, spec.resolution, spec.resolution, device="meta")
-    costs = [count(partial(_backward, losses)).macs for losses in rehearsal.rehearse(shadow, batch)]
-    return round(sum(costs) / len(costs))
+    return round(sum(r.share * count(partial(_backward, r.losses)).macs for r in rehearsal.rehearse(shadow, batch)))
 
 
 def _backward(losses: Callable[[], Tensor]) -> None:

@@ -43,6 +43,14 @@ class Quadratic(nn.Module):
         return self.a * image.square().sum((1, 2, 3)) / 2
 
 
+class Product(Quadratic):
+    """D(x, y) = a <x, y> of the two halves of its channels, whose gradient in x is a y."""
+
+    def forward(self, image, c_noise, label=None):
+        x, y = image.chunk(2, dim=1)
+        return self.a * (x * y).sum((1, 2, 3))
+
+
 def means(level):
     """Block means of the batch at a level, by pooling."""
     return F.avg_pool2d(BATCH["image"], 2 ** (level - 1)) if level > 1 else BATCH["image"]
@@ -81,7 +89,7 @@ def test_the_denoiser_s_loss(objective):
 def test_the_adversary_s_loss(objective):
     denoiser = Half(DownSampling(8))
     for seed in range(6):
-        level = objective._level(denoiser, BATCH, torch.Generator().manual_seed(seed))
+        level = objective._level(BATCH, torch.Generator().manual_seed(seed))
         found = objective.adversary_loss(denoiser, BATCH, torch.Generator().manual_seed(seed))
         real, fake = means(level), means(level) / 2
         on_real, on_fake = (0.3 * x.square().sum((1, 2, 3)) / 2 for x in (real, fake))
@@ -91,6 +99,44 @@ def test_the_adversary_s_loss(objective):
     found.backward()
     assert denoiser.weight.grad is None
     assert objective.adversary.a.grad is not None
+
+
+def test_the_adversary_learns_where_it_is_listened_to_alone():
+    objective = UDPMLoss(noise=0.0, l1=[1.0, 1.0, 0.0], adversarial=[0.0, 0.2, 1.0])
+    objective.adversary, denoiser = Quadratic(), Half(DownSampling(8))
+    for level, learns in ((1, False), (2, True), (3, True)):
+        objective.adversary.zero_grad()
+        loss = objective._adversary_loss(denoiser, BATCH, None, level)
+        loss.backward()
+        assert (float(loss) != 0) == learns
+        assert (float(objective.adversary.a.grad) != 0) == learns
+
+
+def test_in_pairs_the_discriminator_sees_what_an_image_was_made_from():
+    objective = UDPMLoss(noise=0.0, pairs=True, perceptual=[0.0] * 3, l1=[0.0] * 3)
+    objective.adversary = Product()
+    denoiser = Half(DownSampling(8, sigmas=[1e-12] * 3))  # without noise x_l shows the means of larger blocks
+    seeds = levels_seen(objective, lambda g: int(objective(denoiser, BATCH, g).t[0]))
+    for level, seed in seeds.items():
+        real, below = means(level), means(level + 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        on_real, on_fake = (0.3 * (x * below).sum((1, 2, 3)) for x in (real, real / 2))
+        loss = objective(denoiser, BATCH, torch.Generator().manual_seed(seed)).loss
+        expected = objective.adversarial[level - 1] * torch.log1p(torch.exp(-on_fake)).mean()
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+        found = objective.adversary_loss(denoiser, BATCH, torch.Generator().manual_seed(seed))
+        expected = (torch.log1p(torch.exp(-on_real)).mean() + torch.log1p(torch.exp(on_fake)).mean()) / 2
+        expected = expected + objective.r1[level - 1] / 2 * (0.3 * below).square().sum((1, 2, 3)).mean()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_in_pairs_noise_alone_is_shown_at_unit_variance():
+    objective = UDPMLoss(pairs=True)
+    denoiser = NetworkDenoiser(create_denoiser("udpm_digits"), DownSampling(16), NextScale())
+    pair = objective._pair(denoiser, {"image": torch.zeros(64, 1, 16, 16)}, torch.Generator().manual_seed(0), 3)
+    assert pair.seen is not None
+    assert pair.seen.shape == pair.real.shape
+    assert float(pair.seen[..., ::2, ::2].std()) == pytest.approx(1, rel=0.2)
+    torch.testing.assert_close(pair.seen[..., ::2, ::2], pair.seen[..., 1::2, 1::2])
 
 
 def test_what_the_discriminator_sees_is_noisy_less_and_less():
@@ -115,7 +161,9 @@ def test_without_adversarial_weights_there_is_no_discriminator():
     denoiser = NetworkDenoiser(net, DownSampling(16), NextScale())
     assert UDPMLoss(adversarial=[0.0, 0.0, 0.0], l1=[1.0, 1.0, 1.0]).build_adversary(denoiser) is None
     sizes = DiscriminatorConfig(channels=8, widths=(8,))
-    assert UDPMLoss(discriminator=sizes).build_adversary(denoiser) is not None
+    published = UDPMLoss(discriminator=sizes).build_adversary(denoiser)
+    pairs = UDPMLoss(discriminator=sizes, pairs=True).build_adversary(denoiser)
+    assert [net.stem.weight.shape[1] for net in (published, pairs)] == [3, 6]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +173,8 @@ def test_without_adversarial_weights_there_is_no_discriminator():
         ({"r1": [1.0, -1.0, 0.0]}, "r1"),
         ({"adversarial": [0.2, 0.5, 0.0]}, "level 3 has no loss"),
         ({"noise": -0.1}, "noise"),
+        ({"shares": [1.0, 1.0]}, "shares"),
+        ({"shares": [1.0, 0.0, 1.0]}, "shares"),
         ({"noise_decay": 1.5}, "noise_decay"),
         ({"discriminator": DiscriminatorConfig(channels=2)}, "discriminator"),
     ],
@@ -143,9 +193,11 @@ def test_other_processes_and_levels_are_refused():
         UDPMLoss().check(NetworkDenoiser(create_denoiser("udpm_tiny"), two, NextScale()))
 
 
-def test_the_level_is_drawn_evenly():
-    objective, process = UDPMLoss(), DownSampling(8)
-    g = torch.Generator().manual_seed(0)
-    drawn = torch.tensor([objective._level(Half(process), BATCH, g) for _ in range(900)])
+@pytest.mark.parametrize(("shares", "expected"), [(None, [300, 300, 300]), ([1.0, 2.0, 6.0], [100, 200, 600])])
+def test_levels_are_drawn_as_often_as_told(shares, expected):
+    objective, g = UDPMLoss(shares=shares), torch.Generator().manual_seed(0)
+    drawn = torch.tensor([objective._level(BATCH, g) for _ in range(900)])
     counts = torch.bincount(drawn, minlength=4)[1:]
-    assert (counts - 300).abs().max() < 4.5 * math.sqrt(200)
+    assert (counts - torch.tensor(expected)).abs().max() < 4.5 * math.sqrt(200)
+    rehearsed = [r.share for r in objective.rehearse(Half(DownSampling(8)), BATCH)]
+    assert rehearsed == pytest.approx([n / 900 for n in expected])

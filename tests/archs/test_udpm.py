@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from denoisezoo.archs import create_denoiser
+from denoisezoo.errors import UserError
+
+
+def spread(net):
+    """Standard deviation between the images of different noise."""
+    noise = 0.3 * torch.randn(32, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return float(net(noise, torch.full((32,), 5 / 6)).std(0).mean())
+
+
+def test_the_head_s_gain_decides_whether_noise_matters_at_first():
+    nets = []
+    for gain in (0.0, 1.0):
+        torch.manual_seed(0)
+        nets.append(create_denoiser("udpm_digits", head_gain=gain))
+    published, lively = nets
+    assert spread(published) < 1e-4
+    assert spread(lively) > 0.1
+    others = [{k: v for k, v in net.state_dict().items() if not k.endswith("head.weight")} for net in nets]
+    assert others[0].keys() == others[1].keys()
+    assert all(torch.equal(others[0][name], others[1][name]) for name in others[0])
+
+
+def test_a_negative_gain_is_refused():
+    with pytest.raises(UserError, match="head_gain is -1"):
+        create_denoiser("udpm_digits", head_gain=-1.0)
