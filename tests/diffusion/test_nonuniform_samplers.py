@@ -148,3 +148,12 @@ def test_stochastic_gddim_reproduces_mean_and_covariance(name, lam):
     mean, variance = errors_of_moments(name, f"gddim:lam={lam}", STEPS)
     assert max(mean) < 1e-6
     assert abs(slope(STEPS, variance) - 1) < 0.15, variance
+
+
+@pytest.mark.parametrize("name", ["blurring", "multiscale"])
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_stochastic_dpm_solver_is_of_second_order(name, tau):
+    """The mean is the path of a point; of the covariance, the mean of the image's slope is what is approximated."""
+    mean, variance = errors_of_moments(name, f"dpmpp_2m_sde:tau={tau}", STEPS)
+    assert max(mean) < 1e-5
+    assert abs(slope(STEPS, variance) - 2) < 0.2, variance

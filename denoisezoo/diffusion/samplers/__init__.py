@@ -14,6 +14,7 @@ from denoisezoo.diffusion.samplers import (
     ode,
     predictor_corrector,
     rk45,
+    stochastic_multistep,
     upsampling,
 )
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
@@ -33,6 +34,7 @@ __all__ = [
     "ode",
     "predictor_corrector",
     "rk45",
+    "stochastic_multistep",
     "transfer",
     "upsampling",
 ]
