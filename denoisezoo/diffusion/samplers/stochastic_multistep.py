@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M) with noise: second-order multistep on the predicted image, for any share of the reverse SDE's noise."""
+"""DPM-Solver++(2M) with noise: second order on the predicted image, with any share of the reverse SDE's noise."""
 
 from __future__ import annotations
 
