@@ -11,7 +11,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.blocks import apply_blocks
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.process import DiagonalProcess, Process
+from denoisezoo.diffusion.process import Process
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler
 from denoisezoo.diffusion.samplers.first_order import require_diagonal
 from denoisezoo.errors import UserError
@@ -49,7 +49,7 @@ class StochasticDPMSolverPP2M(GridSampler):
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """Two calls' images, one step."""
         process = require_diagonal(call.process, self.name)
-        before: tuple[Tensor, Tensor] | None = None  # time and image of the last call
+        before: tuple[Tensor, Tensor] | None = None  # h of the last step, image of the last call
         for t, s in itertools.pairwise(grid):
             u = process.expand(u, t, generator)
             u_0 = call(u, t).u_0
@@ -57,37 +57,22 @@ class StochasticDPMSolverPP2M(GridSampler):
                 return u_0
             if before is not None and before[1].shape != u_0.shape:
                 before = None
-            u = self._step(process, u, u_0, t, s, before)
+            A_t, R_t = process.marginal(t.reshape(1))
+            A_s, R_s = process.marginal(s.reshape(1))
+            h = (A_s / A_t).log() - (R_s / R_t).log()
+            u = apply_blocks(R_s / R_t * torch.exp(-(self.tau**2) * h), u) + self._drawn(A_s, h, u_0, before)
             if self.tau:
-                std = process.noise(s.reshape(1)) * (-torch.expm1(-2 * self.tau**2 * gap(process, t, s))).sqrt()
+                std = R_s * (-torch.expm1(-2 * self.tau**2 * h)).sqrt()
                 u = u + apply_blocks(std, normal_like(u, generator))
-            before = t, u_0
+            before = h, u_0
         return u
 
-    def _step(
-        self,
-        process: DiagonalProcess,
-        u: Tensor,
-        u_0: Tensor,
-        t: Tensor,
-        s: Tensor,
-        before: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        """The mean of u_s."""
-        c, h, alpha_s = 1 + self.tau**2, gap(process, t, s), process.signal(s.reshape(1))
-        kept = process.noise(s.reshape(1)) / process.noise(t.reshape(1))
-        if self.tau:
-            kept = kept * torch.exp(-(self.tau**2) * h)
+    def _drawn(self, A_s: Tensor, h: Tensor, u_0: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
+        """What the step draws u to: the predicted image and, from the second call on, its change per unit of lambda."""
+        c = 1 + self.tau**2
         share = -torch.expm1(-c * h)
-        mean = apply_blocks(kept, u) + apply_blocks(alpha_s * share, u_0)
+        drawn = apply_blocks(A_s * share, u_0)
         if before is None:
-            return mean
-        last, previous = before
-        return mean + apply_blocks(alpha_s * (h - share / c) / gap(process, last, t), u_0 - previous)
-
-
-def gap(process: DiagonalProcess, t: Tensor, s: Tensor) -> Tensor:
-    """Blocks of lambda_s - lambda_t; t, s: ()."""
-    A_t, R_t = process.marginal(t.reshape(1))
-    A_s, R_s = process.marginal(s.reshape(1))
-    return (A_s / A_t).log() - (R_s / R_t).log()
+            return drawn
+        last_h, last_u_0 = before
+        return drawn + apply_blocks(A_s * (h - share / c) / last_h, u_0 - last_u_0)
