@@ -28,7 +28,7 @@ COMMANDS = {
         "denoisezoo.commands.export",
         "the weights of a run as one file to publish, with card and configuration",
     ),
-    "study": ("denoisezoo.commands.study", "solvers, adjoint memory and noise robustness of networks; a page each"),
+    "study": ("denoisezoo.commands.study", "one question, one page: solvers, samplers, resolutions, memory, ..."),
     "doctor": ("denoisezoo.commands.doctor", "what this machine and installation can do, and what is missing"),
 }
 """Name -> (module, one-line help). A module has `add_arguments(parser)` and `run(args) -> status`, or, to parse its

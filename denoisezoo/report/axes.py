@@ -66,12 +66,20 @@ def _axis(title: str) -> dict[str, Any]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1-2-5 ticks while they are few, then decades, then every few decades."""
+    """1-2-5 ticks while they are few, then decades, then every few decades; even steps over a narrow span."""
     decades = range(math.floor(low), math.ceil(high) + 1)
     stride = max(1, round((high - low) / 7))
     fine: Sequence[float] = [m * 10.0**d for d in decades for m in (1, 2, 5)]
     coarse = [10.0**d for d in decades if d % stride == 0]
-    return [tick for tick in (fine if high - low < 2.4 else coarse) if low <= math.log10(tick) <= high]
+    ticks = [tick for tick in (fine if high - low < 2.4 else coarse) if low <= math.log10(tick) <= high]
+    return ticks if len(ticks) > 2 else _even_ticks(10.0**low, 10.0**high)
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten, at least three of them."""
+    unit = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(m * unit for m in (5, 2, 1) if m * unit <= (high - low) / 3)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _tick(value: float, kind: Kind) -> str:
