@@ -9,7 +9,7 @@ import itertools
 import pytest
 import torch
 
-from denoisezoo.diffusion import MultiScale, SeedBlock, apply_blocks, create_sampler
+from denoisezoo.diffusion import Blurring, MultiScale, SeedBlock, apply_blocks, create_sampler
 from denoisezoo.diffusion.blocks import inverse, product, square_root, transpose
 from denoisezoo.diffusion.samplers.ode import slope as field_of
 from denoisezoo.diffusion.samplers.rk45 import advance
@@ -157,3 +157,15 @@ def test_stochastic_dpm_solver_is_of_second_order(name, tau):
     mean, variance = errors_of_moments(name, f"dpmpp_2m_sde:tau={tau}", STEPS)
     assert max(mean) < 1e-5
     assert abs(slope(STEPS, variance) - 2) < 0.2, variance
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0])
+def test_blurring_wants_its_steps_where_the_fast_frequencies_come_back(tau):
+    """They return in the last third, on which a quadratic grid spends more than half of its 50 steps."""
+    truth = DiagonalTruth(Blurring(blur=SIDE / 4, resolution=SIDE))
+    even, quadratic = (
+        moments(truth, create_sampler(f"dpmpp_2m_sde:tau={tau},time_grid={grid}"), 50)[1]
+        for grid in ("process", "quadratic")
+    )
+    exact = true_moments(truth)[1]
+    assert (quadratic - exact).abs().max() < (even - exact).abs().max() / 8
