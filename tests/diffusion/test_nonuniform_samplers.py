@@ -169,3 +169,16 @@ def test_blurring_wants_its_steps_where_the_fast_frequencies_come_back(tau):
     )
     exact = true_moments(truth)[1]
     assert (quadratic - exact).abs().max() < (even - exact).abs().max() / 8
+
+
+@pytest.mark.parametrize("name", ["blurring", "multiscale"])
+def test_the_corrector_adds_an_order_without_noise_and_halves_the_error_with_it(name):
+    """Noise enters the predicted images, whose difference is the slope: the covariance stays of second order."""
+    _, plain = errors_of_moments(name, "dpmpp_2m_sde:tau=0,corrector=true", STEPS)
+    assert abs(slope(STEPS, plain) - 3) < 0.2, plain
+    for tau in (0.5, 1.0):
+        mean, corrected = errors_of_moments(name, f"dpmpp_2m_sde:tau={tau},corrector=true", STEPS)
+        _, predicted = errors_of_moments(name, f"dpmpp_2m_sde:tau={tau}", STEPS)
+        assert max(mean) < 1e-5
+        assert slope(STEPS, corrected) > 2, corrected
+        assert corrected[1] < predicted[1] / 2

@@ -33,10 +33,13 @@ class StochasticDPMSolverPP2M(GridSampler):
 
     Attributes:
         tau: Noise, relative to that of the reverse SDE.
+        corrector: Take each step again, with the same noise, once the call at its end is there (section 4.3): D is then
+            the parabola through the last three calls. The call is not repeated, so that NFE stays N.
     """
 
     name: ClassVar[str] = "dpmpp_2m_sde"
     tau: float = 1.0
+    corrector: bool = False
 
     def __post_init__(self) -> None:
         if self.tau < 0:
@@ -47,32 +50,79 @@ class StochasticDPMSolverPP2M(GridSampler):
         require_diagonal(process, self.name)
 
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """Two calls' images, one step."""
+        """One call, one step, each from the last two or three calls' images."""
         process = require_diagonal(call.process, self.name)
-        before: tuple[Tensor, Tensor] | None = None  # h of the last step, image of the last call
+        step: _Step | None = None
         for t, s in itertools.pairwise(grid):
             u = process.expand(u, t, generator)
             u_0 = call(u, t).u_0
             if s == 0:
                 return u_0
-            if before is not None and before[1].shape != u_0.shape:
-                before = None
-            A_t, R_t = process.marginal(t.reshape(1))
-            A_s, R_s = process.marginal(s.reshape(1))
-            h = (A_s / A_t).log() - (R_s / R_t).log()
-            u = apply_blocks(R_s / R_t * torch.exp(-(self.tau**2) * h), u) + self._drawn(A_s, h, u_0, before)
-            if self.tau:
-                std = R_s * (-torch.expm1(-2 * self.tau**2 * h)).sqrt()
-                u = u + apply_blocks(std, normal_like(u, generator))
-            before = h, u_0
+            if step is not None and step.u_0.shape != u_0.shape:
+                step = None
+            if step is not None and self.corrector:
+                u = step.corrected(u_0)
+            step = self._step(process, u, u_0, (t, s), step, generator)
+            u = step.predicted()
         return u
 
-    def _drawn(self, A_s: Tensor, h: Tensor, u_0: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
-        """What the step draws u to: the predicted image and, from the second call on, its change per unit of lambda."""
-        c = 1 + self.tau**2
-        share = -torch.expm1(-c * h)
-        drawn = apply_blocks(A_s * share, u_0)
-        if before is None:
-            return drawn
-        last_h, last_u_0 = before
-        return drawn + apply_blocks(A_s * (h - share / c) / last_h, u_0 - last_u_0)
+    def _step(
+        self, process: Process, u: Tensor, u_0: Tensor, span: tuple[Tensor, Tensor], last: _Step | None, noise: Noise
+    ) -> _Step:
+        """The step over `span`, t to s, with its noise drawn."""
+        (A_t, R_t), (A_s, R_s) = (process.marginal(x.reshape(1)) for x in span)
+        h = (A_s / A_t).log() - (R_s / R_t).log()
+        kept = apply_blocks(R_s / R_t * torch.exp(-(self.tau**2) * h), u)
+        if self.tau:
+            std = R_s * (-torch.expm1(-2 * self.tau**2 * h)).sqrt()
+            kept = kept + apply_blocks(std, normal_like(u, noise))
+        before = None if last is None else (u_0 - last.u_0, last.h)
+        return _Step(kept, u_0, A_s, h, 1 + self.tau**2, before)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step: what does not depend on the image within it, and what does.
+
+    Attributes:
+        kept: What is left of u_t, and the noise.
+        u_0: The image predicted at t, D_t.
+        A_s: Signal at the end, blocks.
+        h: Its length in lambda, blocks.
+        c: 1 + tau^2.
+        before: D_t less the image of the call before, and the length of that step; None for a first step.
+    """
+
+    kept: Tensor
+    u_0: Tensor
+    A_s: Tensor
+    h: Tensor
+    c: float
+    before: tuple[Tensor, Tensor] | None
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Integrals over x in 0 ... h of c e^(-c (h - x)) times 1, x and x^2."""
+        share = -torch.expm1(-self.c * self.h)
+        first = self.h - share / self.c
+        return share, first, self.h**2 - 2 / self.c * first
+
+    def predicted(self) -> Tensor:
+        """u_s for D a line through D_t and the image before."""
+        share, first, _ = self.moments
+        u = self.kept + apply_blocks(self.A_s * share, self.u_0)
+        if self.before is None:
+            return u
+        change, last_h = self.before
+        return u + apply_blocks(self.A_s * first / last_h, change)
+
+    def corrected(self, u_0: Tensor) -> Tensor:
+        """u_s for D through D_t and `u_0`, the image at s, and the image before: a line, or Newton's parabola."""
+        share, first, second = self.moments
+        u = self.kept + apply_blocks(self.A_s * share, self.u_0)
+        u = u + apply_blocks(self.A_s * first / self.h, u_0 - self.u_0)
+        if self.before is None:
+            return u
+        change, last_h = self.before
+        bend = self.A_s * (second - self.h * first) / (self.h + last_h)
+        return u + apply_blocks(bend / self.h, u_0 - self.u_0) - apply_blocks(bend / last_h, change)
