@@ -45,8 +45,9 @@ class EMA(WeightAveraging):
             return
         mesh, pl_module._device_mesh = pl_module._device_mesh, None  # processes cannot be copied
         self._average_model = AveragedModel(pl_module, device=pl_module.device, use_buffers=True)
-        pl_module._device_mesh = self._average_model.module._device_mesh = mesh
-        self._average_model.module.configure_model()
+        average: Any = self.average(pl_module)
+        pl_module._device_mesh = average._device_mesh = mesh
+        average.configure_model()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """The average beside the weights, whole."""

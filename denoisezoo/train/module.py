@@ -25,7 +25,7 @@ from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import NoiseBins
 from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, last_step
 from denoisezoo.train.perceptual import check_perceptual, perceptual_network
-from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard
+from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard, used_alike
 
 
 def seed_default(seed: int) -> None:
@@ -244,12 +244,15 @@ class DiffusionModule(LightningModule):
 
         Under FSDP all must have gradients of the same weights, so that a failure of one is that of all.
         """
-        backbone = self.denoiser.backbone
-        if is_sharded(backbone) and self.on_failure == "skip":
+        if not is_sharded(self.denoiser.backbone):
+            return math.nan * total(self.denoiser) if loss is None else loss
+        if self.on_failure == "skip":
             fine = torch.tensor(float(loss is not None), device=self.device)
             if self.trainer.strategy.reduce(fine, reduce_op="min") == 0:
-                return spoiled(backbone)
-        return math.nan * total(self.denoiser) if loss is None else loss
+                return spoiled(self.denoiser.backbone)
+        assert loss is not None, "only under on_failure skip"
+        chosen = self.effort == "random" or len(self.denoiser.process.stages) > 1
+        return used_alike(self.denoiser.backbone, loss) if chosen else loss
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.denoiser.process.advance(self.global_step)

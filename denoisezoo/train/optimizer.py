@@ -50,7 +50,7 @@ class OptimizerConfig:
         options: dict[str, Any] = {"betas": self.betas}
         if self.name in {"adam", "adamw"}:
             options["fused"] = True
-        fixed = {"opt": self.name, "lr": self.lr, "weight_decay": self.weight_decay}
+        fixed: dict[str, Any] = {"opt": self.name, "lr": self.lr, "weight_decay": self.weight_decay}
         try:
             optimizer = create_optimizer_v2(module, **fixed, **options)
         except TypeError:

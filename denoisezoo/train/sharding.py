@@ -104,11 +104,6 @@ def check_sharding(trainer: Any, module: Any) -> None:
     for wrong, what, cure in (
         (module.adversarial, "trains one network, and this objective has an adversary", "use --trainer.strategy ddp"),
         (
-            module.effort == "random",
-            "needs the same effort in every process, and model.effort random draws one for each",
-            "use --model.effort sandwich, or --trainer.strategy ddp",
-        ),
-        (
             module.optimizer_config.name not in OPTIMIZERS,
             f"takes {' or '.join(OPTIMIZERS)}, and model.optimizer.name is {module.optimizer_config.name}",
             "use one of them, or --trainer.strategy ddp",
@@ -176,6 +171,35 @@ def spoiled(network: nn.Module) -> Tensor:
 def total(network: nn.Module) -> Tensor:
     """The sum of all weights that are trained."""
     return torch.stack([p.sum() for p in network.parameters() if p.requires_grad]).sum()
+
+
+def used_alike(network: nn.Module, loss: Tensor) -> Tensor:
+    """The loss, with a gradient of zero for weights on which it depends in another process but not in this one.
+
+    Gradients are summed in one go, for which all processes must have those of the same weights. What none of them uses
+    has no gradient, as in a single process.
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    known = _leaves(loss)
+    here = torch.tensor([float(id(parameter) in known) for parameter in trained], device=loss.device)
+    anywhere = here.clone()
+    dist.all_reduce(anywhere, op=dist.ReduceOp.MAX)
+    lacking = [parameter for parameter, lacks in zip(trained, (anywhere > here).tolist(), strict=True) if lacks]
+    return loss + 0 * torch.stack([parameter.sum() for parameter in lacking]).sum() if lacking else loss
+
+
+def _leaves(loss: Tensor) -> set[int]:
+    """The `id`s of the tensors that a backward pass from `loss` comes to."""
+    nodes, seen, found = [loss.grad_fn], set(), set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.add(id(leaf))
+        nodes += [following for following, _ in node.next_functions]
+    return found
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,8 @@ from tests.conftest import RECIPE
 from tests.train import faults
 from tests.train.test_distributed import TWO, WORDS, guard_of, largest_difference, run_two
 from tests.train.test_guard import poison_data
-from tests.train.test_resume import SMALL, assert_same
+from tests.train.test_nonuniform import multiscale
+from tests.train.test_resume import assert_same
 
 FSDP = [*TWO, "--trainer.strategy", "fsdp2"]
 ALIKE = ["--model.channels_last", "false"]  # as shares are
@@ -41,7 +42,7 @@ def assert_near(a, b, tolerance):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A function that gives the words of a run in a folder, and where three are: in one process, under DDP, and FSDP."""
+    """A function that gives the words of a run in a folder, and the home of three: in one process, DDP and FSDP."""
     home = tmp_path_factory.mktemp("runs")
     (home / "recipe.yaml").write_text(RECIPE.replace("NAME", "ddpm_tiny"))
 
@@ -127,7 +128,9 @@ def test_one_process_samples_from_the_checkpoint(runs, tmp_path):
 
 
 def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, monkeypatch):
-    words = [*map(str, [*SMALL, *ALIKE]), "--checkpoint.every_n_steps", "100", "--model.on_failure", "skip"]
+    """Their networks have a part for each stage, and parts of a step may be of different stages."""
+    words = [*ALIKE, *multiscale("--model.objective.times", "OneStage"), "--data.batch_size", "256"]
+    words += ["--checkpoint.every_n_steps", "100", "--model.on_failure", "skip"]
     words += ["--trainer.max_steps", "5", "--trainer.gradient_clip_val", "0.5"]
     trouble = faults.Poison(1, (1, 2, 3), ("data", "computation", "gradient"), tmp_path)
     run_two(arguments(*words, *FSDP, folder="two"), tmp_path / "log", trouble=trouble)
@@ -151,7 +154,6 @@ def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, mo
             ["--trainer.strategy.class_path", "lightning.pytorch.strategies.ModelParallelStrategy"],
             "use --trainer.strategy fsdp2, or ddp",
         ),
-        ([*FSDP, "--model.effort", "random"], "use --model.effort sandwich"),
         ([*FSDP, "--model.optimizer.name", "muon"], "takes adam or adamw"),
         ([*FSDP, "--trainer.precision", "bf16-true"], "use --trainer.precision bf16-mixed"),
     ],
