@@ -134,7 +134,9 @@ class DiffusionModule(LightningModule):
         """Divide the weights among processes where the strategy does so; elsewhere nothing."""
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
-        self._shadow = (copy.deepcopy(self.denoiser).to("meta"),)
+        shadow = copy.deepcopy(self.denoiser)
+        shadow.backbone.to("meta")
+        self._shadow = (shadow,)
         shard(self.denoiser.backbone, self.device_mesh["data_parallel"])
 
     def check_data(self, data: Any) -> None:

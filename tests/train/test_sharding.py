@@ -13,6 +13,7 @@ from denoisezoo.train.log import read_log
 from denoisezoo.train.optimizer import OptimizerConfig
 from tests.conftest import RECIPE
 from tests.train import faults
+from tests.train.test_adversary import UDPM
 from tests.train.test_distributed import TWO, WORDS, guard_of, largest_difference, run_two
 from tests.train.test_guard import poison_data
 from tests.train.test_nonuniform import multiscale
@@ -154,6 +155,7 @@ def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, mo
             ["--trainer.strategy.class_path", "lightning.pytorch.strategies.ModelParallelStrategy"],
             "use --trainer.strategy fsdp2, or ddp",
         ),
+        ([*FSDP, *map(str, UDPM)], "this objective has an adversary; use --trainer.strategy ddp"),
         ([*FSDP, "--model.optimizer.name", "muon"], "takes adam or adamw"),
         ([*FSDP, "--trainer.precision", "bf16-true"], "use --trainer.precision bf16-mixed"),
     ],
