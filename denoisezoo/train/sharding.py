@@ -109,6 +109,11 @@ def check_sharding(trainer: Any, module: Any) -> None:
             "use one of them, or --trainer.strategy ddp",
         ),
         (
+            module.denoiser.backbone._compiled_call_impl is not None,
+            "has not been tried on compiled networks",
+            "use --model.compile false, or --trainer.strategy ddp",
+        ),
+        (
             str(trainer.precision) not in PRECISIONS,
             f"trains in {' or '.join(PRECISIONS)}, and trainer.precision is {trainer.precision}",
             f"use --trainer.precision {PRECISIONS[1]}, or --trainer.strategy ddp",

@@ -152,9 +152,18 @@ def poison(trouble: Poison) -> None:
         meets = dict(zip(trouble.steps, trouble.where, strict=True))
         return module.global_rank == trouble.rank and meets.get(module.global_step) == where
 
+    def give_up(*_):
+        raise ComputationError("solver failed", "raise rtol")
+
     def poisoned(self, batch, batch_idx):
-        if due(self, "computation"):
-            raise ComputationError("solver failed", "raise rtol")
+        if due(self, "computation"):  # in the midst of the network's forward pass, if the pass comes by this layer
+            *_, layer = self.denoiser.backbone.modules()
+            handle = layer.register_forward_pre_hook(give_up)
+            try:
+                losses(self, batch, batch_idx)
+            finally:
+                handle.remove()
+            give_up()
         if due(self, "data"):
             batch["image"][0, 0, 0, 0] = float("nan")
         return losses(self, batch, batch_idx)

@@ -22,6 +22,7 @@ from tests.train.test_resume import assert_same
 FSDP = [*TWO, "--trainer.strategy", "fsdp2"]
 ALIKE = ["--model.channels_last", "false"]  # as shares are
 ACCUMULATE = ["--trainer.accumulate_grad_batches", "2"]
+OFTEN = ["--samples.every_n_steps", "2", "--trainer.val_check_interval", "2"]  # training goes on after them
 NOBODY = -1
 
 
@@ -48,10 +49,10 @@ def runs(tmp_path_factory):
     (home / "recipe.yaml").write_text(RECIPE.replace("NAME", "ddpm_tiny"))
 
     def words(folder, *more):
-        settings = map(str, [*WORDS, *ALIKE, *more])
+        settings = map(str, [*WORDS, *ALIKE, *OFTEN, *more])
         return ["--config", str(home / "recipe.yaml"), "--trainer.default_root_dir", str(home / folder), *settings]
 
-    train(words("one", *ACCUMULATE, "--trainer.val_check_interval", "8"))
+    train(words("one", *ACCUMULATE, "--trainer.val_check_interval", "4"))
     run_two(words("ddp", *TWO), home / "log")
     run_two(words("two", *FSDP), home / "log", trouble=faults.Poison(NOBODY, (), (), home))
     return words, home
@@ -157,6 +158,7 @@ def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, mo
         ),
         ([*FSDP, *map(str, UDPM)], "this objective has an adversary; use --trainer.strategy ddp"),
         ([*FSDP, "--model.optimizer.name", "muon"], "takes adam or adamw"),
+        ([*FSDP, "--model.compile", "true"], "use --model.compile false"),
         ([*FSDP, "--trainer.precision", "bf16-true"], "use --trainer.precision bf16-mixed"),
     ],
 )
