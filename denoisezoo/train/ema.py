@@ -93,7 +93,8 @@ class EMA(WeightAveraging):
 
     def _swap_models(self, pl_module: LightningModule) -> None:
         """Exchange them between passes: whole weights would not be those of the shares."""
-        reshard(pl_module.denoiser.backbone)
+        for child in pl_module.modules():
+            reshard(child)
         super()._swap_models(pl_module)
 
     @contextlib.contextmanager
