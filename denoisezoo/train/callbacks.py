@@ -22,6 +22,7 @@ from denoisezoo.profiling.roofline import known_peaks, peaks
 from denoisezoo.train.conditions import Conditions, held_out, sample_picture
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done
+from denoisezoo.train.sharding import whole
 
 
 class SampleGrid(Callback):
@@ -68,7 +69,7 @@ class SampleGrid(Callback):
         denoiser.eval()
         weights = averaged_weights(trainer, pl_module) if averaged else contextlib.nullcontext()
         try:
-            with weights:
+            with weights, whole(denoiser.backbone):
                 return self._images(denoiser, pl_module.device)
         finally:
             denoiser.train(was_training)

@@ -52,7 +52,7 @@ class Dashboard(Callback):
 def price(trainer: Trainer, pl_module: LightningModule) -> Trajectory:
     """Cost of every denoiser call for one image, counted without weights."""
     grid = next((callback for callback in trainer.callbacks if isinstance(callback, SampleGrid)), SampleGrid())
-    denoiser = counting_copy(pl_module.denoiser)
+    denoiser = counting_copy(pl_module.counted)
     spec, noise = pl_module.denoiser.backbone.spec, SeedBlock([0])
     shape, cond_shape = (1, *pl_module.denoiser.image_shape), pl_module.denoiser.cond_shape
     u_T = grid.sampler.prior(denoiser.process.free, shape, grid.steps, noise, device="cpu", dtype=torch.float32)

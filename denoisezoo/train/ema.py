@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import AveragedModel
 
 from denoisezoo.errors import UserError
 from denoisezoo.train.guard import was_skipped
+from denoisezoo.train.sharding import gathered, mine, reshard
 
 Tensors = tuple[list[torch.Tensor], list[torch.Tensor]]
 """Parameters and buffers of a module."""
@@ -36,6 +38,21 @@ class EMA(WeightAveraging):
         self._latest_update_step = 0
         self._pairs: tuple[torch.nn.Module, Tensors, Tensors] | None = None
         self.half_life, self.ramp_up = half_life, ramp_up
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the module before its weights are divided, and divide those of the copy alike."""
+        if stage != "fit":
+            return
+        mesh, pl_module._device_mesh = pl_module._device_mesh, None  # processes cannot be copied
+        self._average_model = AveragedModel(pl_module, device=pl_module.device, use_buffers=True)
+        average: Any = self.average(pl_module)
+        pl_module._device_mesh = average._device_mesh = mesh
+        average.configure_model()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The average beside the weights, whole."""
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        checkpoint["state_dict"] = gathered(checkpoint["state_dict"])
 
     def decay(self, images_seen: int, batch: int) -> float:
         """The factor of the old average after `images_seen` images, for an update that brings `batch` more."""
@@ -74,6 +91,12 @@ class EMA(WeightAveraging):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing: copying the average into the live weights would make the last checkpoint impossible to resume."""
 
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        """Exchange them between passes: whole weights would not be those of the shares."""
+        for child in pl_module.modules():
+            reshard(child)
+        super()._swap_models(pl_module)
+
     @contextlib.contextmanager
     def averaged(self, pl_module: LightningModule) -> Iterator[None]:
         """Within it the module has the averaged weights; before and after, its own."""
@@ -85,7 +108,7 @@ class EMA(WeightAveraging):
 
 
 def _tensors(module: torch.nn.Module) -> Tensors:
-    return list(module.parameters()), list(module.buffers())
+    return [mine(parameter) for parameter in module.parameters()], list(module.buffers())
 
 
 def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> contextlib.AbstractContextManager[None]:

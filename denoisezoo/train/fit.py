@@ -21,6 +21,7 @@ from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.sharding import check_sharding
 from denoisezoo.train.tracking import log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
@@ -58,6 +59,7 @@ def train(args: Sequence[str]) -> TrainResult:
         UserError: The recipe or a value is wrong, the run folder holds another run, or it cannot be written.
     """
     cli = parse_recipe(args)
+    check_sharding(cli.trainer, cli.model)
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
@@ -195,7 +197,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
         "train_macs": per_image * module.images_seen,
-        "train_macs_relative": per_image / training_macs(module.denoiser),
+        "train_macs_relative": per_image / training_macs(module.counted),
         "finished": not interrupted,
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

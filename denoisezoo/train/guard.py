@@ -22,6 +22,8 @@ from denoisezoo.evaluation.ranks import gather
 from denoisezoo.train.checkpoint import newest_checkpoint
 from denoisezoo.train.log import log_due, log_now
 from denoisezoo.train.noise_bins import bin_names, bin_of
+from denoisezoo.train.sharding import norms as norms_of
+from denoisezoo.train.sharding import whole
 
 
 class Guard(Callback):
@@ -80,7 +82,7 @@ class Guard(Callback):
         gradients = {name: grad for name, p in self._named if (grad := p.grad) is not None}
         if not gradients or getattr(trainer.precision_plugin, "scaler", None) is not None:
             return  # nothing was computed; or float16, whose loss scaling skips infinities by design
-        norms = torch.stack(torch._foreach_norm(list(gradients.values()))).float()
+        norms = norms_of(list(gradients.values()))
         if self._good(trainer, norms, losses):
             self.in_row = 0
             if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
@@ -123,7 +125,8 @@ class Guard(Callback):
     def _diagnosis(
         self, trainer: Trainer, pl_module: LightningModule, losses: list[Tensor], names: list[str], norms: Tensor
     ) -> ComputationError:
-        where = first_non_finite(pl_module, *self._batch) or _gradient(names, norms)
+        with whole(pl_module.denoiser.backbone):
+            where = first_non_finite(pl_module, *self._batch) or _gradient(names, norms)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         folder = Path(trainer.default_root_dir)
         good = newest_checkpoint(folder)

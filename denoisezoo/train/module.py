@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import NoiseBins
 from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, last_step
 from denoisezoo.train.perceptual import check_perceptual, perceptual_network
+from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard, used_alike
 
 
 def seed_default(seed: int) -> None:
@@ -116,6 +118,26 @@ class DiffusionModule(LightningModule):
         self.recipe: Mapping[str, Any] = {}
         """The resolved configuration, kept in every checkpoint, so that a checkpoint alone can be sampled."""
         self._started = 0.0
+        self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the objective has an adversary, which trains beside the denoiser."""
+        return isinstance(self.objective, AdversarialObjective)
+
+    @property
+    def counted(self) -> NetworkDenoiser:
+        """The denoiser, or where its weights are divided one without weights: it can be copied and counted."""
+        return self._shadow[0] if self._shadow else self.denoiser
+
+    def configure_model(self) -> None:
+        """Divide the weights among processes where the strategy does so; elsewhere nothing."""
+        if self.device_mesh is None or is_sharded(self.denoiser.backbone):
+            return
+        shadow = copy.deepcopy(self.denoiser)
+        shadow.backbone.to("meta")
+        self._shadow = (shadow,)
+        shard(self.denoiser.backbone, self.device_mesh["data_parallel"])
 
     def check_data(self, data: Any) -> None:
         """Refuse data of other channels, size or classes than the network takes."""
@@ -197,27 +219,42 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """The objective of one batch; None skips a batch that could not be computed."""
+        unshard(self.denoiser.backbone)
         try:
-            return self._training_step(batch, batch_idx)
+            return self._with_others(self._training_step(batch, batch_idx))
         except ComputationError:
             if self.on_failure == "stop":
                 raise
         if self.opponent is not None:
             self.opponent.forget()
-        if self.trainer.world_size > 1:
-            return self._spoiled(len(batch["image"]))
+        if self.trainer.world_size > 1 or is_sharded(self.denoiser.backbone):
+            self._miss(len(batch["image"]))
+            return self._with_others(None)
         self.skipped += 1
         return None
 
-    def _spoiled(self, size: int) -> Tensor:
-        """A loss that is not a number, for which `Guard` skips the step on all processes: the others wait for ours."""
+    def _miss(self, size: int) -> None:
+        """Count and log a batch that could not be computed as the other processes do theirs."""
         self.noise_bins.latest = None
         self.images_seen += size * self.trainer.world_size
-        sums = torch.stack([p.sum() for p in self.denoiser.parameters() if p.requires_grad])
-        loss = math.nan * sums.sum()
         if loss_due(self.trainer):
-            self.log("train/loss", loss.detach(), prog_bar=True, batch_size=size, sync_dist=True)
-        return loss
+            nan = torch.full((), math.nan, device=self.device)
+            self.log("train/loss", nan, prog_bar=True, batch_size=size, sync_dist=True)
+
+    def _with_others(self, loss: Tensor | None) -> Tensor:
+        """The loss, or if there is none a NaN, for which `Guard` skips the step on all processes: they wait for ours.
+
+        Under FSDP all must have gradients of the same weights, so that a failure of one is that of all.
+        """
+        if not is_sharded(self.denoiser.backbone):
+            return math.nan * total(self.denoiser) if loss is None else loss
+        if self.on_failure == "skip":
+            fine = torch.tensor(float(loss is not None), device=self.device)
+            if self.trainer.strategy.reduce(fine, reduce_op="min") == 0:
+                return spoiled(self.denoiser.backbone)
+        assert loss is not None, "only under on_failure skip"
+        chosen = self.effort == "random" or len(self.denoiser.process.stages) > 1
+        return used_alike(self.denoiser.backbone, loss) if chosen else loss
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.denoiser.process.advance(self.global_step)
@@ -290,7 +327,7 @@ class DiffusionModule(LightningModule):
         """Multiply-adds of training on one image, forward and backward, of all the efforts and networks of a step."""
         if isinstance(self.objective, AdversarialObjective):
             return adversarial_macs(self.objective, self.denoiser)
-        return expected_macs(self.denoiser, self.effort, self.sandwich)
+        return expected_macs(self.counted, self.effort, self.sandwich)
 
     def step_key(self, batch_idx: int) -> tuple[int, ...]:
         """What the random numbers of a batch depend on, beside the seed: the step, and which part of it this is.
@@ -307,6 +344,14 @@ class DiffusionModule(LightningModule):
             metrics = {f"loss_by_noise/{name}": value for name, value in means.items()}
             log_now(self.trainer, metrics | {"images_seen": self.images_seen})
             self.noise_bins.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Make divided weights whole: processes may have different numbers of batches."""
+        unshard(self.denoiser.backbone)
+
+    def on_validation_epoch_end(self) -> None:
+        """Divide them again."""
+        reshard(self.denoiser.backbone)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The objective on held-out images, with the same times and noise every time."""

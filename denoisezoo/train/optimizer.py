@@ -50,11 +50,26 @@ class OptimizerConfig:
         options: dict[str, Any] = {"betas": self.betas}
         if self.name in {"adam", "adamw"}:
             options["fused"] = True
+        fixed: dict[str, Any] = {"opt": self.name, "lr": self.lr, "weight_decay": self.weight_decay}
         try:
-            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+            optimizer = create_optimizer_v2(module, **fixed, **options)
         except TypeError:
             del options["betas"]  # not all optimisers have two of them
-            return create_optimizer_v2(module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options)
+            optimizer = create_optimizer_v2(module, **fixed, **options)
+        optimizer.register_load_state_dict_post_hook(_lay_out)
+        return optimizer
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Lay moments out in memory as their parameters are, which fused optimisers take for granted.
+
+    Those of a run that had its weights divided are contiguous, and parameters may be channels-last.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if alike and value.stride() != parameter.stride():
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 DEFAULT = OptimizerConfig()

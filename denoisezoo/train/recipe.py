@@ -27,10 +27,10 @@ from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 from denoisezoo.train.saving import Checkpoints
+from denoisezoo.train.sharding import refuse_strategy
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
-SHARDED = {"FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"}
 BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)
 
 
@@ -171,6 +171,7 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer in its run folder."""
         trainer_config = self._get(self.config_init, "trainer")
+        refuse_strategy(trainer_config.get("strategy"))
         for key in ("log_every_n_steps", "accumulate_grad_batches"):
             if (value := trainer_config.get(key)) is not None and value < 1:
                 raise UserError(f"{key} is {value}", "give a whole number of at least 1")
@@ -178,9 +179,6 @@ class RecipeCLI(LightningCLI):
         extra = [StopOnInterrupt(), Throughput(), Dashboard()]
         plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
-        if (name := type(trainer.strategy).__name__) in SHARDED:
-            what = f"trainer.strategy {name} divides the weights, and their average is kept whole"
-            raise UserError(what, "use ddp; the networks of this zoo fit on one GPU")
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from denoisezoo.errors import UserError
 from denoisezoo.train.callbacks import StopOnInterrupt
 from denoisezoo.train.checkpoint import BEST, LAST, AtomicCheckpointIO, list_checkpoints, step_of
+from denoisezoo.train.sharding import norms
 
 MONITOR = "val/loss"
 
@@ -184,8 +185,7 @@ def _agreed(trainer: Trainer, *wishes: bool) -> tuple[bool, ...]:
 @torch.no_grad()
 def _finite(module: torch.nn.Module) -> bool:
     """Whether all weights are finite."""
-    norms = torch._foreach_norm([parameter.detach() for parameter in module.parameters()])
-    return bool(torch.stack([norm.float() for norm in norms]).isfinite().all())
+    return bool(norms([parameter.detach() for parameter in module.parameters()]).isfinite().all())
 
 
 def link(target: Path, name: str) -> None:

@@ -45,14 +45,14 @@ class Poison:
     Attributes:
         rank: The process.
         steps: In which steps.
-        where: "data": a pixel of its batch; "gradient": a gradient, after those of all were averaged; "computation": a
-            computation that gives up.
+        where: What, for each of them. "data": a pixel of its batch; "gradient": a gradient, after those of all were
+            averaged; "computation": a computation that gives up.
         keep: A folder for the weights of every process, and what its guard has counted.
     """
 
     rank: int
     steps: tuple[int, ...]
-    where: str
+    where: tuple[str, ...]
     keep: Path
 
 
@@ -141,28 +141,51 @@ def poison(trouble: Poison) -> None:
     import torch
 
     from denoisezoo.errors import ComputationError
+    from denoisezoo.train.ema import EMA
     from denoisezoo.train.guard import Guard
     from denoisezoo.train.module import DiffusionModule
+    from denoisezoo.train.sharding import mine
 
     losses = DiffusionModule.losses
 
     def due(module, where):
-        return where == trouble.where and module.global_rank == trouble.rank and module.global_step in trouble.steps
+        meets = dict(zip(trouble.steps, trouble.where, strict=True))
+        return module.global_rank == trouble.rank and meets.get(module.global_step) == where
+
+    def give_up(*_):
+        raise ComputationError("solver failed", "raise rtol")
 
     def poisoned(self, batch, batch_idx):
-        if due(self, "computation"):
-            raise ComputationError("solver failed", "raise rtol")
+        if due(self, "computation"):  # in the midst of the network's forward pass, if the pass comes by this layer
+            *_, layer = self.denoiser.backbone.modules()
+            handle = layer.register_forward_pre_hook(give_up)
+            try:
+                losses(self, batch, batch_idx)
+            finally:
+                handle.remove()
+            give_up()
         if due(self, "data"):
             batch["image"][0, 0, 0, 0] = float("nan")
         return losses(self, batch, batch_idx)
 
     def on_after_backward(self):
         if due(self, "gradient"):
-            next(self.parameters()).grad.fill_(float("inf"))
+            mine(next(self.parameters()).grad).fill_(float("inf"))
 
     def on_train_end(self):
         (guard,) = (callback for callback in self.trainer.callbacks if isinstance(callback, Guard))
-        state = {"weights": self.state_dict(), "guard": guard.state_dict(), "images_seen": self.images_seen}
+        (ema,) = (callback for callback in self.trainer.callbacks if isinstance(callback, EMA))
+        moments = [m for of in self.trainer.optimizers[0].state.values() for m in of.values() if m.ndim]
+        weights, average = list(self.parameters()), list(ema.average(self).parameters())
+        state = {
+            "weights": {name: mine(tensor) for name, tensor in self.state_dict().items()},
+            "guard": guard.state_dict(),
+            "images_seen": self.images_seen,
+            "numbers": {
+                name: (sum(mine(tensor).numel() for tensor in tensors), sum(tensor.numel() for tensor in tensors))
+                for name, tensors in {"weights": weights, "moments": moments, "average": average}.items()
+            },
+        }
         torch.save(state, trouble.keep / f"{self.global_rank}.pt")
 
     DiffusionModule.losses = poisoned

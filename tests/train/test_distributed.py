@@ -158,7 +158,7 @@ def test_a_killed_process_ends_the_run_with_a_checkpoint_to_go_on_from(arguments
 def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, monkeypatch, where):
     """Not one steps without the other: their weights stay equal, and are those of one process that skips that step."""
     words = [*map(str, SMALL), "--checkpoint.every_n_steps", "100", "--model.on_failure", "skip"]
-    trouble = faults.Poison(1, (1,), where, tmp_path)
+    trouble = faults.Poison(1, (1,), (where,), tmp_path)
     run_two(arguments(*words, *TWO, folder="two"), tmp_path / "log", trouble=trouble)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert_same(first, second)
@@ -186,18 +186,6 @@ def test_the_command_line_starts_its_own_processes(arguments, tmp_path):
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("trained 2 steps, 512 images") == 1
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 2
-
-
-@pytest.mark.parametrize(
-    ("strategy", "expected"),
-    [
-        (["--trainer.strategy", "fsdp"], "requires a GPU"),
-        (["--trainer.strategy.class_path", "lightning.pytorch.strategies.ModelParallelStrategy"], "use ddp"),
-    ],
-)
-def test_strategies_that_divide_the_weights_are_refused_in_one_line(arguments, strategy, expected):
-    with pytest.raises(UserError, match=expected):
-        train(arguments(*TWO, *strategy))
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(arguments):
