@@ -21,7 +21,7 @@ from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
-from denoisezoo.train.sharding import check_sharding
+from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.tracking import log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
@@ -60,6 +60,7 @@ def train(args: Sequence[str]) -> TrainResult:
     """
     cli = parse_recipe(args)
     check_sharding(cli.trainer, cli.model)
+    allow_unused(cli.trainer, cli.model)
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)

@@ -130,6 +130,11 @@ class DiffusionModule(LightningModule):
         """The denoiser, or where its weights are divided one without weights: it can be copied and counted."""
         return self._shadow[0] if self._shadow else self.denoiser
 
+    @property
+    def chooses(self) -> bool:
+        """Whether steps choose which weights they train: efforts, or the networks of stages."""
+        return self.effort == "random" or len(self.denoiser.process.stages) > 1
+
     def configure_model(self) -> None:
         """Divide the weights among processes where the strategy does so; elsewhere nothing."""
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
@@ -253,8 +258,7 @@ class DiffusionModule(LightningModule):
             if self.trainer.strategy.reduce(fine, reduce_op="min") == 0:
                 return spoiled(self.denoiser.backbone)
         assert loss is not None, "only under on_failure skip"
-        chosen = self.effort == "random" or len(self.denoiser.process.stages) > 1
-        return used_alike(self.denoiser.backbone, loss) if chosen else loss
+        return used_alike(self.denoiser.backbone, loss) if self.chooses else loss
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.denoiser.process.advance(self.global_step)

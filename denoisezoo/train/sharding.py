@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.strategies.parallel import ParallelStrategy
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
@@ -121,6 +121,12 @@ def check_sharding(trainer: Any, module: Any) -> None:
     ):
         if wrong:
             raise UserError(f"trainer.strategy {NAME} {what}", cure)
+
+
+def allow_unused(trainer: Any, module: Any) -> None:
+    """Let DDP look for weights that a step leaves out, where steps choose among them; unasked it waits for all."""
+    if module.chooses and isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
 
 def shard(network: nn.Module, mesh: Any) -> None:

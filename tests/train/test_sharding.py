@@ -147,6 +147,14 @@ def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, mo
     assert guard_of(two)["in_row"] == 0
 
 
+def test_two_ddp_processes_may_train_different_stages(arguments, tmp_path):
+    words = [*ALIKE, *multiscale("--model.objective.times", "OneStage"), "--data.batch_size", "256"]
+    words += ["--trainer.max_steps", "4", "--trainer.gradient_clip_val", "0.5"]
+    run_two(arguments(*words, *TWO, folder="two"), tmp_path / "log")
+    train(arguments(*words, *ACCUMULATE, folder="one"))
+    assert_near(last(tmp_path / "one"), last(tmp_path / "two"), 1e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
