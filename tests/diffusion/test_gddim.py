@@ -16,6 +16,7 @@ from denoisezoo.diffusion.samplers.exponential import (
     lagrange_slope,
     multistep_coefficients,
     stochastic_transition,
+    transported,
 )
 from denoisezoo.diffusion.samplers.gddim import GDDIM
 from denoisezoo.errors import UserError
@@ -105,6 +106,15 @@ def test_the_corrector_adds_one_to_the_order(name, q):
     found, errors = orders(name, [48, 96], q=q, corrector=True)
     assert abs(found - q - 1) < 0.2, (found, errors)
     assert create_sampler("gddim:q=2,corrector=true").nfe(20) == 39
+
+
+@each_process
+@pytest.mark.parametrize("q", [1, 2])
+def test_a_corrector_that_reuses_its_call_adds_as_much(name, q):
+    """At no further call."""
+    found, errors = orders(name, [48, 96], q=q, corrector=True, reuse=True)
+    assert abs(found - q - 1) < 0.2, (found, errors)
+    assert create_sampler("gddim:q=2,corrector=true,reuse=true").nfe(20) == 20
 
 
 @pytest.mark.parametrize("name", ["vp", "flow", "blurring", "cld", "multiscale"])
@@ -211,20 +221,36 @@ def matrix(blocks):
 
 
 @each_process
-def test_coefficients_sum_to_those_of_one_step(name):
-    """Quadrature against the identity: all C_j but the first by integrals, the first by its own."""
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_coefficients_sum_to_those_of_one_step(name, lam):
+    """Quadrature against the identity: all C_j but the first by integrals, the first by its own.
+
+    The sum is R_s - psi(s, t) R_t without noise, and A_s - Psihat(s, t) A_t with it.
+    """
     process = PROCESSES[name]
     first, last = process.stages[-1]
     nodes = torch.tensor([0.5, 0.62, 0.75, 0.9], dtype=f64) * (first - last) + last
     s = torch.tensor(0.4 * (first - last) + last, dtype=f64)
-    total = sum(multistep_coefficients(process, s, nodes))
-    # C_0 by the definition, with the derivative of psi R by central differences in the middle of short pieces.
+    total = sum(multistep_coefficients(process, s, nodes, lam))
+    # C_0 by the definition, with the derivative of W by central differences in the middle of short pieces.
     tau = torch.linspace(float(nodes[0]), float(s), 20_001, dtype=f64)
-    W = product(process.psi(s.expand(len(tau)), tau), process.noise(tau))
+    W = torch.cat([transported(process, s.reshape(1), part, lam) for part in tau.split(64)])
     weights = lagrange(nodes, 0, (tau[1:] + tau[:-1]) / 2).reshape(-1, *[1] * (W.ndim - 1))
     C_0 = (weights * W.diff(dim=0)).sum(0, keepdim=True)
-    expected = process.noise(s.reshape(1)) - product(process.psi(s.reshape(1), nodes[:1]), process.noise(nodes[:1]))
+    if lam:
+        Psihat = stochastic_transition(process, s, nodes[0], lam)
+        expected = process.signal(s.reshape(1)) - product(Psihat, process.signal(nodes[:1]))
+    else:
+        expected = process.noise(s.reshape(1)) - product(process.psi(s.reshape(1), nodes[:1]), process.noise(nodes[:1]))
     torch.testing.assert_close(C_0 + total, expected, atol=2e-7, rtol=2e-7)
+
+
+def test_transitions_to_one_time_from_many_are_those_from_each():
+    """The shorter solution of the quadrature against the longer one of a single step."""
+    process, tau = PROCESSES["cld"], torch.linspace(0.9, 0.31, 64, dtype=f64)
+    many = stochastic_transition(process, at(0.3)[0], tau, 0.5)[::21]
+    each = torch.cat([stochastic_transition(process, at(0.3)[0], t, 0.5) for t in tau[::21]])
+    torch.testing.assert_close(many, each, atol=1e-10, rtol=1e-10)
 
 
 def test_lagrange_polynomials():
@@ -261,7 +287,7 @@ def test_discrete_chains_are_walked():
         ("gddim:q=5", 9, "q 5"),
         ("gddim:q=two", 9, "whole number"),
         ("gddim:lam=-1", 9, "lam -1"),
-        ("gddim:lam=1,q=2", 9, "noise needs q=1"),
+        ("gddim:reuse=true", 9, "reuse without a corrector"),
     ],
 )
 def test_nonsense_is_refused(spec, steps, word):

@@ -150,6 +150,29 @@ def test_stochastic_gddim_reproduces_mean_and_covariance(name, lam):
     assert abs(slope(STEPS, variance) - 1) < 0.15, variance
 
 
+@each_noisy
+@pytest.mark.parametrize("lam", [0.5, 1.0])
+@pytest.mark.parametrize("options", ["q=2", "q=3", "q=2,corrector=true,reuse=true"])
+def test_stochastic_gddim_of_higher_order_has_the_covariance_to_second(name, lam, options):
+    """The mean is exact as ever; of the images' slope, what is not noise is approximated."""
+    mean, variance = errors_of_moments(name, f"gddim:lam={lam},{options}", STEPS)
+    first = errors_of_moments(name, f"gddim:lam={lam}", STEPS[:1])[1]
+    assert max(mean) < 1e-5
+    assert slope(STEPS, variance) > 1.8, variance
+    assert variance[0] < first[0] / 4
+
+
+def test_fifty_calls_have_the_covariance_of_blurred_images_better_than_a_thousand_ancestral_steps():
+    truth = DiagonalTruth(Blurring(blur=SIDE / 4, resolution=SIDE))
+    noisy = "gddim:q=3,lam=1,corrector=true,reuse=true,time_grid=three_halves"
+    exact = true_moments(truth)[1]
+    few, many = (
+        (moments(truth, create_sampler(spec), steps)[1] - exact).abs().max()
+        for spec, steps in ((noisy, 50), ("ddpm:clip=false", 1000))
+    )
+    assert few < many / 2
+
+
 @pytest.mark.parametrize("name", ["blurring", "multiscale"])
 @pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
 def test_stochastic_dpm_solver_is_of_second_order(name, tau):

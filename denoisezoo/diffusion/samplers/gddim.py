@@ -1,8 +1,11 @@
-"""Generalised DDIM (gDDIM: Zhang, Tao, Chen 2022, arXiv 2206.05564): exponential multistep integration in R's noise.
+"""Generalised DDIM (gDDIM: Zhang, Tao, Chen 2022, arXiv 2206.05564): exponential multistep integration on any process.
 
 With eps constant along the path, u(s) = psi(s, t) u(t) + (R_s - psi(s, t) R_t) eps solves the probability flow of any
 process exactly, which is what one call does for data that are a single point. A polynomial through the last q values of
 eps makes it a method of order q.
+
+With noise, u(s) = Psihat(s, t) u(t) + (A_s - Psihat(s, t) A_t) u_0 + noise is exact in law for such data, and the
+polynomial goes through the last q predicted images: eps holds the fresh noise of every step, and is not smooth in time.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, tr
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
 from denoisezoo.errors import UserError
 
-History = list[tuple[Tensor, Tensor]]
-"""Times (()) and noise predictions (B, C, H, W) of the last calls, the newest first."""
+Node = tuple[Tensor, Tensor]
+"""A time (()) and what is interpolated there (B, C, H, W): predicted noise, or where lam is not 0 the predicted image."""
 
 
 @SAMPLERS.register("gddim")
@@ -31,15 +34,17 @@ History = list[tuple[Tensor, Tensor]]
 class GDDIM(GridSampler):
     """Order q, deterministic or stochastic, with or without a corrector. The last step is the predicted image.
 
-    NFE = N; with the corrector 2N - 1. The first steps, and those after a stage begins, are of orders 1, 2 ... q: the
-    error of the first is of second order, but small at the noisy end, where eps hardly changes. On a grid of even steps
-    it is what remains in the end of q = 3 and 4; where the first steps shrink as 1/N^2 whole walks are of order q.
+    NFE = N; with a corrector that makes calls of its own 2N - 1. The first steps, and those after a stage begins, are
+    of orders 1, 2 ... q: the error of the first is of second order, but small at the noisy end, where eps hardly
+    changes. On a grid of even steps it is what remains in the end of q = 3 and 4; where the first steps shrink as 1/N^2
+    whole walks are of order q. With noise the covariance is of order 1 for q = 1, and of order 2 for any other q.
 
     Attributes:
-        q: Values of eps that a step extrapolates from, 1 to 4; 1 is DDIM. (The authors' `deis_order` is q - 1.)
-        lam: lambda; 0 is deterministic, 1 has the noise of the reverse SDE. Above 0, q is 1.
-        corrector: After each step, call the denoiser at its end and step again with that value among the nodes
-            (Adams and Moulton), which adds one to the order.
+        q: Calls that a step extrapolates from, 1 to 4; 1 is DDIM. (The authors' `deis_order` is q - 1.)
+        lam: lambda; 0 is deterministic, 1 has the noise of the reverse SDE.
+        corrector: Take each step again, with the same noise, from a call at its end among the nodes (Adams and
+            Moulton), which adds one to the order without noise.
+        reuse: That call is also the next step's, and is not repeated where the corrector ends: NFE stays N.
     """
 
     name: ClassVar[str] = "gddim"
@@ -47,16 +52,17 @@ class GDDIM(GridSampler):
     q: int = 1
     lam: float = 0.0
     corrector: bool = False
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.q <= 4 or self.lam < 0:
             raise UserError(f"q {self.q} or lam {self.lam} is out of range", "give q from 1 to 4 and lam >= 0")
-        if self.lam and (self.q > 1 or self.corrector):
-            raise UserError(f"lam {self.lam} with q {self.q} or a corrector", "noise needs q=1 and corrector=false")
+        if self.reuse and not self.corrector:
+            raise UserError("reuse without a corrector", "give corrector=true,reuse=true")
 
     def nfe(self, steps: int) -> int:
-        """N, or 2N - 1 with the corrector."""
-        return 2 * steps - 1 if self.corrector else steps
+        """N, or 2N - 1 with a corrector that does not reuse its call."""
+        return 2 * steps - 1 if self.corrector and not self.reuse else steps
 
     def fewest(self, process: Process) -> int:
         """As many as it extrapolates from."""
@@ -73,39 +79,69 @@ class GDDIM(GridSampler):
         return super().grid(process, steps)
 
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """Section 4 of the paper; psi(s, t) u + sum C_j eps_j, with C_0 taken from the sum of all C_j."""
-        process = call.process
-        history: History = []
+        """Section 4 of the paper, a step at a time."""
+        process, step, nodes = call.process, None, list[Node]()
         for t, s in itertools.pairwise(grid):
             u = process.expand(u, t, generator)
             found = call(u, t)
             if s == 0:
                 return found.u_0
-            if self.lam:
-                u = self._noisy(process, found, s, t, generator)
-                continue
-            kept = [(time, eps) for time, eps in history if eps.shape == u.shape]
-            history = [(t, found.eps), *kept][: self.q]
-            u = multistep(process, found, s, history)
-            if self.corrector:
-                ahead = (s, call(u, s).eps)
-                u = multistep(process, found, s, [history[0], ahead, *history[1:]])
+            here = self._node(t, found)
+            nodes = [here, *(node for node in nodes if node[1].shape == u.shape)][: self.q]
+            base, carry = self._base(process, found, s, t)
+            if self.reuse and step is not None and step.base.shape == u.shape:
+                base = base + apply_blocks(carry, step.end(here) - u)
+            step = _Step(process, s, self.lam, self._with_noise(process, base, carry, (s, t), generator), nodes)
+            u = step.end()
+            if self.corrector and not self.reuse:
+                u = step.end(self._node(s, call(u, s)))
         return u
 
-    def _noisy(self, process: Process, found: Prediction, s: Tensor, t: Tensor, generator: Noise) -> Tensor:
-        """N(A_s u_0 + Psihat R_t eps, Sigma_s - Psihat Sigma_t Psihat^T) (proposition 6)."""
-        Psihat = stochastic_transition(process, s, t, self.lam)
-        R_s, R_t = (process.noise(x.reshape(1)) for x in (s, t))
-        carried = product(Psihat, R_t)
+    def _node(self, t: Tensor, found: Prediction) -> Node:
+        return t, found.u_0 if self.lam else found.eps
+
+    def _base(self, process: Process, found: Prediction, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The state at s of first order, without its noise, and what carries a change of the state at t to s."""
+        if not self.lam:
+            return transfer(process, found, s), process.psi(s.reshape(1), t.reshape(1))
+        carry = stochastic_transition(process, s, t, self.lam)
+        mean = apply_blocks(process.signal(s.reshape(1)), found.u_0)
+        return mean + apply_blocks(product(carry, process.noise(t.reshape(1))), found.eps), carry
+
+    def _with_noise(
+        self, process: Process, base: Tensor, carry: Tensor, span: tuple[Tensor, Tensor], generator: Noise
+    ) -> Tensor:
+        """`base` and a draw of covariance Sigma_s - Psihat Sigma_t Psihat^T (proposition 6)."""
+        if not self.lam:
+            return base
+        R_s, R_t = (process.noise(x.reshape(1)) for x in span)
+        carried = product(carry, R_t)
         P = product(R_s, transpose(R_s)) - product(carried, transpose(carried))
-        mean = apply_blocks(process.signal(s.reshape(1)), found.u_0) + apply_blocks(carried, found.eps)
-        return mean + apply_blocks(square_root(P), normal_like(mean, generator))
+        return base + apply_blocks(square_root(P), normal_like(base, generator))
 
 
-def multistep(process: Process, found: Prediction, s: Tensor, history: History) -> Tensor:
-    """The state at s from the prediction at history[0]'s time and the noise at all of them."""
-    u, eps = transfer(process, found, s), history[0][1]
-    coefficients = multistep_coefficients(process, s, torch.stack([time for time, _ in history]))
-    for C_j, (_, eps_j) in zip(coefficients, history[1:], strict=True):
-        u = u + apply_blocks(C_j, eps_j - eps)
-    return u
+@dataclass(frozen=True)
+class _Step:
+    """A step to s with its noise drawn: base + sum over j >= 1 of C_j (v_j - v_0), C_0 taken from the sum of all C_j.
+
+    Attributes:
+        process: The process.
+        s: Where it ends, ().
+        lam: Noise.
+        base: The state at s of first order (B, C, H, W).
+        nodes: Values v_j, the first where the step begins, then older ones.
+    """
+
+    process: Process
+    s: Tensor
+    lam: float
+    base: Tensor
+    nodes: list[Node]
+
+    def end(self, *ahead: Node) -> Tensor:
+        """The state at s; with the node at s, if it is there, among those that are interpolated."""
+        nodes = [self.nodes[0], *ahead, *self.nodes[1:]]
+        times, v_0, u = torch.stack([time for time, _ in nodes]), nodes[0][1], self.base
+        for C_j, (_, v_j) in zip(multistep_coefficients(self.process, self.s, times, self.lam), nodes[1:], strict=True):
+            u = u + apply_blocks(C_j, v_j - v_0)
+        return u
