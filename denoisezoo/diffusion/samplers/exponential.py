@@ -59,7 +59,7 @@ def _integrals(process: Process, s: Tensor, nodes: Tensor, lam: float) -> list[T
 
 
 def transported(process: Process, s: Tensor, tau: Tensor, lam: float) -> Tensor:
-    """Blocks W(tau), tau (n,): psi(s, tau) R_tau of a constant eps, with noise Psihat(s, tau) A_tau of a constant u_0."""
+    """Blocks W(tau), tau (n,): psi(s, tau) R_tau for eps, and for u_0, with noise, Psihat(s, tau) A_tau."""
     if lam == 0:
         return product(process.psi(s.expand(len(tau)), tau), process.noise(tau))
     return product(stochastic_transition(process, s, tau, lam), process.signal(tau))

@@ -26,7 +26,7 @@ from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, st
 from denoisezoo.errors import UserError
 
 Node = tuple[Tensor, Tensor]
-"""A time (()) and what is interpolated there (B, C, H, W): predicted noise, or where lam is not 0 the predicted image."""
+"""A time (()) and what is interpolated there (B, C, H, W): the predicted noise, or with noise the predicted image."""
 
 
 @SAMPLERS.register("gddim")
