@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +88,23 @@ def measure(name: str, plan_name: str, batch: int, mode: str, rounds: int, devic
         "threads": torch.get_num_threads(),
         "device_name": device_name(str(device)),
         "torch": torch.__version__,
+        **origin(),
     }
+
+
+def origin() -> dict[str, object]:
+    """When and by what command a row was made."""
+    return {"date": datetime.date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
+
+
+def append(path: Path, rows: list[dict[str, object]]) -> None:
+    """Add rows to a file, which may hold those of other machines and runs."""
+    begun = path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if not begun:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 @torch.no_grad()
@@ -117,6 +136,7 @@ def call_rows(name: str, batch: int, mode: str, rounds: int, device: torch.devic
             "threads": torch.get_num_threads(),
             "device_name": device_name(str(device)),
             "torch": torch.__version__,
+            **origin(),
         }
         for effort in efforts
     ]
@@ -155,10 +175,7 @@ def main() -> None:
                 flush=True,
             )
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        append(args.csv, rows)
 
 
 if __name__ == "__main__":
