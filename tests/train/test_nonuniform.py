@@ -44,13 +44,19 @@ def test_all_stages_train_in_one_step(arguments, tmp_path):
     assert facts["train_macs"] > 0
 
 
-def test_a_step_of_one_stage_leaves_the_others_alone(arguments, tmp_path):
-    """As the published training: one stage per batch, and the optimiser does not touch networks without a gradient."""
-    times = ["--model.objective.times", "OneStage"]
-    train(arguments(*multiscale(*times, "--trainer.max_steps", "1"), folder="one"))
-    train(arguments(*multiscale(*times, "--trainer.max_steps", "2"), folder="two"))
-    before, after = (load_run(tmp_path / name, "raw").denoiser.state_dict() for name in ("one", "two"))
-    assert [moved(before, after, f"backbone.stages.{i}.") for i in (0, 1)].count(True) == 1
+def test_stages_in_turn_leave_the_others_and_their_averages_alone(arguments, tmp_path):
+    """As the published training: step b trains stage b mod K, and nothing touches networks without a gradient."""
+    states = {}
+    for steps in (2, 3, 4):
+        times = ["--model.objective.times", "OneStage", "--trainer.max_steps", steps]
+        train(arguments(*multiscale(*times), folder=str(steps)))
+        for weights in ("raw", "ema"):
+            states[steps, weights] = load_run(tmp_path / str(steps), weights).denoiser.state_dict()
+    for weights in ("raw", "ema"):
+        for before, after, stage in ((2, 3, 0), (3, 4, 1)):
+            one, two = states[before, weights], states[after, weights]
+            assert [moved(one, two, f"backbone.stages.{i}.") for i in (0, 1)] == [stage == 0, stage == 1]
+    assert moved(states[4, "raw"], states[4, "ema"], "backbone.stages.0.")
 
 
 @pytest.mark.parametrize("preconditioning", ["Epsilon", "MixedScore", "Whitened"])
