@@ -8,7 +8,8 @@ import torch
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser, list_denoisers
 from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, create_sampler
-from denoisezoo.diffusion.preconditioning import V
+from denoisezoo.diffusion.preconditioning import MixedScore, V, Whitened
+from denoisezoo.diffusion.processes import VP
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.profiling.counting import count
@@ -184,11 +185,55 @@ def test_wrong_stages_and_sizes_are_refused():
         ({"base": ["multiscale_tiny"]}, "multi-scale itself"),
         ({"base": ["ddpm_digitz"]}, "ddpm_digits"),
         ({"resolution": 18}, "halved"),
+        ({"base": ["udpm_tiny"]}, "udpm_tiny changes the size of the image"),
     ],
 )
 def test_wrong_networks_are_refused(override, word):
     with pytest.raises(UserError, match=word):
         create_denoiser("multiscale_digits", **override)
+
+
+def test_a_multiscale_process_is_built_under_the_meta_device():
+    with torch.device("meta"):
+        process = MultiScale(16, levels=1, rescale=True)
+    assert process.scales.tolist() == [1.0, 0.5]
+
+
+def test_the_preconditioning_that_refuses_a_process_names_itself():
+    for make in (MixedScore, Whitened):
+        with pytest.raises(UserError, match=f"{make.__name__} needs .* not VP$|{make.__name__} needs .* not VP;"):
+            make().check(VP())
+        with pytest.raises(UserError, match=f"{make.__name__} needs .* not CLD with a sampled one"):
+            make().check(CLD(velocity="sampled"))
+
+
+def test_a_network_of_stages_is_priced_under_another_process_in_one_line(capsys):
+    words = ["profile", "multiscale_tiny", "--sampler", "gddim", "--steps", "4", "--counts-only"]
+    assert cli.main(words) == 2
+    assert "--process" in capsys.readouterr().err
+    assert cli.main([*words, "--process", "multiscale"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--samples.sampler", "dpmpp_2m"], "sampler 'dpmpp_2m' cannot walk MultiScale"),
+        (["--samples.sampler", "gddim", "--samples.steps", "1"], "1 steps for 2 stages"),
+        (["--samples.sampler", "gddim:q=4", "--samples.steps", "3"], "q 4 is larger than steps 3"),
+        (["--samples.sampler", "gddim:time_grid=quadratic"], "has no step at t = 0.5"),
+    ],
+)
+def test_sample_grids_that_cannot_be_drawn_are_refused_before_anything_is_written(arguments, tmp_path, words, line):
+    with pytest.raises(UserError, match=line):
+        train(arguments(*multiscale("--samples.every_n_steps", "2", *words)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_whose_time_is_over_keeps_what_its_training_cost(arguments, tmp_path):
+    words = arguments("--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:01", "--trainer.limit_val_batches", 0)
+    first, again = train(words), train(words)
+    assert again.steps == first.steps
+    assert again.facts["train_macs"] == first.facts["train_macs"] > 0
 
 
 LINES = {
