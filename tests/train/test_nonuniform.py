@@ -230,7 +230,7 @@ def test_sample_grids_that_cannot_be_drawn_are_refused_before_anything_is_writte
 
 
 def test_a_resumed_run_whose_time_is_over_keeps_what_its_training_cost(arguments, tmp_path):
-    words = arguments("--trainer.max_steps", "-1", "--trainer.max_time", "00:00:00:01", "--trainer.limit_val_batches", 0)
+    words = arguments("--trainer.max_steps", -1, "--trainer.max_time", "00:00:00:01", "--trainer.limit_val_batches", 0)
     first, again = train(words), train(words)
     assert again.steps == first.steps
     assert again.facts["train_macs"] == first.facts["train_macs"] > 0
