@@ -72,6 +72,8 @@ class MultiscaleConfig(BackboneConfig):
         self.require_halvings(self.levels)
         if any(get_variant(name).family is FAMILY for name in self.base):
             raise UserError("a stage of a multi-scale network is multi-scale itself", "name other networks")
+        if scaling := [name for name in self.base if get_variant(name).config.spec.scale != 1]:
+            raise UserError(f"{scaling[0]} changes the size of the image, and a stage keeps it", "name other networks")
         choices = {stage.efforts for stage in self.stages if len(stage.efforts) > 1}
         if len(choices) > 1:
             raise UserError(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from denoisezoo.commands.assessing import add_sampling_arguments, settings_of, task_options, whole
 from denoisezoo.commands.profile import numbers, show_progress
+from denoisezoo.commands.study_cards import with_cards
 from denoisezoo.commands.tables import Column, add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError
 
@@ -34,6 +35,11 @@ COLUMNS = {
     "channel": ("method", "snr_db", "seeds", "mse_db", "mse_db_std", "gain_db", "psnr", "ssim", "cosine",
                 "class_accuracy", "class_accuracy_std", "bits", "bit_error_rate"),
 }  # fmt: skip
+
+
+NUM = 1000
+NOT_OF_RESOLUTIONS = {"num": NUM, "seed": 0, "plan": None, "guidance": None, "guidance_interval": None}
+"""Options of other studies that it has no use for, and their defaults."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-batch", type=whole(1), default=16, metavar="B", help="batch of memory (16)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
     parser.add_argument("--out", type=Path, help="page to write (study_NAME.html)")
-    add_sampling_arguments(parser, num=1000)
+    add_sampling_arguments(parser, num=NUM)
     add_output_arguments(parser)
 
 
@@ -86,11 +92,11 @@ def run(args: argparse.Namespace) -> int:
         study = STUDIES[args.study](args)
     finally:
         show_progress("")
-    write_rows(study.rows, args)
+    command = "denoisezoo " + " ".join(map(shlex.quote, sys.argv[1:]))
+    write_rows(with_cards(study.rows, args, command), args)
     keys = [key for key in COLUMNS[args.study] if any(row.get(key) is not None for row in study.rows)]
     print_table(study.rows, [Column(key, key, shown, right=True) for key in keys])
     out = args.out or Path(f"study_{args.study}.html")
-    command = "denoisezoo " + " ".join(map(shlex.quote, sys.argv[1:]))
     write_study(out, f"Study: {args.study}", study.rows, study.plots, keys, command)
     print(f"page: {out}")
     return 0
@@ -163,8 +169,12 @@ def study_channel(args: argparse.Namespace) -> Study:
 def study_resolutions(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.resolutions`."""
     from denoisezoo.diffusion import create_sampler
+    from denoisezoo.profiling.machine import parse_device
+    from denoisezoo.profiling.setting import parse_dtype
     from denoisezoo.studies.resolutions import resolution_study
 
+    if unused := [f"--{name}" for name, default in NOT_OF_RESOLUTIONS.items() if getattr(args, name) != default]:
+        raise UserError(f"resolutions has no use for {unused[0]}", "leave it out; its networks are untrained")
     processes = str(args.processes or "").split(",")
     if len(args.subjects) != 2 or len(processes) != 2:
         raise UserError("resolutions compares two networks, each on its process", "give two names and --processes P,P")
@@ -175,6 +185,8 @@ def study_resolutions(args: argparse.Namespace) -> Study:
         create_sampler(args.sampler),
         args.steps,
         args.batch_sizes,
+        device=parse_device(args.device),
+        dtype=parse_dtype(args.dtype),
         compile=args.compile,
         channels_last=args.channels_last,
         progress=show_progress,

@@ -133,7 +133,7 @@ class UDPMLoss(AdversarialObjective):
         pairs: bool = False,
         shares: list[float] | None = None,
     ) -> None:
-        super().__init__(OneStage())
+        super().__init__(OneStage(in_turn=False))
         shares = [1.0] * len(l1) if shares is None else shares
         weights = {"l1": l1, "perceptual": perceptual, "adversarial": adversarial, "r1": r1, "shares": shares}
         for name, values in weights.items():

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process
+from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.processes import uniform_grid
 from denoisezoo.diffusion.transforms import dct, inverse_dct, laplacian
 from denoisezoo.errors import UserError
@@ -43,6 +43,7 @@ class Blurring(DiagonalProcess):
         t_min: float = 1e-3,
         t_max: float | None = None,
     ) -> None:
+        check_finite(blur=blur)
         if blur < 0 or not 0 < d_min <= 1:
             raise UserError(f"blur {blur} or d_min {d_min} is out of range", "give blur >= 0 and 0 < d_min <= 1")
         if t_max is None:

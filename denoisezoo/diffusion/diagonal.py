@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process
+from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.processes import uniform_grid
 from denoisezoo.diffusion.transforms import dct, haar, haar_bands, inverse_dct, inverse_haar, laplacian
 from denoisezoo.errors import UserError
@@ -108,6 +108,7 @@ class Diagonal(LogSNRProcess):
     ) -> None:
         if not curves or len({len(curve) for curve in curves}) > 1 or len(curves[0]) < 2:
             raise UserError("curves differ in length or are too short", "give each at least 2 values, all equally many")
+        check_finite(curves=curves)
         if any(a <= b for curve in curves for a, b in itertools.pairwise(curve)):
             raise UserError("a curve does not fall", "give log-SNRs that decrease, such as [10, -10]")
         if not 0 < t_min < 1:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.blocks import apply_blocks, inverse, product, stack_blocks, transpose
-from denoisezoo.diffusion.process import PROCESSES, Process
+from denoisezoo.diffusion.process import PROCESSES, Process, check_finite
 from denoisezoo.diffusion.processes import with_zero
 from denoisezoo.errors import UserError
 
@@ -59,6 +59,8 @@ class CLD(Process):
         t_train_min: float = 1e-5,
         start: tuple[float, float] | None = None,
     ) -> None:
+        check_finite(beta_min=beta_min, beta_d=beta_d, inverse_mass=inverse_mass, gamma=gamma, variance_0=variance_0)
+        check_finite(start=start)
         if min(beta_min, inverse_mass, gamma, variance_0, *(start or ())) <= 0 or beta_d < 0:
             raise UserError(
                 f"beta_min {beta_min}, beta_d {beta_d}, inverse_mass {inverse_mass}, gamma {gamma}, "

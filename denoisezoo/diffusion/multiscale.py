@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.diagonal import LogSNRProcess
-from denoisezoo.diffusion.process import PROCESSES, Process
+from denoisezoo.diffusion.process import PROCESSES, Process, check_finite
 from denoisezoo.diffusion.transforms import haar, haar_bands, inverse_haar
 from denoisezoo.errors import UserError
 
@@ -50,6 +50,7 @@ class MultiScale(LogSNRProcess):
         band_std: list[float] | None = None,
     ) -> None:
         ends = [(k + 1) / (levels + 1) for k in range(levels + 1)] if ends is None else list(ends)
+        check_finite(ends=ends, highest=highest, lowest=lowest, t_min=t_min, band_std=band_std)
         check_ends(ends, levels, t_min)
         if lowest >= highest:
             raise UserError(f"lowest {lowest} is not below highest {highest}", "give log-SNRs such as -10 and 10")
@@ -61,7 +62,7 @@ class MultiScale(LogSNRProcess):
         if len(band_std) != len(ends) or min(band_std) <= 0:
             raise UserError(f"band_std {band_std} for {len(ends)} bands", "give a positive number for each band")
         divisors = [*band_std[:-1], band_std[-1] * (2.0**levels if rescale else 1.0)]
-        self.scales = torch.tensor(divisors, dtype=torch.float64).reciprocal()
+        self.scales = torch.tensor(divisors, dtype=torch.float64, device="cpu").reciprocal()
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
@@ -162,7 +163,7 @@ class MultiScale(LogSNRProcess):
 
 
 def check_ends(ends: Sequence[float], levels: int, t_min: float) -> None:
-    """Refuse ends that are not one per band, increasing, and above t_min.
+    """Refuse ends that are not one per band, increasing, and above t_min to at most 1.
 
     Raises:
         UserError: Saying which.
@@ -176,6 +177,8 @@ def check_ends(ends: Sequence[float], levels: int, t_min: float) -> None:
             f"ends {list(ends)} do not increase from above t_min {t_min}",
             "finer bands end sooner: give e.g. [0.5, 1.0]",
         )
+    if ends[-1] > 1:
+        raise UserError(f"ends {list(ends)} go beyond 1, the time of the prior", "give e.g. [0.5, 1.0]")
 
 
 def shares(steps: int, stages: int) -> list[int]:

@@ -60,6 +60,10 @@ class Times(ABC):
         start = torch.rand(1, generator=generator, device=device, dtype=torch.float64)
         return (start + torch.arange(n, device=device, dtype=torch.float64) / n) % 1.0
 
+    def advance(self, step: int) -> None:
+        """Become what the distribution is after so many optimiser steps; most never change."""
+        return
+
     @abstractmethod
     def __call__(self, process: Process, uniform: Tensor) -> Tensor:
         """Uniform numbers (n,) to times (n,)."""
@@ -76,18 +80,33 @@ class UniformTimes(Times):
 
 @TIMES.register("one_stage")
 class OneStage(Times):
-    """All of a batch in one stage, drawn at random: a process with stages trains one network per step, in its own time.
+    """All of a batch in one stage: a process with stages trains one network per step, in its own time.
 
     With uniform times, stratified, every batch holds all stages in equal parts instead.
+
+    Args:
+        in_turn: Step b trains stage b mod K, the least noisy one first, as the code of multi-scale diffusion does
+            (arXiv 2207.09786), on all processes alike. Else the stage is drawn at random for each part of a step.
+        stratified: See `Times`.
     """
 
+    def __init__(self, in_turn: bool = True, stratified: bool = False) -> None:
+        super().__init__(stratified)
+        self.in_turn, self.step = in_turn, 0
+
+    def advance(self, step: int) -> None:
+        """The step decides whose turn it is."""
+        self.step = step
+
     def uniform(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Uniform numbers (n + 1,): the last chooses the stage."""
-        return super().uniform(n + 1, generator, device)
+        """Uniform numbers (n,); drawn at random (n + 1,), of which the last chooses the stage."""
+        return super().uniform(n if self.in_turn else n + 1, generator, device)
 
     def __call__(self, process: Process, uniform: Tensor) -> Tensor:
         """Times (n,)."""
         stages = len(process.stages)  # each has an equal share of [0, 1)
+        if self.in_turn:
+            return process.sample_times((uniform + self.step % stages) / stages)
         return process.sample_times((uniform[:-1] + (uniform[-1] * stages).floor()) / stages)
 
 
@@ -178,6 +197,10 @@ class Objective(ABC):
 
     def __init__(self, times: Times, reduction: Literal["mean", "sum"] = "mean") -> None:
         self.times, self.reduction = times, reduction
+
+    def advance(self, step: int) -> None:
+        """Become what the objective is after so many optimiser steps."""
+        self.times.advance(step)
 
     def __call__(
         self,

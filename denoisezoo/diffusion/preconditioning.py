@@ -257,11 +257,7 @@ class MixedScore(Preconditioning):
 
     def check(self, process: Process) -> None:
         """Langevin processes with a marginal velocity only."""
-        if not isinstance(process, CLD) or process.velocity != "marginal":
-            raise UserError(
-                f"preconditioning MixedScore needs a velocity that is marginalised, not {type(process).__name__}",
-                "use it with CLD and velocity marginal, or use Epsilon",
-            )
+        _require_marginal(process, self)
 
     def inputs(self, process: Process, u_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """u_t and the time label."""
@@ -310,7 +306,7 @@ class Whitened(Preconditioning):
 
     def check(self, process: Process) -> None:
         """Langevin processes with a marginal velocity only."""
-        MixedScore().check(process)
+        _require_marginal(process, self)
 
     def _moments(self, process: Process, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Standard deviations (B, 2) of x and v, K (B, 2), and c_out (B,)."""
@@ -345,6 +341,16 @@ class Whitened(Preconditioning):
     def c_out(self, process: Process, t: Tensor) -> Tensor:
         """c_out."""
         return self._moments(process, t)[2]
+
+
+def _require_marginal(process: Process, preconditioning: Preconditioning) -> None:
+    if isinstance(process, CLD) and process.velocity == "marginal":
+        return
+    found = type(process).__name__ + (" with a sampled one" if isinstance(process, CLD) else "")
+    raise UserError(
+        f"preconditioning {type(preconditioning).__name__} needs a velocity that is marginalised, not {found}",
+        "use it with CLD and velocity marginal, or use Epsilon",
+    )
 
 
 def _langevin(process: Process) -> CLD:

@@ -9,8 +9,9 @@ one function that applies them. Reference: gDDIM, arXiv 2206.05564, section 2; E
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,17 @@ from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 
 PROCESSES: Registry[type[Process]] = Registry("process")
+
+
+def check_finite(**arguments: Any) -> None:
+    """Refuse arguments, numbers or lists of them, that are not finite; None is none.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    for name, value in arguments.items():
+        if value is not None and not np.isfinite(value).all():
+            raise UserError(f"{name} is {value}", "give finite numbers")
 
 
 class Process(ABC):
@@ -137,7 +149,7 @@ class Process(ABC):
         if stages not in (1, len(self.stages)):
             raise UserError(
                 f"the network has {stages} stages, and {type(self).__name__} {len(self.stages)}",
-                "choose a process and a network with as many stages",
+                "choose a process with as many stages as the network: --process, or model.process of a recipe",
             )
 
     @property

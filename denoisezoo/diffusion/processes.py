@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.grids import edm_sigmas
-from denoisezoo.diffusion.process import PROCESSES, ScalarProcess
+from denoisezoo.diffusion.process import PROCESSES, ScalarProcess, check_finite
 from denoisezoo.errors import UserError
 
 DEFAULT_PROCESS = "vp"
@@ -36,6 +36,7 @@ class VP(ScalarProcess):
     def __init__(
         self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3, t_train_min: float = 1e-5
     ) -> None:
+        check_finite(beta_max=beta_max)
         if not 0 < beta_min < beta_max:
             raise UserError(
                 f"beta_min {beta_min} and beta_max {beta_max} do not increase", "give 0 < beta_min < beta_max"
@@ -233,6 +234,7 @@ class RectifiedFlow(ScalarProcess):
     default_preconditioning = "velocity"
 
     def __init__(self, t_min: float = 1e-3, shift: float = 1.0) -> None:
+        check_finite(shift=shift)
         if not 0 < t_min < 1 or shift <= 0:
             raise UserError(
                 f"t_min {t_min} or shift {shift} is out of range", "give 0 < t_min < 1 and a positive shift"
@@ -281,6 +283,7 @@ def check_sigmas(sigma_min: float, sigma_max: float) -> None:
     Raises:
         UserError: Naming both.
     """
+    check_finite(sigma_max=sigma_max)
     if not 0 < sigma_min < sigma_max:
         raise UserError(
             f"sigma_min {sigma_min} and sigma_max {sigma_max} are not in order", "give 0 < sigma_min < sigma_max"

@@ -61,6 +61,7 @@ class ResultCard:
         device_name: Processor or GPU.
         dtype: What the network computed in while sampling.
         compiled: Whether it was compiled.
+        threads: Threads that torch computes with on the CPU.
         versions: Python and library versions.
         git_commit: Commit of the installed source, with "-dirty" if changed; None where it is not a git checkout.
         date: When the card was made, ISO 8601, UTC.
@@ -96,6 +97,7 @@ class ResultCard:
     device_name: str | None = None
     dtype: str | None = None
     compiled: bool | None = None
+    threads: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None
     date: str | None = None

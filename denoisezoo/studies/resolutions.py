@@ -29,6 +29,8 @@ def resolution_study(
     steps: int,
     batch_sizes: Sequence[int] = (1, 8),
     rounds: int = 3,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     compile: bool = False,
     channels_last: bool = False,
     progress: Callable[[str], None] = lambda text: None,
@@ -43,6 +45,8 @@ def resolution_study(
         steps: Its steps, the same for both.
         batch_sizes: Images at a time.
         rounds: Walks of each; the fastest counts.
+        device: Where to time them.
+        dtype: Of both networks; iterates are float32 in any case.
         compile: Compile both networks, for each size that they see.
         channels_last: Keep the weights of both in that layout, which their activations then follow.
         progress: Told what is being timed.
@@ -55,11 +59,12 @@ def resolution_study(
         ]
         if channels_last:
             denoisers = [denoiser.to(memory_format=torch.channels_last) for denoiser in denoisers]
-        timed = [extracted(d, d.efforts[-1:], compile=True) for d in denoisers] if compile else denoisers
         macs = [macs_of(denoiser, sampler, steps) for denoiser in denoisers]
+        denoisers = [denoiser.to(device=device, dtype=dtype) for denoiser in denoisers]
+        timed = [extracted(d, d.efforts[-1:], compile=True) for d in denoisers] if compile else denoisers
         for batch in batch_sizes:
             progress(f"{resolution}x{resolution}, batch {batch}")
-            times = times_of(timed, sampler, steps, batch, rounds)
+            times = times_of(timed, sampler, steps, batch, rounds, device)
             for name, ms, cost in zip(names, times, macs, strict=True):
                 row: Row = {"name": name, "resolution": resolution, "batch_size": batch, "steps": steps}
                 row |= {"compiled": compile, "layout": "channels_last" if channels_last else "contiguous"}
@@ -78,7 +83,12 @@ def macs_of(denoiser: NetworkDenoiser, sampler: Sampler, steps: int) -> int:
 
 
 def times_of(
-    denoisers: Sequence[NetworkDenoiser], sampler: Sampler, steps: int, batch: int, rounds: int
+    denoisers: Sequence[NetworkDenoiser],
+    sampler: Sampler,
+    steps: int,
+    batch: int,
+    rounds: int,
+    device: torch.device | str = "cpu",
 ) -> list[float]:
     """Milliseconds of an image for each denoiser: the fastest of some walks, taken in turns after a warm-up."""
     best = [float("inf")] * len(denoisers)
@@ -86,7 +96,8 @@ def times_of(
         for n, denoiser in enumerate(denoisers):
             noise = SeedBlock(range(batch))
             count = sampler.fewest(denoiser.process) if i == 0 else steps
-            u_T = sampler.prior(denoiser.process, (batch, *denoiser.image_shape), count, noise, dtype=torch.float32)
+            shape, dtype = (batch, *denoiser.image_shape), torch.float32
+            u_T = sampler.prior(denoiser.process, shape, count, noise, device=device, dtype=dtype)
             ms = timer(u_T.device)(partial(sampler, denoiser, u_T, steps=count, generator=noise))
             if i:
                 best[n] = min(best[n], ms / batch)

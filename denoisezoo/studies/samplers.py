@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from denoisezoo.diffusion import create_sampler
-from denoisezoo.errors import ComputationError
+from denoisezoo.errors import UserError
 from denoisezoo.studies.base import Plot, Row, Study
 from denoisezoo.train.assess import Settings, draw_with, make_evaluator, prepare
 from denoisezoo.train.runs import Run
@@ -46,7 +46,7 @@ def sampler_study(
                 try:
                     found = draw_with(prepare(run, chosen), run, chosen, num, steps=chosen.steps)
                     metrics = evaluator.evaluate(found.images)
-                except (ComputationError, ValueError) as error:  # a sampler that refuses, or images that overflow
+                except UserError as error:  # a sampler that refuses, or images that overflow
                     rows.append(row | {"error": str(error)})
                     continue
                 row |= {"steps": chosen.steps, "nfe": found.nfe, "latency_ms_per_image": 1e3 * found.seconds / num}

@@ -343,4 +343,5 @@ def make_card(
         macs_per_image=trajectory.macs_per_image,
         dtype=str(settings.dtype).removeprefix("torch."),
         compiled=settings.compile,
+        threads=torch.get_num_threads(),
     )

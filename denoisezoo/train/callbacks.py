@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from denoisezoo.diffusion import NetworkDenoiser, create_sampler
+from denoisezoo.diffusion import NetworkDenoiser, Process, create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.grid import save_png
@@ -50,6 +50,19 @@ class SampleGrid(Callback):
         self.every_n_steps, self.num, self.sampler = every_n_steps, num, create_sampler(sampler)
         self.steps, self.seed = steps, seed
         self._conditions: Conditions | None = None
+
+    def check(self, process: Process, max_steps: int) -> None:
+        """Refuse grids that could not be drawn when their step comes.
+
+        Args:
+            process: The process that is trained.
+            max_steps: The last step, -1 where it is not known.
+
+        Raises:
+            UserError: What the sampler says.
+        """
+        if self.every_n_steps and not 0 <= max_steps < self.every_n_steps:
+            self.sampler.checked_grid(process.free, self.steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

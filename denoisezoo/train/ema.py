@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,11 @@ class EMA(WeightAveraging):
     torch's `AveragedModel` asks the device for a number at every update, which makes the host wait; both are replaced
     here by one fused update. Buffers are copied, not averaged.
 
+    A step averages what it trained: a parameter without a gradient, such as those of a stage whose turn it was not,
+    keeps its average (MSDiff, arXiv 2207.09786, has an average for each stage). Where steps train one stage each, the
+    half-life thus counts the images of the stage's own batches; where each trains all of them, those of the whole
+    batch. The ramp-up counts all images.
+
     Args:
         half_life: Images after which the weight of old parameters has halved.
         ramp_up: The half-life is at most this share of the images seen so far; 0 switches the ramp off.
@@ -37,6 +43,8 @@ class EMA(WeightAveraging):
         super().__init__()
         self._latest_update_step = 0
         self._pairs: tuple[torch.nn.Module, Tensors, Tensors] | None = None
+        self._parameters: list[torch.nn.Parameter] = []
+        self._trained: list[bool] = []
         self.half_life, self.ramp_up = half_life, ramp_up
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -59,6 +67,11 @@ class EMA(WeightAveraging):
         half_life = min(self.half_life, self.ramp_up * images_seen) if self.ramp_up else self.half_life
         return 0.5 ** (batch / max(half_life, 1e-8))
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Note which parameters the step trains: the module forgets its gradients after it."""
+        self._parameters = self._parameters or list(pl_module.parameters())
+        self._trained = [parameter.grad is not None for parameter in self._parameters]
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -76,7 +89,9 @@ class EMA(WeightAveraging):
         if self._pairs is None or self._pairs[0] is not average:  # walking through the modules takes longer than this
             self._pairs = average, _tensors(average), _tensors(pl_module)
         _, (means, mean_buffers), (weights, buffers) = self._pairs
-        torch._foreach_lerp_(means, weights, weight=weight)
+        means, weights = (list(itertools.compress(tensors, self._trained)) for tensors in (means, weights))
+        if means:
+            torch._foreach_lerp_(means, weights, weight=weight)
         for mean, current in zip(mean_buffers, buffers, strict=True):
             mean.copy_(current)
 

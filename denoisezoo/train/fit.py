@@ -15,7 +15,7 @@ import yaml
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
-from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
+from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
@@ -61,6 +61,7 @@ def train(args: Sequence[str]) -> TrainResult:
     cli = parse_recipe(args)
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
+    check_samples(cli)
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
@@ -84,6 +85,17 @@ def train(args: Sequence[str]) -> TrainResult:
     finally:
         close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
     return result
+
+
+def check_samples(cli: RecipeCLI) -> None:
+    """Refuse settings of sample grids that the sampler would refuse in the midst of training.
+
+    Raises:
+        UserError: What the sampler says.
+    """
+    for callback in cli.trainer.callbacks:
+        if isinstance(callback, SampleGrid):
+            callback.check(cli.model.denoiser.process, cli.trainer.max_steps)
 
 
 @contextlib.contextmanager
@@ -187,7 +199,9 @@ def save_config(folder: Path, config: dict[str, Any]) -> None:
 def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     """Write run.json and say how it ended."""
     trainer, module = cli.trainer, cli.model
-    per_image = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
+    # Not counted yet where a run is resumed whose time is over: it does not start again.
+    counted = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
+    per_image = counted or module.training_macs()
     interrupted = any(c.interrupted for c in trainer.callbacks if isinstance(c, StopOnInterrupt))
     facts = {
         "denoiser": module.name,

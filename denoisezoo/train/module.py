@@ -262,6 +262,7 @@ class DiffusionModule(LightningModule):
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         self.denoiser.process.advance(self.global_step)
+        self.objective.advance(self.global_step)
         size = len(batch["image"])
         if self.opponent is not None:
             self._oppose(self.opponent, batch, batch_idx)
@@ -359,6 +360,7 @@ class DiffusionModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The objective on held-out images, with the same times and noise every time."""
+        self.objective.advance(batch_idx)  # the step would make each validation another one
         loss = self.objective(self.denoiser, batch, self.generator(1, batch_idx, self.global_rank)).loss
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
 

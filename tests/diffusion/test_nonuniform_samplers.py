@@ -9,10 +9,11 @@ import itertools
 import pytest
 import torch
 
-from denoisezoo.diffusion import Blurring, MultiScale, SeedBlock, apply_blocks, create_sampler
+from denoisezoo.diffusion import Blurring, GaussianOracle, MultiScale, SeedBlock, apply_blocks, create_sampler
 from denoisezoo.diffusion.blocks import inverse, product, square_root, transpose
 from denoisezoo.diffusion.samplers.ode import slope as field_of
 from denoisezoo.diffusion.samplers.rk45 import advance
+from denoisezoo.diffusion.samplers.stochastic_multistep import StochasticDPMSolverPP2M
 
 from .truth import PROCESSES, SIDE, DiagonalTruth, at, f64, slope
 
@@ -205,3 +206,48 @@ def test_the_corrector_adds_an_order_without_noise_and_halves_the_error_with_it(
         assert max(mean) < 1e-5
         assert slope(STEPS, corrected) > 2, corrected
         assert corrected[1] < predicted[1] / 2
+
+
+DIAGONAL = [name for name, process in PROCESSES.items() if process.k == 1]
+
+
+@pytest.mark.parametrize("name", DIAGONAL)
+@pytest.mark.parametrize("corrector", [False, True])
+def test_stochastic_dpm_solver_walks_every_diagonal_process(name, corrector):
+    """From where no signal is left (rectified flow), and with bands that stand still (multi-scale, nothing dropped)."""
+    truth, steps = DiagonalTruth(PROCESSES[name]), [96, 192]
+    options = f"corrector={str(corrector).lower()}"
+    errors = truth.errors(f"dpmpp_2m_sde:tau=0,{options},time_grid=cosine_of_test", steps)
+    assert slope(steps, errors) > 1.7 + corrector, errors
+    for tau in (0.0, 0.5, 1.0):
+        sampler, source = create_sampler(f"dpmpp_2m_sde:tau={tau},{options}"), torch.Generator().manual_seed(0)
+        u_T = sampler.prior(truth.process, (4, *truth.shape), 8, source)
+        assert sampler(truth.oracle, u_T, steps=8, generator=source).images.isfinite().all()
+
+
+@pytest.mark.parametrize("gap", [1e-12, -1e-12])
+def test_what_changes_while_a_band_stands_still_is_no_slope_of_it(gap):
+    """A grid that all but meets a band's end: of the step that crosses it the band moves for a moment only.
+
+    Bands are correlated here, so that the others move the image predicted in this one all the while.
+    """
+    process = MultiScale(SIDE, levels=1, drop=False)
+    root = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=f64) / 4
+    oracle = GaussianOracle(process, torch.zeros(1, SIDE, SIDE, dtype=f64), root @ root.T)
+
+    class Near(StochasticDPMSolverPP2M):
+        gap = 0.0
+
+        def grid(self, process, steps):
+            times = torch.linspace(1.0, process.t_min, steps, dtype=f64)
+            times[(times - 0.5).abs().argmin()] = 0.5 + self.gap
+            return torch.cat([times, times.new_zeros(1)])
+
+    def image(gap, steps=60):
+        sampler = Near(tau=0.0)
+        object.__setattr__(sampler, "gap", gap)  # frozen
+        u_T = process.prior((2, 1, SIDE, SIDE), torch.Generator().manual_seed(0))
+        return sampler(oracle, u_T, steps=steps).images
+
+    exact = image(0.0, 2000)
+    assert (image(gap) - exact).abs().max() < 1.5 * (image(0.0) - exact).abs().max()

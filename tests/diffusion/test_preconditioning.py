@@ -247,8 +247,14 @@ def test_stages_train_on_what_is_left():
     assert found.per_sample[small].mean().item() == pytest.approx(1, abs=5 * (2 / 8000) ** 0.5)
     assert found.per_sample[~small].mean().item() == pytest.approx(1, abs=5 * (2 / 32000) ** 0.5)
     seen.clear()
-    Simple(OneStage())(denoiser, batch, torch.Generator().manual_seed(0))
+    Simple(OneStage(in_turn=False))(denoiser, batch, torch.Generator().manual_seed(0))
     assert len(seen) == 1
+    seen.clear()
+    objective = Simple(OneStage())
+    for step in range(4):  # the least noisy stage, of the full size, begins
+        objective.advance(step)
+        objective(denoiser, batch, torch.Generator().manual_seed(0))
+    assert [shape[-1] for shape, _ in seen] == [4, 2, 4, 2]
 
 
 class NotScalar(Process):

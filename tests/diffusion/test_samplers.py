@@ -3,10 +3,19 @@
 import pytest
 import torch
 
-from denoisezoo.diffusion import SAMPLERS, Denoiser, Prediction, create_sampler
+from denoisezoo.diffusion import (
+    CLD,
+    SAMPLERS,
+    Blurring,
+    Denoiser,
+    Diagonal,
+    MultiScale,
+    Prediction,
+    create_sampler,
+)
 from denoisezoo.diffusion.chain import VPDiscrete
-from denoisezoo.diffusion.processes import EDM, VP
-from denoisezoo.errors import UserError
+from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow
+from denoisezoo.errors import ComputationError, UserError
 
 from .conftest import SHAPE
 
@@ -119,3 +128,58 @@ def test_iterates_keep_their_dtype():
             denoiser, sampler = Recorder(EDM()), create_sampler(name)
             u_T = sampler.prior(denoiser.process, (1, *SHAPE), 4, dtype=dtype)
             assert u_T.dtype == sampler(denoiser, u_T, steps=4).images.dtype == dtype
+
+
+def test_a_predictor_cannot_begin_where_no_signal_is_left(gaussian):
+    """There x = u/alpha is infinite; on a grid that begins later it walks."""
+    truth = gaussian(RectifiedFlow())
+    with pytest.raises(UserError, match="'pc' cannot begin RectifiedFlow at t = 1") as caught:
+        walked(truth, "pc")
+    assert "\n" not in str(caught.value)
+    assert walked(truth, "pc:time_grid=edm").isfinite().all()
+
+
+def walked(truth, spec):
+    sampler = create_sampler(spec)
+    return sampler(truth.oracle, truth.start(sampler, 8), steps=8).images
+
+
+def test_runge_kutta_ends_at_once_where_a_network_is_not_finite(gaussian):
+    truth, calls = gaussian(EDM()), []
+
+    def broken(u, t, **given):
+        calls.append(float(t[0]))
+        return Prediction(u * float("nan"), u)
+
+    truth.oracle.forward = broken
+    with pytest.raises(ComputationError, match="error is nan"):
+        walked(truth, "rk45")
+    assert len(calls) == 7  # one at the start, and six for a step
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: MultiScale(band_std=[x, 1.0, 1.0]),
+        lambda x: MultiScale(highest=x),
+        lambda x: MultiScale(lowest=-x),
+        lambda x: MultiScale(ends=[0.2, 0.5, x]),
+        lambda x: Blurring(blur=x),
+        lambda x: CLD(beta_min=x),
+        lambda x: CLD(start=(x, 1.0)),
+        lambda x: Diagonal([[x, -10.0]]),
+        lambda x: VP(beta_max=x),
+        lambda x: EDM(sigma_max=x),
+        lambda x: RectifiedFlow(shift=x),
+    ],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(make, value):
+    with pytest.raises(UserError, match="give finite numbers") as caught:
+        make(value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bands_that_end_after_the_prior_are_refused():
+    with pytest.raises(UserError, match="beyond 1"):
+        MultiScale(levels=1, ends=[0.5, 1.5])

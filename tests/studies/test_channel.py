@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 
 from denoisezoo import cli
@@ -79,6 +80,8 @@ def test_runs_and_baselines_over_snr(channel_run, tmp_path):
     assert {row["images"] for row in rows} == {30}
     assert [table[name, -5]["seeds"] for name in names[:4]] == [2, 2, 1, 1]
     assert table["see", -5]["mse_db_std"] > 0
+    assert [table[name, -5]["card"].get("training_seed") for name in names[:5]] == [[0, 1], [0, 1], 0, 0, None]
+    assert table["see", -5]["card"]["threads"] == torch.get_num_threads()
     assert table["see, mean of 2", -5]["mse_db"] < table["see", -5]["mse_db"]
     # What each method knows more than the one before; all of them gain from a better channel.
     chain = [table[name, -5]["mse_db"] for name in ("as received", "pixelwise MMSE", "linear MMSE")]

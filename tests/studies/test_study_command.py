@@ -3,9 +3,13 @@
 import json
 
 import pytest
+import torch
 
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser
+from denoisezoo.archs.multiscale import Multiscale
+from denoisezoo.commands.study_cards import training_facts
+from denoisezoo.evaluation.card import device_name
 
 NETWORK = "missing_u_second_order_tiny"
 
@@ -22,11 +26,23 @@ def study(tmp_path, *words):
     return json.loads(rows.read_text())
 
 
+def check_cards(rows, **expected):
+    """Every row says where, when and with what it was made, and by what command."""
+    for row in rows:
+        card = row["card"]
+        assert {key: card[key] for key in expected} == expected
+        assert card["date"].startswith("20")
+        assert card["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+        assert (card["threads"], card["device_name"]) == (torch.get_num_threads(), device_name("cpu"))
+        assert row["command"].startswith("denoisezoo ")
+
+
 SAMPLING = ["--sampler", "euler", "--steps", "2", "--num", "40", "--device", "cpu"]
 
 
 def test_solvers(run, tmp_path):
     rows = study(tmp_path, "solvers", run, "--solvers", "euler,rk4,dopri5", "--solver-steps", "1,2", *SAMPLING)
+    check_cards(rows, weights="ema", images_seen=128, train_steps=4, training_seed=0, dtype="float32")
     blocks = 5  # three levels: two blocks on the way down, one in the middle, two on the way up
     assert [(row["solver"], row["solver_steps"]) for row in rows] == [
         ("run euler", 1), ("run euler", 2), ("run rk4", 1), ("run rk4", 2), ("run dopri5", None),
@@ -41,6 +57,8 @@ def test_adaptive_over_the_checkpoints(run, tmp_path):
     rows = study(tmp_path, "adaptive", run, "--tolerances", "0.1,0.001", *SAMPLING)
     assert [row["checkpoint"] for row in rows] == ["step_00000002.ckpt"] * 2 + ["step_00000004.ckpt"] * 2
     assert [row["images_seen"] for row in rows] == [64, 64, 128, 128]
+    assert [row["card"]["images_seen"] for row in rows] == [64, 64, 128, 128]
+    check_cards(rows, weights="ema", training_seed=0)
     assert all(row["inner_nfe_per_call"] == row["inner_nfe"] / row["nfe"] for row in rows)
     assert rows[1]["inner_nfe"] >= rows[0]["inner_nfe"]  # a finer tolerance never costs less
 
@@ -51,6 +69,7 @@ def test_robustness(run, tmp_path):
     assert [(row["eps"], row["steps"]) for row in rows] == [(0.05, 1), (0.05, 3), (0.2, 1), (0.2, 3)]
     assert rows[0]["noisy_psnr"] == pytest.approx(26.0, abs=0.2)  # -20 log10 0.05
     assert {row["images"] for row in rows} == {20}
+    check_cards(rows, weights="ema", images_seen=128)
 
 
 def test_memory(tmp_path):
@@ -58,6 +77,7 @@ def test_memory(tmp_path):
     rows = study(tmp_path, "memory", NETWORK, *words)
     peak = {(row["gradient"], row["solver_steps"]): row["peak_memory_bytes"] for row in rows}
     assert peak["back-propagation", 16] > 2 * peak["back-propagation", 4]
+    check_cards(rows, device="cpu", weights=None)
     assert peak["adjoint", 16] < 1.1 * peak["adjoint", 4]
     assert create_denoiser(NETWORK).config.solver == "midpoint"  # the registered network has another one
 
@@ -71,6 +91,10 @@ def test_memory(tmp_path):
         (["memory", "ddpm_tiny"], "error: unknown argument of ddpm_tiny 'solver'"),
         (["memory", NETWORK, NETWORK], "error: memory studies one registered network"),
         (["memory", NETWORK, "--solvers", "rk5"], "error: unknown solver 'rk5'"),
+        (["resolutions", "a", "b", "--num", "3"], "error: resolutions has no use for --num"),
+        (["resolutions", "a", "b", "--seed", "3"], "error: resolutions has no use for --seed"),
+        (["resolutions", "a", "b", "--plan", "p.json"], "error: resolutions has no use for --plan"),
+        (["resolutions", "a", "b", "--device", "tpu"], "error: "),
     ],
 )
 def test_mistakes_end_with_one_line(words, line, capsys):
@@ -101,6 +125,7 @@ def test_samplers(run, tmp_path):
     assert len(rows) == 5  # an adaptive sampler has one row, with the calls that its tolerances took
     assert rows[4]["nfe"] > 7
     assert all(row["quality"] == row["fd_pixels"] for row in rows)
+    check_cards(rows, weights="ema", images_seen=128, seeds="0-39")
 
 
 def test_a_sampler_that_cannot_start_has_a_row_that_says_so(run, tmp_path):
@@ -118,3 +143,24 @@ def test_resolutions(tmp_path):
     assert rows[0]["macs_ratio"] == pytest.approx(6 * 13_673_984 / (2 * (1_258_752 + 6_360_960 + 5_984_768)))
     assert rows[0]["speed_up"] == rows[1]["ms_per_image"] / rows[0]["ms_per_image"]
     assert {(row["layout"], row["compiled"]) for row in rows} == {("channels_last", False)}
+    check_cards(rows, device="cpu", dtype="float32", weights=None)
+
+
+def test_resolutions_in_another_dtype(tmp_path, monkeypatch):
+    seen, forward = [], Multiscale.forward
+    monkeypatch.setattr(
+        Multiscale, "forward", lambda self, x, *args, **given: seen.append(x.dtype) or forward(self, x, *args, **given)
+    )
+    words = ["--processes", "multiscale,multiscale", "--resolutions", "16", "--sampler", "gddim", "--steps", "3"]
+    names = ["multiscale_digits", "multiscale_digits"]
+    rows = study(
+        tmp_path, "resolutions", *names, *words, "--batch-sizes", "1", "--device", "cpu", "--dtype", "bfloat16"
+    )
+    assert seen[-1] == torch.bfloat16
+    check_cards(rows, device="cpu", dtype="bfloat16")
+
+
+def test_the_card_of_a_mean_over_runs_has_what_differs_of_each():
+    facts = [{"training_seed": seed, "images_seen": 64} for seed in (0, 1)]
+    assert training_facts(facts) == {"training_seed": [0, 1], "images_seen": 64}
+    assert training_facts([]) == {}

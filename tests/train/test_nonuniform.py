@@ -8,7 +8,8 @@ import torch
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser, list_denoisers
 from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, create_sampler
-from denoisezoo.diffusion.preconditioning import V
+from denoisezoo.diffusion.preconditioning import MixedScore, V, Whitened
+from denoisezoo.diffusion.processes import VP
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.profiling.counting import count
@@ -44,13 +45,19 @@ def test_all_stages_train_in_one_step(arguments, tmp_path):
     assert facts["train_macs"] > 0
 
 
-def test_a_step_of_one_stage_leaves_the_others_alone(arguments, tmp_path):
-    """As the published training: one stage per batch, and the optimiser does not touch networks without a gradient."""
-    times = ["--model.objective.times", "OneStage"]
-    train(arguments(*multiscale(*times, "--trainer.max_steps", "1"), folder="one"))
-    train(arguments(*multiscale(*times, "--trainer.max_steps", "2"), folder="two"))
-    before, after = (load_run(tmp_path / name, "raw").denoiser.state_dict() for name in ("one", "two"))
-    assert [moved(before, after, f"backbone.stages.{i}.") for i in (0, 1)].count(True) == 1
+def test_stages_in_turn_leave_the_others_and_their_averages_alone(arguments, tmp_path):
+    """As the published training: step b trains stage b mod K, and nothing touches networks without a gradient."""
+    states = {}
+    for steps in (2, 3, 4):
+        times = ["--model.objective.times", "OneStage", "--trainer.max_steps", steps]
+        train(arguments(*multiscale(*times), folder=str(steps)))
+        for weights in ("raw", "ema"):
+            states[steps, weights] = load_run(tmp_path / str(steps), weights).denoiser.state_dict()
+    for weights in ("raw", "ema"):
+        for before, after, stage in ((2, 3, 0), (3, 4, 1)):
+            one, two = states[before, weights], states[after, weights]
+            assert [moved(one, two, f"backbone.stages.{i}.") for i in (0, 1)] == [stage == 0, stage == 1]
+    assert moved(states[4, "raw"], states[4, "ema"], "backbone.stages.0.")
 
 
 @pytest.mark.parametrize("preconditioning", ["Epsilon", "MixedScore", "Whitened"])
@@ -178,11 +185,55 @@ def test_wrong_stages_and_sizes_are_refused():
         ({"base": ["multiscale_tiny"]}, "multi-scale itself"),
         ({"base": ["ddpm_digitz"]}, "ddpm_digits"),
         ({"resolution": 18}, "halved"),
+        ({"base": ["udpm_tiny"]}, "udpm_tiny changes the size of the image"),
     ],
 )
 def test_wrong_networks_are_refused(override, word):
     with pytest.raises(UserError, match=word):
         create_denoiser("multiscale_digits", **override)
+
+
+def test_a_multiscale_process_is_built_under_the_meta_device():
+    with torch.device("meta"):
+        process = MultiScale(16, levels=1, rescale=True)
+    assert process.scales.tolist() == [1.0, 0.5]
+
+
+def test_the_preconditioning_that_refuses_a_process_names_itself():
+    for make in (MixedScore, Whitened):
+        with pytest.raises(UserError, match=f"{make.__name__} needs .* not VP$|{make.__name__} needs .* not VP;"):
+            make().check(VP())
+        with pytest.raises(UserError, match=f"{make.__name__} needs .* not CLD with a sampled one"):
+            make().check(CLD(velocity="sampled"))
+
+
+def test_a_network_of_stages_is_priced_under_another_process_in_one_line(capsys):
+    words = ["profile", "multiscale_tiny", "--sampler", "gddim", "--steps", "4", "--counts-only"]
+    assert cli.main(words) == 2
+    assert "--process" in capsys.readouterr().err
+    assert cli.main([*words, "--process", "multiscale"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--samples.sampler", "dpmpp_2m"], "sampler 'dpmpp_2m' cannot walk MultiScale"),
+        (["--samples.sampler", "gddim", "--samples.steps", "1"], "1 steps for 2 stages"),
+        (["--samples.sampler", "gddim:q=4", "--samples.steps", "3"], "q 4 is larger than steps 3"),
+        (["--samples.sampler", "gddim:time_grid=quadratic"], "has no step at t = 0.5"),
+    ],
+)
+def test_sample_grids_that_cannot_be_drawn_are_refused_before_anything_is_written(arguments, tmp_path, words, line):
+    with pytest.raises(UserError, match=line):
+        train(arguments(*multiscale("--samples.every_n_steps", "2", *words)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_whose_time_is_over_keeps_what_its_training_cost(arguments, tmp_path):
+    words = arguments("--trainer.max_steps", -1, "--trainer.max_time", "00:00:00:01", "--trainer.limit_val_batches", 0)
+    first, again = train(words), train(words)
+    assert again.steps == first.steps
+    assert again.facts["train_macs"] == first.facts["train_macs"] > 0
 
 
 LINES = {

@@ -44,6 +44,8 @@ def test_ema_follows_its_formula():
         trainer.global_step, net.images_seen = step, 50 * step
         net.weight.data.fill_(float(step**2))
         net.seen.fill_(float(step))
+        net.weight.grad = torch.zeros(1)
+        ema.on_before_optimizer_step(trainer, net, None)
         ema.on_train_batch_end(trainer, net, None, None, 0)
         half_life = min(100, 0.1 * 50 * (step - 1))
         beta = 0.5 ** (50 / half_life) if half_life else 0.0
@@ -54,6 +56,23 @@ def test_ema_follows_its_formula():
     with ema.averaged(net):
         assert net.weight.item() == pytest.approx(mean, rel=1e-6)
     assert net.weight.item() == live
+
+
+def test_ema_leaves_alone_what_a_step_does_not_train():
+    """Its half-life counts the images of the steps that trained it."""
+    ema, net, mean = EMA(half_life=100, ramp_up=0), Net(0.0), 0.0
+    trainer = SimpleNamespace(global_step=0, callbacks=[])
+    ema.setup(trainer, net, "fit")
+    for step in range(1, 8):
+        trainer.global_step, net.images_seen = step, 50 * step
+        if step % 2:
+            net.weight.data.fill_(float(step**2))
+            mean += (1 - 0.5 ** (50 / 100)) * (step**2 - mean)
+        net.weight.grad = torch.zeros(1) if step % 2 else None
+        before = ema.average(net).weight.item()
+        ema.on_before_optimizer_step(trainer, net, None)
+        ema.on_train_batch_end(trainer, net, None, None, 0)
+        assert ema.average(net).weight.item() == (pytest.approx(mean, rel=1e-6) if step % 2 else before)
 
 
 def test_noise_bins():

@@ -136,13 +136,9 @@ class Sampler(ABC):
         Raises:
             UserError: Fewer than one step, or a process that the sampler cannot walk.
         """
-        if steps < 1:
-            raise UserError(f"steps is {steps}", "give a whole number of at least 1")
         denoiser, cond = with_condition(denoiser, cond, generator)
         process = denoiser.process
-        self._check(process)
-        grid = self.grid(process, steps)
-        check_stages(process, grid)
+        grid = self.checked_grid(process, steps)
         call = Caller(denoiser, self.nfe(steps), plan, label, cond, on_step)
         with torch.inference_mode():
             u_0 = self.walk(call, u_T, grid, generator)
@@ -175,6 +171,19 @@ class Sampler(ABC):
                 f"use --sampler {process.sampler} --steps {len(process.stages)}",
             )
         self.check(process)
+
+    def checked_grid(self, process: Process, steps: int) -> Tensor:
+        """The time grid of a walk, as `grid` has it.
+
+        Raises:
+            UserError: A walk that cannot be: of this process, with this number of steps, or on this grid.
+        """
+        if steps < 1:
+            raise UserError(f"steps is {steps}", "give a whole number of at least 1")
+        self._check(process)
+        grid = self.grid(process, steps)
+        check_stages(process, grid)
+        return grid
 
     def fewest(self, process: Process) -> int:
         """The smallest number of steps that a walk of a process can have."""

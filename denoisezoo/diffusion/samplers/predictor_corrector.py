@@ -51,6 +51,7 @@ class PredictorCorrector(GridSampler):
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """Correct at t, predict from t to s."""
         process = require_diagonal(call.process, self.name)
+        require_signal(process, grid[0])
         for t, s in itertools.pairwise(grid):
             u = process.expand(u, t, generator)
             for _ in range(self.correct):
@@ -63,6 +64,19 @@ class PredictorCorrector(GridSampler):
         z = normal_like(u, generator)
         e = 2 * (self.snr * norm(z) / norm(score)) ** 2
         return u + e * score + (2 * e).sqrt() * z
+
+
+def require_signal(process: DiagonalProcess, t: Tensor) -> None:
+    """Refuse to begin at a time (()) without signal, where x = u/alpha is infinite.
+
+    Raises:
+        UserError: Naming the time.
+    """
+    if not bool((process.signal(t.reshape(1)) > 0).all()):
+        raise UserError(
+            f"sampler 'pc' cannot begin {type(process).__name__} at t = {float(t):g}, where no signal is left",
+            "use gddim:lam=1, or a grid that begins later, such as time_grid=edm",
+        )
 
 
 def norm(u: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -86,6 +87,11 @@ class RK45(Sampler):
             error = sum((e * k for e, k in zip(E, slopes, strict=True)), torch.zeros_like(u)) * h.to(u)
             scale = self.atol + self.rtol * torch.maximum(u.abs(), candidate.abs())
             ratio = float((error / scale).square().mean().sqrt())
+            if not math.isfinite(ratio):
+                raise ComputationError(
+                    f"rk45's error is {ratio} in a step from t = {float(t):g}",
+                    "look for what is not finite in the network",
+                )
             if ratio <= 1:
                 u, k, t = candidate, slopes[-1], end if h == t - end else t - h
             if t == end:

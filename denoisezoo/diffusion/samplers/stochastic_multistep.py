@@ -29,7 +29,9 @@ class StochasticDPMSolverPP2M(GridSampler):
               + sigma_s sqrt(1 - e^(-2 tau^2 h)) z.
 
     tau 0 is deterministic, 1 has the noise of DDPM. D' comes from the last two calls. The first step, the first of a
-    stage, and the last, which is the predicted image, are of first order. NFE = N.
+    stage, and the last, which is the predicted image, are of first order. A step from where no signal is left has an
+    infinite h, one of a coefficient that stands still has h = 0: both are the formula's limits. A coefficient's own
+    first step after it stood still is of first order too. NFE = N.
 
     Attributes:
         tau: Noise, relative to that of the reverse SDE.
@@ -71,13 +73,19 @@ class StochasticDPMSolverPP2M(GridSampler):
     ) -> _Step:
         """The step over `span`, t to s, with its noise drawn."""
         (A_t, R_t), (A_s, R_s) = (process.marginal(x.reshape(1)) for x in span)
-        h = (A_s / A_t).log() - (R_s / R_t).log()
-        kept = apply_blocks(R_s / R_t * torch.exp(-(self.tau**2) * h), u)
+        h = ((A_s / A_t).log() - (R_s / R_t).log()).clamp(min=0)  # of what stands still, no less than 0 by rounding
+        kept = apply_blocks(R_s / R_t * (torch.exp(-(self.tau**2) * h) if self.tau else 1), u)
         if self.tau:
             std = R_s * (-torch.expm1(-2 * self.tau**2 * h)).sqrt()
             kept = kept + apply_blocks(std, normal_like(u, noise))
-        before = None if last is None else (u_0 - last.u_0, last.h)
-        return _Step(kept, u_0, A_s, h, 1 + self.tau**2, before)
+        before = None if last is None else (u_0 - last.u_0, last.whole)
+        return _Step(kept, u_0, A_s, h, torch.where(moving(process, span[0]), h, torch.inf), 1 + self.tau**2, before)
+
+
+def moving(process: Process, t: Tensor) -> Tensor:
+    """Blocks of whether a coefficient's signal or noise changes at a time (()): a band that has ended stands still."""
+    A_dot, R_dot = process.rates(t.reshape(1))
+    return (A_dot != 0) | (R_dot != 0)
 
 
 @dataclass(frozen=True)
@@ -88,24 +96,27 @@ class _Step:
         kept: What is left of u_t, and the noise.
         u_0: The image predicted at t, D_t.
         A_s: Signal at the end, blocks.
-        h: Its length in lambda, blocks.
+        h: Its length in lambda, blocks; 0 where nothing moves, infinite from where there is no signal.
+        whole: h, or infinite for a coefficient that stood still for some of the step: what changed in D then has
+            nothing to do with its lambda, and is no slope.
         c: 1 + tau^2.
-        before: D_t less the image of the call before, and the length of that step; None for a first step.
+        before: D_t less the image of the call before, and `whole` of that step; None for a first step.
     """
 
     kept: Tensor
     u_0: Tensor
     A_s: Tensor
     h: Tensor
+    whole: Tensor
     c: float
     before: tuple[Tensor, Tensor] | None
 
     @property
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Integrals over x in 0 ... h of c e^(-c (h - x)) times 1, x and x^2."""
+        """Integrals over x in 0 ... h of c e^(-c (h - x)) times 1, x / h and x (x - h) / h, with their limits."""
         share = -torch.expm1(-self.c * self.h)
-        first = self.h - share / self.c
-        return share, first, self.h**2 - 2 / self.c * first
+        first = torch.where(self.h > 0, 1 - share / (self.c * self.h), 0.0)
+        return share, first, (share - 2 * first) / self.c
 
     def predicted(self) -> Tensor:
         """u_s for D a line through D_t and the image before."""
@@ -114,15 +125,15 @@ class _Step:
         if self.before is None:
             return u
         change, last_h = self.before
-        return u + apply_blocks(self.A_s * first / last_h, change)
+        return u + apply_blocks(self.A_s * first * self.h / last_h, change)
 
     def corrected(self, u_0: Tensor) -> Tensor:
         """u_s for D through D_t and `u_0`, the image at s, and the image before: a line, or Newton's parabola."""
-        share, first, second = self.moments
+        share, first, bend = self.moments
         u = self.kept + apply_blocks(self.A_s * share, self.u_0)
-        u = u + apply_blocks(self.A_s * first / self.h, u_0 - self.u_0)
+        u = u + apply_blocks(self.A_s * first, u_0 - self.u_0)
         if self.before is None:
             return u
         change, last_h = self.before
-        bend = self.A_s * (second - self.h * first) / (self.h + last_h)
-        return u + apply_blocks(bend / self.h, u_0 - self.u_0) - apply_blocks(bend / last_h, change)
+        bend = self.A_s * bend / (self.h + last_h)
+        return u + apply_blocks(bend, u_0 - self.u_0) - apply_blocks(bend * self.h / last_h, change)
