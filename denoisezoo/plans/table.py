@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion import Denoiser
+from denoisezoo.diffusion.denoiser import cropped
 from denoisezoo.diffusion.process import Process
 from denoisezoo.errors import UserError
 from denoisezoo.plans.plan import Plan
@@ -94,7 +96,8 @@ class LossTable:
     Attributes:
         efforts: The efforts, cheapest first; the last is the full network.
         levels: The levels, from noise to image.
-        loss: Mean squared error of the predicted image per pixel (K, E).
+        loss: Mean squared error of the predicted image per pixel (K, E); where coefficients have left the state, of
+            what is left.
         standard_error: Of `loss` minus the full network's, images paired (K, E).
         effect: What a step's errors are at the end of the walk, mean square per pixel (K, E).
         images: Images at each level.
@@ -174,32 +177,42 @@ def measure(
     rows = []
     for k, level in enumerate(levels):
         chosen = torch.arange(k * per_level, (k + 1) * per_level) % len(images)
-        u_0 = denoiser.process.encode(images[chosen].to(device))
+        u_0 = denoiser.process.start(images[chosen], generator).to(device)
         eps = torch.randn(u_0.shape, generator=generator).to(device, u_0.dtype)
         t = torch.full((per_level,), level.t, dtype=torch.float64, device=device)
         classes = None if label is None else label[chosen].to(device)
         errors = [_error(denoiser, u_0, eps, t, classes, effort, batch_size) for effort in denoiser.efforts]
-        rows.append(_row(errors, level, propagation))
+        rows.append(_row(errors, level, propagation, u_0.shape[-2:]))
     loss, standard_error, effect = (np.stack(column) for column in zip(*rows, strict=True))
     return LossTable(denoiser.efforts, tuple(levels), loss, standard_error, effect, per_level)
 
 
-def _row(errors: Sequence[Tensor], level: Level, propagation: Propagation) -> tuple[Floats, Floats, Floats]:
-    """Loss, its paired standard error and the effect at one level, each (E,)."""
+def _row(
+    errors: Sequence[Tensor], level: Level, propagation: Propagation, size: torch.Size
+) -> tuple[Floats, Floats, Floats]:
+    """Loss, its paired standard error and the effect on whole states of a size at one level, each (E,)."""
     loss = torch.stack([error.double().square().mean(dim=(1, 2, 3)).cpu() for error in errors], dim=1)
     paired = (loss - loss[:, -1:]).std(dim=0) / len(loss) ** 0.5
-    effect = torch.stack([propagation.effect(error, level.sigma).mean() for error in errors])
+    effect = torch.stack([propagation.effect(_whole(error, size), level.sigma).mean() for error in errors])
     return loss.mean(dim=0).numpy(), paired.numpy(), level.step**2 * effect.numpy()
+
+
+def _whole(error: Tensor, size: torch.Size) -> Tensor:
+    """An error of a stage's state in a state of (H, W): what has left it has no error that a plan could change."""
+    return F.pad(error, (0, size[1] - error.shape[-1], 0, size[0] - error.shape[-2]))
 
 
 def _error(
     denoiser: Denoiser, u_0: Tensor, eps: Tensor, t: Tensor, label: Tensor | None, effort: Effort, batch_size: int
 ) -> Tensor:
-    """Predicted minus clean states (N, C, H, W)."""
-    u_t = denoiser.process.perturb(u_0, eps, t)
+    """Predicted minus clean states (N, C, H, W), of the size that a sampler's have at the one time in `t`."""
+    halvings = denoiser.process.dropped(float(t[0]))
+    u_t = denoiser.process.perturb(cropped(u_0, halvings), cropped(eps, halvings), t)
     parts = []
     for low in range(0, len(u_t), batch_size):
         part = slice(low, low + batch_size)
         classes = None if label is None else label[part]
-        parts.append(denoiser(u_t[part], t[part], label=classes, effort=effort).u_0 - u_0[part])
+        found = denoiser(u_t[part], t[part], label=classes, effort=effort).u_0
+        # A network that enlarges also answers what enters the state next.
+        parts.append(found - u_0[part, :, : found.shape[-2], : found.shape[-1]])
     return torch.cat(parts)

@@ -10,6 +10,7 @@ import torch
 from denoisezoo.archs import create_denoiser
 from denoisezoo.diffusion import PROCESSES, Denoiser, NetworkDenoiser, Prediction, create_sampler
 from denoisezoo.diffusion.denoiser import default_denoiser
+from denoisezoo.diffusion.preconditioning import over_images
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan, extracted, find_plan
 from denoisezoo.plans.exact import best, exact_front
@@ -100,6 +101,51 @@ def test_the_table_against_the_gaussian():
         assert table.loss[k, 0] - table.loss[k, 1] == pytest.approx(mistake**2, abs=4 * table.standard_error[k, 0])
     assert (table.standard_error[:, 1] == 0).all()
     assert (table.excess[:, 1] == 0).all()
+
+
+def test_the_table_of_a_network_with_stages_is_what_its_training_makes_small():
+    """Each level is measured on states of its stage's size, by its stage's network."""
+    torch.manual_seed(0)
+    plain = {"num_classes": 0, "cond_channels": 0, "augment_dim": 0}
+    net = create_denoiser("multiscale_tiny", base=("slim_tiny", "slim_tiny"), **plain).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    denoiser, images = default_denoiser(net, "multiscale"), torch.randn(6, 3, 8, 8)
+    process = denoiser.process
+    times = process.grid(8)[:-1].tolist()
+    levels = make_levels(times, process, 8)
+    propagation = Propagation(process.encode(torch.randn(50, 3, 8, 8)))
+    table = measure(denoiser, images, levels, propagation, per_level=6, seed=3)
+    assert {process.dropped(level.t) for level in levels} == {0, 1}
+    generator = torch.Generator().manual_seed(3)
+    for k, level in enumerate(levels):
+        eps, t = torch.randn(6, 3, 8, 8, generator=generator), torch.full((6,), level.t, dtype=torch.float64)
+        for e, effort in enumerate(net.efforts):
+            with torch.no_grad():
+                error, c_out = denoiser.training_error(process.encode(images), eps, t, effort=effort)
+            expected = (over_images(c_out, error) * error).square().mean()
+            assert table.loss[k, e] == pytest.approx(float(expected), rel=1e-4)
+            # Of the whole image, the smaller state is a quarter: an error there weighs as much less.
+            if level.sigma == 0:
+                assert table.effect[k, e] == pytest.approx(level.step**2 * table.loss[k, e], rel=1e-4)
+            else:
+                assert table.effect[k, e] < level.step**2 * table.loss[k, e] / 4 ** process.dropped(level.t)
+    assert (table.loss[:, 0] != table.loss[:, 1]).all()
+
+
+def test_a_state_that_begins_with_random_parts_is_measured_as_it_is_trained():
+    """Langevin diffusion whose velocities are drawn: they are part of what there is to predict."""
+    process = PROCESSES["cld"](velocity="sampled")
+    images = torch.zeros(1000, 1, 2, 2)
+
+    class Nothing(Gaussian):
+        def forward(self, u_t, t, *, label=None, cond=None, augment=None, effort=None):
+            return Prediction(torch.zeros_like(u_t), u_t)
+
+    levels = make_levels([0.5], process, 1)
+    table = measure(Nothing(process, 1.0, 0.0), images, levels, Propagation(torch.randn(9, 2, 2, 2)), per_level=1000)
+    assert table.loss[0, 0] == pytest.approx(process.velocity_variance / 2, rel=0.1)
 
 
 def test_too_few_images():
