@@ -171,6 +171,7 @@ def plan_row(name: str, table: LossTable, efforts: Sequence[int], choice: Choice
         "macs_per_image": int(macs),
         "macs_share": float(macs / task.macs[:, -1].sum()),
         "excess": float(table.excess[rows, index].sum()),
+        "excess_standard_error": table.excess_error(index),
         "segments": " ".join(f"{effort:g}" for effort in plan.efforts),
         "json": plan.to_json(),
     }

@@ -173,10 +173,11 @@ def columns(cost: str, quality: str | None) -> list[Column]:
         Column(f"{cost} share", "cost_share", "{:.3f}".format, right=True),
         Column("MACs per image", "macs_per_image", "{:,}".format, right=True),
         Column("excess loss", "excess", "{:.3e}".format, right=True),
+        Column("+-", "excess_standard_error", "{:.1e}".format, right=True),
         Column("efforts, noise to image", "segments"),
     ]
     if quality:
-        found.insert(4, Column(quality, "quality", lambda v: "-" if v is None else f"{v:.3f}", right=True))
+        found.insert(5, Column(quality, "quality", lambda v: "-" if v is None else f"{v:.3f}", right=True))
     return found
 
 

@@ -100,6 +100,7 @@ class LossTable:
             what is left.
         standard_error: Of `loss` minus the full network's, images paired (K, E).
         effect: What a step's errors are at the end of the walk, mean square per pixel (K, E).
+        effect_error: Standard error of `effect` minus the full network's, images paired (K, E).
         images: Images at each level.
     """
 
@@ -108,6 +109,7 @@ class LossTable:
     loss: Floats
     standard_error: Floats
     effect: Floats
+    effect_error: Floats
     images: int
 
     @property
@@ -119,6 +121,10 @@ class LossTable:
     def costs(self, of_calls: Floats) -> Floats:
         """Cost of each effort at each level (K, E), from that of each effort at each call (calls, E)."""
         return np.stack([np.asarray(of_calls)[list(level.calls)].sum(axis=0) for level in self.levels])
+
+    def excess_error(self, efforts: Sequence[int]) -> float:
+        """Standard error of a plan's excess: levels have noise of their own, and mostly other images."""
+        return float(np.sqrt(np.square(self.effect_error[np.arange(len(efforts)), list(efforts)]).sum()))
 
     def plan(self, efforts: Sequence[int]) -> Plan:
         """The plan of an effort, given by its number, for each level."""
@@ -132,6 +138,7 @@ class LossTable:
             | {"edge": None if np.isinf(level.edge) else level.edge, "effort": effort}
             | {"loss": float(self.loss[k, e]), "standard_error": float(self.standard_error[k, e])}
             | {"effect": float(self.effect[k, e]), "excess": float(self.excess[k, e])}
+            | {"excess_standard_error": float(self.effect_error[k, e])}
             for k, level in enumerate(self.levels)
             for e, effort in enumerate(self.efforts)
         ]
@@ -183,18 +190,24 @@ def measure(
         classes = None if label is None else label[chosen].to(device)
         errors = [_error(denoiser, u_0, eps, t, classes, effort, batch_size) for effort in denoiser.efforts]
         rows.append(_row(errors, level, propagation, u_0.shape[-2:]))
-    loss, standard_error, effect = (np.stack(column) for column in zip(*rows, strict=True))
-    return LossTable(denoiser.efforts, tuple(levels), loss, standard_error, effect, per_level)
+    loss, standard_error, effect, effect_error = (np.stack(column) for column in zip(*rows, strict=True))
+    return LossTable(denoiser.efforts, tuple(levels), loss, standard_error, effect, effect_error, per_level)
 
 
 def _row(
     errors: Sequence[Tensor], level: Level, propagation: Propagation, size: torch.Size
-) -> tuple[Floats, Floats, Floats]:
-    """Loss, its paired standard error and the effect on whole states of a size at one level, each (E,)."""
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Loss, effect on whole states of a size, each before its paired standard error, at one level, each (E,)."""
     loss = torch.stack([error.double().square().mean(dim=(1, 2, 3)).cpu() for error in errors], dim=1)
-    paired = (loss - loss[:, -1:]).std(dim=0) / len(loss) ** 0.5
-    effect = torch.stack([propagation.effect(_whole(error, size), level.sigma).mean() for error in errors])
-    return loss.mean(dim=0).numpy(), paired.numpy(), level.step**2 * effect.numpy()
+    effect = torch.stack([propagation.effect(_whole(error, size), level.sigma).cpu() for error in errors], dim=1)
+    effect = level.step**2 * effect
+    found = (loss.mean(dim=0), _paired(loss), effect.mean(dim=0), _paired(effect))
+    return tuple(values.numpy() for values in found)  # type: ignore[return-value]
+
+
+def _paired(values: Tensor) -> Tensor:
+    """Standard error of the means of (N, E) minus those of the last column, (E,)."""
+    return (values - values[:, -1:]).std(dim=0) / len(values) ** 0.5
 
 
 def _whole(error: Tensor, size: torch.Size) -> Tensor:

@@ -150,6 +150,22 @@ def test_a_state_that_begins_with_random_parts_is_measured_as_it_is_trained():
     assert table.loss[0, 0] == pytest.approx(process.velocity_variance / 2, rel=0.1)
 
 
+def test_the_standard_error_of_a_plans_excess_is_the_spread_over_other_images_and_noise():
+    process, variance = PROCESSES["vp"](), 0.25
+    torch.manual_seed(0)
+    levels = make_levels([0.9, 0.5, 0.2], process, 3)
+    denoiser, propagation = Gaussian(process, variance, 0.1), Propagation(torch.randn(500, 1, 2, 2) * variance**0.5)
+    tables = [
+        measure(denoiser, variance**0.5 * torch.randn(192, 1, 2, 2), levels, propagation, per_level=64, seed=seed)
+        for seed in range(100)
+    ]
+    spread = np.std([table.excess[:, 0].sum() for table in tables])
+    # 100 draws know their spread to 7 %.
+    assert np.mean([table.excess_error([0, 0, 0]) for table in tables]) == pytest.approx(spread, rel=0.2)
+    assert tables[0].excess_error([1, 1, 1]) == 0
+    assert tables[0].excess_error([0, 1, 1]) == pytest.approx(float(tables[0].effect_error[0, 0]))
+
+
 def test_too_few_images():
     process = PROCESSES["vp"]()
     levels = make_levels([0.9], process, 1)
@@ -161,7 +177,7 @@ def test_a_table_gives_the_plans_of_its_front():
     process = PROCESSES["vp"]()
     levels = tuple(make_levels([0.9, 0.5, 0.2, 0.1], process, 4))
     effect = np.array([[0.1, 0.0], [0.2, 0.0], [3.0, 0.0], [4.0, 0.0]])
-    table = LossTable((0.5, 1.0), levels, effect, np.zeros_like(effect), effect, 10)
+    table = LossTable((0.5, 1.0), levels, effect, np.zeros_like(effect), effect, np.zeros_like(effect), 10)
     choice = best(exact_front(table.excess, table.costs(np.tile([1.0, 4.0], (4, 1)))), 10.0)
     plan = table.plan(choice.efforts)
     assert [plan.effort(level.log_snr) for level in levels] == [0.5, 0.5, 1.0, 1.0]
