@@ -75,13 +75,14 @@ class OneHot(nn.Module):
 
     def __init__(self, num_classes: int, width: int, init: Init) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.project = linear(num_classes, width, init)
 
     def forward(self, label: Tensor) -> Tensor:
         """Project: (B,) -> (B, width)."""
-        classes = torch.arange(self.project.in_features, device=label.device)
+        classes = torch.arange(self.num_classes, device=label.device)
         one_hot = (label[:, None] == classes).to(self.project.weight.dtype)
-        return self.project(one_hot * math.sqrt(self.project.in_features))
+        return self.project(one_hot * math.sqrt(self.num_classes))
 
 
 class Extras(nn.Module):

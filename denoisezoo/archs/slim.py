@@ -126,10 +126,15 @@ def prepare_ends(net: Any) -> None:
     """Make those layers of a network slimmable that always get, or always give, all of their channels.
 
     Raises:
-        UserError: A network that does not begin with a convolution, or that is blind to noise.
+        UserError: A network that is no U-Net, does not begin with a convolution, or is blind to noise.
     """
+    if not (hasattr(net, "stem") and hasattr(net, "embedding")):
+        cure = "choose a plain U-Net; of a network that is made of several, slim each"
+        raise UserError("it is no U-Net by itself", cure)
     if not isinstance(net.stem, nn.Conv2d) or not isinstance(net.embedding, NoiseEmbedding):
         raise UserError("its stem or its noise embedding has no slimmable form", "choose another base")
+    if len(getattr(net, "pyramid", ())):
+        raise UserError("its pyramid of the input has no slimmable form", "choose another base")
     net.stem = SlimConv2d(net.stem, fixed_in=True)
     net.conditioning = SlimConditioning(net.conditioning)
     embedding: Any = net.embedding
@@ -155,9 +160,8 @@ class Slim(Backbone):
         try:
             prepare_ends(net)
             slim(net, config.slimming)
-        except (UserError, AttributeError) as error:
-            what, cure = (error.what, error.cure) if isinstance(error, UserError) else (error, "choose another base")
-            raise UserError(f"{config.base} cannot be slimmed: {what}", cure) from error
+        except UserError as error:
+            raise UserError(f"{config.base} cannot be slimmed: {error.what}", error.cure) from error
         self.choices = config.choices
         self.net = net
 
@@ -252,6 +256,15 @@ FAMILY.variant(
     Cost(11_947, 282_848),
     Cost(45_491, 1_066_048),
     tags=("tiny",),
+)
+FAMILY.variant(
+    "slim_tiny_reference",
+    SlimConfig(
+        base="ddpm_tiny", resolution=8, widths=(0.5, 1.0), aligned=False, groups="fixed", norms="shared", **LABELS
+    ),
+    Cost(11_947, 282_848),
+    Cost(45_491, 1_066_048),
+    tags=("tiny", "test"),
 )
 FAMILY.variant(
     "slim_missing_u_tiny",

@@ -146,6 +146,8 @@ def print_trajectory(row: Row) -> None:
         f"{row['name']} at effort {plain(row['effort'])}: {row['sampler']}, {row['steps']} steps, NFE {row['nfe']}, "
         f"inner NFE {row['inner_nfe']}, {human(row['macs_per_image'])} MACs per image"
     )
+    if attention := sum(call["macs_attention"] for call in calls):
+        title += f", {human(attention)} of them products of attention"
     if len(calls) > LONGEST_TRAJECTORY:
         title += f"; {len(calls) - 2 * half} calls in the middle are not shown"
         calls = calls[:half] + calls[-half:]

@@ -71,10 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="loss of a change of effort, as a share of what the cheapest effort loses everywhere (%(default)s)",
     )  # fmt: skip
     evolution = parser.add_argument_group("nsga2")
-    evolution.add_argument("--trials", type=whole(1), default=60, help="evaluations in all (%(default)s)")
-    evolution.add_argument("--population", type=whole(2), default=20, help="plans of a generation (%(default)s)")
-    evolution.add_argument("--genome", choices=("segments", "levels"), default="segments", help="what evolves")
-    evolution.add_argument("--segments", type=whole(1), default=6, help="segments of a plan at most (%(default)s)")
+    evolution.add_argument("--trials", type=whole(1), help="evaluations in all (60)")
+    evolution.add_argument("--population", type=whole(2), help="plans of a generation (20)")
+    evolution.add_argument("--genome", choices=("segments", "levels"), help="what evolves (segments)")
+    evolution.add_argument("--segments", type=whole(1), help="segments of a plan at most (6)")
     evolution.add_argument("--mutation", type=not_negative, help="chance to redraw a gene (one gene in all)")
     evolution.add_argument(
         "--grids", type=lambda text: text.split(","), metavar="G,...", help="time grids to choose from"

@@ -9,23 +9,17 @@ uniform and random plans.
 from __future__ import annotations
 
 import itertools
-import os
-import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from denoisezoo.errors import UserError
+from denoisezoo.plans.study import SharedStudy
 
 Efforts = tuple[int, ...]
 """Index of the effort at each level, from noise to image."""
 
-WORKER, FINGERPRINT = "worker", "problem"
-GRACE = 5
-"""Seconds after which the lock of a study, or a trial without its worker's name, is taken for that of a dead worker;
-writing takes milliseconds."""
+MACS = "macs"
 
 
 @dataclass(frozen=True)
@@ -39,6 +33,21 @@ class Candidate:
 
     efforts: Efforts
     grid: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found; less is better.
+
+    Attributes:
+        quality: Quality of the candidate.
+        cost: Its cost.
+        macs: Multiply-adds that it took to find out.
+    """
+
+    quality: float
+    cost: float
+    macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,16 @@ class Evaluated:
 
 class Genome(Protocol):
     """How a plan is written as numbers that evolution mixes."""
+
+    @property
+    def levels(self) -> int:
+        """Levels K of a plan."""
+        ...
+
+    @property
+    def efforts(self) -> int:
+        """Efforts E to choose from."""
+        ...
 
     def suggest(self, trial: Any) -> Efforts:
         """The plan of a trial's numbers."""
@@ -135,158 +154,93 @@ def pareto(found: Iterable[Evaluated]) -> list[Evaluated]:
     return best
 
 
-def open_storage(text: str) -> Any:
-    """optuna's storage: a data base for an URL such as sqlite:///study.db, otherwise a journal file.
-
-    Raises:
-        UserError: optuna is not installed, or the file is not a study.
-    """
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("optuna is not installed", "pip install 'denoisezoo[search]', or use --method exact") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        if "://" in text:
-            return optuna.storages.RDBStorage(text, heartbeat_interval=60, grace_period=180)
-        Path(text).parent.mkdir(parents=True, exist_ok=True)
-        from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-
-        # A worker that was killed while it wrote leaves its lock behind, which others break after the grace period.
-        lock = JournalFileSymlinkLock(text, grace_period=GRACE)
-        return optuna.storages.JournalStorage(JournalFileBackend(text, lock_obj=lock))
-    except Exception as error:  # optuna, SQLAlchemy and json each have their own
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the study {text} cannot be read: {first}", "delete it, or give another --storage") from error
-
-
 class Evolution:
     """One worker of a study.
 
     Args:
-        storage: From `open_storage`, or its text.
-        name: Name of the study in it.
+        study: From `SharedStudy`.
         genome: How plans are written.
         grids: Time grids to choose from.
-        fingerprint: What the study is about; a study about something else is refused.
         population: Plans of a generation.
-        seed: Seed of mutation and crossover; workers of one study should differ in it.
+        seed: Seed of mutation and crossover, to which each worker of a study adds its rank.
         mutation: Chance that a gene is drawn anew; one in all genes unless given (DDSM: 0.001).
-
-    Raises:
-        UserError: The study is damaged or about something else.
     """
 
     def __init__(
         self,
-        storage: str,
-        name: str,
+        study: SharedStudy,
         genome: Genome,
         *,
         grids: Sequence[str],
-        fingerprint: str,
         population: int = 20,
-        seed: int | None = None,
+        seed: int = 0,
         mutation: float | None = None,
     ) -> None:
         import optuna
 
-        self.genome, self.grids = genome, tuple(grids)
-        sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed, mutation_prob=mutation)
-        opened = open_storage(storage)
-        try:
-            self.study = optuna.create_study(
-                storage=opened,
-                study_name=name,
-                sampler=sampler,
-                directions=["minimize", "minimize"],
-                load_if_exists=True,
-            )
-            found = self.study.user_attrs.get(FINGERPRINT)
-        except Exception as error:
-            what = f"the study {storage} is damaged: {type(error).__name__}"
-            raise UserError(what, "delete it, or give another --storage") from error
-        if found is None:
-            self.study.set_user_attr(FINGERPRINT, fingerprint)
-        elif found != fingerprint:
-            raise UserError(f"the study {storage} is about another search ({found})", "give another --storage")
-        self._bury_the_dead()
+        self.shared, self.genome, self.grids = study, genome, tuple(grids)
+        study.study.sampler = optuna.samplers.NSGAIISampler(
+            population_size=population, seed=seed + study.rank, mutation_prob=mutation
+        )
 
     def seed(self, candidates: Iterable[Candidate]) -> None:
         """Have these evaluated before all others, unless they have been or will be."""
         for candidate in candidates:
-            self.study.enqueue_trial(self._encode(candidate), skip_if_exists=True)
+            self.shared.study.enqueue_trial(self._encode(candidate), skip_if_exists=True)
 
-    def run(self, evaluate: Callable[[Candidate], tuple[float, float]], trials: int) -> None:
+    def run(self, evaluate: Callable[[Candidate], Measured], trials: int) -> None:
         """Work until the study has `trials` evaluations, counting those that others are at.
 
         Args:
-            evaluate: Quality and cost of a candidate.
+            evaluate: Measures a candidate.
             trials: Evaluations in all.
         """
-        while self._begun() < trials or self._waiting():
-            trial = self.study.ask()
-            trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
-            candidate = self._decode(trial)
-            known = {e.candidate: (e.quality, e.cost) for e in self.evaluated()}
-            self.study.tell(trial, known.get(candidate) or evaluate(candidate))
+        while self.shared.begun() < trials or self.shared.trials("WAITING"):
+            self.shared.bury_the_dead()
+            trial = self.shared.take()
+            if trial is not None:
+                with self.shared.working(trial):
+                    self._work(trial, evaluate)
+
+    def _work(self, trial: Any, evaluate: Callable[[Candidate], Measured]) -> None:
+        candidate = self._decode(trial)
+        known = {e.candidate: Measured(e.quality, e.cost) for e in self.evaluated()}
+        found = known.get(candidate) or evaluate(candidate)
+        trial.set_user_attr(MACS, found.macs)
+        self.shared.tell(trial, (found.quality, found.cost))
 
     def evaluated(self) -> list[Evaluated]:
-        """All that was evaluated, by any worker."""
-        from optuna.trial import FixedTrial, TrialState
+        """All that was evaluated, by any worker.
 
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        Raises:
+            UserError: The study holds something else than such plans.
+        """
+        from optuna.trial import FixedTrial
+
+        done = self.shared.trials("COMPLETE")
         return [Evaluated(self._decode(FixedTrial(t.params)), float(t.values[0]), float(t.values[1])) for t in done]
 
+    @property
+    def macs(self) -> int:
+        """Multiply-adds of all evaluations, by any worker."""
+        return sum(int(trial.user_attrs.get(MACS, 0)) for trial in self.shared.trials())
+
+    @property
+    def seconds(self) -> float:
+        """Time that all evaluations took, added up over the workers."""
+        done = [trial for trial in self.shared.trials() if MACS in trial.user_attrs and trial.duration is not None]
+        return sum(trial.duration.total_seconds() for trial in done)
+
     def _decode(self, trial: Any) -> Candidate:
-        efforts = self.genome.suggest(trial)
-        grid = trial.suggest_categorical("grid", self.grids) if len(self.grids) > 1 else self.grids[0]
+        try:
+            efforts = self.genome.suggest(trial)
+            grid = trial.suggest_categorical("grid", self.grids) if len(self.grids) > 1 else self.grids[0]
+        except ValueError as error:
+            raise self.shared.damaged(f"a trial is no plan of this search ({error})") from error
+        if len(efforts) != self.genome.levels or not set(efforts) <= set(range(self.genome.efforts)):
+            raise self.shared.damaged("a trial is no plan of this search")
         return Candidate(efforts, grid)
 
     def _encode(self, candidate: Candidate) -> dict[str, Any]:
         genes: dict[str, Any] = dict(self.genome.encode(candidate.efforts))
         return genes | ({"grid": candidate.grid} if len(self.grids) > 1 else {})
-
-    def _begun(self) -> int:
-        from optuna.trial import TrialState
-
-        return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)))
-
-    def _waiting(self) -> bool:
-        from optuna.trial import TrialState
-
-        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-
-    def _bury_the_dead(self) -> None:
-        """Give up trials of workers on this machine that were killed; what they were to evaluate is queued again.
-
-        A worker may have been killed before it had written down all genes of a candidate that was queued for it, or
-        even its own name.
-        """
-        from optuna.trial import TrialState
-
-        if any(WORKER not in trial.user_attrs for trial in self._running()):
-            time.sleep(GRACE)  # the worker that has just begun it says who it is at once
-        for trial in self._running():
-            host, _, pid = str(trial.user_attrs.get(WORKER, "")).partition(":")
-            if not host or (host == socket.gethostname() and not _alive(int(pid))):
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                genes = trial.system_attrs.get("fixed_params", {}) | trial.params
-                if genes:
-                    self.study.enqueue_trial(genes)
-
-    def _running(self) -> list[Any]:
-        from optuna.trial import TrialState
-
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-
-
-def _alive(pid: int) -> bool:
-    """Whether a process of this machine still runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

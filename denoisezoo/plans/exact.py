@@ -7,6 +7,7 @@ Lagrangian would give.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -162,6 +163,11 @@ def best(front: Sequence[Choice], budget: float) -> Choice:
         share = front[0].cost / front[-1].cost if front else 0.0
         raise UserError(
             f"the budget {budget:.4g} is below the cheapest plan's {front[0].cost:.4g}",
-            f"give at least {share:.3f} of the dearest",
+            f"give at least {rounded_up(share)} of the dearest",
         )
     return affordable[-1]
+
+
+def rounded_up(share: float) -> str:
+    """A share with three decimals that is not below it: a budget as told is never refused."""
+    return f"{math.ceil(share * 1000) / 1000:.3f}"

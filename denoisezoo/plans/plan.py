@@ -6,6 +6,8 @@ import bisect
 import itertools
 import json
 import math
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import Any
 
 from denoisezoo.archs import Effort
 from denoisezoo.errors import UserError
+
+EXAMPLE = 'it should look like {"efforts": [0.5, 1.0], "edges": [0.0]}'
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,12 @@ class Plan:
         Raises:
             UserError: Not a plan.
         """
-        try:
-            extra = set(values) - {"efforts", "edges"}
-            efforts, edges = (tuple(map(float, values.get(key, ()))) for key in ("efforts", "edges"))
-        except (TypeError, ValueError, AttributeError):
-            raise UserError("not a plan", 'it should look like {"efforts": [0.5, 1.0], "edges": [0.0]}') from None
+        if not isinstance(values, Mapping):
+            raise UserError("not a plan: no JSON object", EXAMPLE)
+        extra = set(values) - {"efforts", "edges"}
         if extra:
-            raise UserError(f"a plan has no {sorted(extra)[0]!r}", "its keys are efforts and edges")
-        return cls(efforts, edges)
+            raise UserError(f"a plan has no {min(map(repr, extra))}", "its keys are efforts and edges")
+        return cls(*(_numbers(values.get(key, []), key) for key in ("efforts", "edges")))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -97,9 +99,24 @@ class Plan:
         """
         try:
             values = json.loads(text)
-        except ValueError:
-            raise UserError("not a plan: no JSON", 'it should look like {"efforts": [0.5], "edges": []}') from None
+        except (ValueError, RecursionError):  # the latter for thousands of brackets
+            raise UserError("not a plan: no JSON", EXAMPLE) from None
         return cls.from_dict(values)
+
+
+def _numbers(values: Any, key: str) -> tuple[float, ...]:
+    """A list of finite numbers, and nothing that Python would also take for one.
+
+    Raises:
+        UserError: Something else.
+    """
+    if not isinstance(values, list | tuple):
+        raise UserError(f"{key} of a plan is no list", EXAMPLE)
+    for value in values:
+        # JSON's whole numbers may be too large for a float.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+            raise UserError(f"{key} of a plan has {reprlib.repr(value)}, which is no finite number", EXAMPLE)
+    return tuple(map(float, values))
 
 
 def load_plan(path: str | Path) -> Plan:

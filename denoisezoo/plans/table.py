@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion import Denoiser
+from denoisezoo.diffusion.denoiser import cropped
 from denoisezoo.diffusion.process import Process
 from denoisezoo.errors import UserError
 from denoisezoo.plans.plan import Plan
@@ -94,9 +96,11 @@ class LossTable:
     Attributes:
         efforts: The efforts, cheapest first; the last is the full network.
         levels: The levels, from noise to image.
-        loss: Mean squared error of the predicted image per pixel (K, E).
+        loss: Mean squared error of the predicted image per pixel (K, E); where coefficients have left the state, of
+            what is left.
         standard_error: Of `loss` minus the full network's, images paired (K, E).
         effect: What a step's errors are at the end of the walk, mean square per pixel (K, E).
+        effect_error: Standard error of `effect` minus the full network's, images paired (K, E).
         images: Images at each level.
     """
 
@@ -105,6 +109,7 @@ class LossTable:
     loss: Floats
     standard_error: Floats
     effect: Floats
+    effect_error: Floats
     images: int
 
     @property
@@ -116,6 +121,10 @@ class LossTable:
     def costs(self, of_calls: Floats) -> Floats:
         """Cost of each effort at each level (K, E), from that of each effort at each call (calls, E)."""
         return np.stack([np.asarray(of_calls)[list(level.calls)].sum(axis=0) for level in self.levels])
+
+    def excess_error(self, efforts: Sequence[int]) -> float:
+        """Standard error of a plan's excess: levels have noise of their own, and mostly other images."""
+        return float(np.sqrt(np.square(self.effect_error[np.arange(len(efforts)), list(efforts)]).sum()))
 
     def plan(self, efforts: Sequence[int]) -> Plan:
         """The plan of an effort, given by its number, for each level."""
@@ -129,6 +138,7 @@ class LossTable:
             | {"edge": None if np.isinf(level.edge) else level.edge, "effort": effort}
             | {"loss": float(self.loss[k, e]), "standard_error": float(self.standard_error[k, e])}
             | {"effect": float(self.effect[k, e]), "excess": float(self.excess[k, e])}
+            | {"excess_standard_error": float(self.effect_error[k, e])}
             for k, level in enumerate(self.levels)
             for e, effort in enumerate(self.efforts)
         ]
@@ -174,32 +184,48 @@ def measure(
     rows = []
     for k, level in enumerate(levels):
         chosen = torch.arange(k * per_level, (k + 1) * per_level) % len(images)
-        u_0 = denoiser.process.encode(images[chosen].to(device))
+        u_0 = denoiser.process.start(images[chosen], generator).to(device)
         eps = torch.randn(u_0.shape, generator=generator).to(device, u_0.dtype)
         t = torch.full((per_level,), level.t, dtype=torch.float64, device=device)
         classes = None if label is None else label[chosen].to(device)
         errors = [_error(denoiser, u_0, eps, t, classes, effort, batch_size) for effort in denoiser.efforts]
-        rows.append(_row(errors, level, propagation))
-    loss, standard_error, effect = (np.stack(column) for column in zip(*rows, strict=True))
-    return LossTable(denoiser.efforts, tuple(levels), loss, standard_error, effect, per_level)
+        rows.append(_row(errors, level, propagation, u_0.shape[-2:]))
+    loss, standard_error, effect, effect_error = (np.stack(column) for column in zip(*rows, strict=True))
+    return LossTable(denoiser.efforts, tuple(levels), loss, standard_error, effect, effect_error, per_level)
 
 
-def _row(errors: Sequence[Tensor], level: Level, propagation: Propagation) -> tuple[Floats, Floats, Floats]:
-    """Loss, its paired standard error and the effect at one level, each (E,)."""
+def _row(
+    errors: Sequence[Tensor], level: Level, propagation: Propagation, size: torch.Size
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Loss, effect on whole states of a size, each before its paired standard error, at one level, each (E,)."""
     loss = torch.stack([error.double().square().mean(dim=(1, 2, 3)).cpu() for error in errors], dim=1)
-    paired = (loss - loss[:, -1:]).std(dim=0) / len(loss) ** 0.5
-    effect = torch.stack([propagation.effect(error, level.sigma).mean() for error in errors])
-    return loss.mean(dim=0).numpy(), paired.numpy(), level.step**2 * effect.numpy()
+    effect = torch.stack([propagation.effect(_whole(error, size), level.sigma).cpu() for error in errors], dim=1)
+    effect = level.step**2 * effect
+    found = (loss.mean(dim=0), _paired(loss), effect.mean(dim=0), _paired(effect))
+    return tuple(values.numpy() for values in found)  # type: ignore[return-value]
+
+
+def _paired(values: Tensor) -> Tensor:
+    """Standard error of the means of (N, E) minus those of the last column, (E,)."""
+    return (values - values[:, -1:]).std(dim=0) / len(values) ** 0.5
+
+
+def _whole(error: Tensor, size: torch.Size) -> Tensor:
+    """An error of a stage's state in a state of (H, W): what has left it has no error that a plan could change."""
+    return F.pad(error, (0, size[1] - error.shape[-1], 0, size[0] - error.shape[-2]))
 
 
 def _error(
     denoiser: Denoiser, u_0: Tensor, eps: Tensor, t: Tensor, label: Tensor | None, effort: Effort, batch_size: int
 ) -> Tensor:
-    """Predicted minus clean states (N, C, H, W)."""
-    u_t = denoiser.process.perturb(u_0, eps, t)
+    """Predicted minus clean states (N, C, H, W), of the size that a sampler's have at the one time in `t`."""
+    halvings = denoiser.process.dropped(float(t[0]))
+    u_t = denoiser.process.perturb(cropped(u_0, halvings), cropped(eps, halvings), t)
     parts = []
     for low in range(0, len(u_t), batch_size):
         part = slice(low, low + batch_size)
         classes = None if label is None else label[part]
-        parts.append(denoiser(u_t[part], t[part], label=classes, effort=effort).u_0 - u_0[part])
+        found = denoiser(u_t[part], t[part], label=classes, effort=effort).u_0
+        # A network that enlarges also answers what enters the state next.
+        parts.append(found - u_0[part, :, : found.shape[-2], : found.shape[-1]])
     return torch.cat(parts)

@@ -35,6 +35,7 @@ class Call:
         sigma: Noise relative to the image, exp(-log_snr / 2); infinite where no signal is left.
         effort: How much of the network ran.
         macs: Multiply-adds per image.
+        macs_attention: The part of them in the products QK^T and AV of attention, which some papers leave out.
         inner_nfe: Evaluations of ODE vector fields inside the network; 1 for a network without any.
         latency_ms: Time of the call for the whole batch; None if it was only counted.
     """
@@ -44,6 +45,7 @@ class Call:
     sigma: float
     effort: Effort
     macs: int
+    macs_attention: int
     inner_nfe: int
     latency_ms: float | None
 
@@ -173,7 +175,8 @@ class _Observed(Denoiser):
         latency = self._latency(u_t, t, inputs) if self.timed else None
         sigma = _sigma(self.denoiser, t[:1])
         used = self.efforts[-1] if effort is None else effort
-        self.calls.append(Call(len(self.calls), float(t[0]), sigma, used, counts.macs, inner, latency))
+        macs = counts.macs, counts.macs_attention
+        self.calls.append(Call(len(self.calls), float(t[0]), sigma, used, *macs, inner, latency))
         return prediction
 
     def _latency(self, u_t: Tensor, t: Tensor, inputs: dict[str, Any]) -> float:

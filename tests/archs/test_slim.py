@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.archs.blocks import BlockStyle, ResidualBlock, Shift, kaiming
 from denoisezoo.archs.slim import Slim, SlimConfig
 from denoisezoo.archs.slimmable import SlimConv2d, SlimGroupNorm, SlimLinear, Slimming, densify, first, slim
 from denoisezoo.errors import UserError
+from denoisezoo.profiling.counting import count
 
 
 def randomised(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -160,7 +161,11 @@ def test_width_and_solver_steps_are_both_chosen():
         ({"widths": (0.3, 1.0), "base": "ddpm_tiny"}, "is not whole"),
         ({"base": "ddpm_tinny"}, "did you mean"),
         ({"base": "slim_tiny"}, "slimmable already"),
-        ({"base": "missing_u_tiny"}, "cannot be slimmed"),
+        ({"base": "missing_u_tiny"}, "stem or its noise embedding has no slimmable form; choose another base"),
+        ({"base": "multiscale_tiny"}, "multiscale_tiny cannot be slimmed: it is no U-Net by itself; choose a plain"),
+        ({"base": "udpm_tiny"}, "udpm_tiny cannot be slimmed: it is no U-Net by itself"),
+        ({"base": "ncsnpp_tiny"}, "ncsnpp_tiny cannot be slimmed: its pyramid of the input"),
+        ({"base": "lucid_unet_tiny"}, "LinearAttention"),
         ({"base": "adm_tiny", "widths": (0.25, 1.0), "out_channels": 6}, "cannot be slimmed"),
         ({"steps": (2, 1), "base": "missing_u_fast_tiny"}, "increasing"),
         ({"steps": (1, 2), "base": "ddpm_tiny"}, "steps"),
@@ -169,6 +174,40 @@ def test_width_and_solver_steps_are_both_chosen():
 def test_impossible_configurations_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         create_denoiser("slim_tiny", **{"num_classes": 0, "augment_dim": 0, "cond_channels": 0} | options)
+
+
+@pytest.mark.parametrize("base", ["ddpmpp_tiny", "adm_tiny", "missing_u_fast_tiny"])
+def test_other_unets_are_slimmed_by_configuration(base):
+    """At full width it is the base, with its very weights; at half width it is what `extract` takes out."""
+    plain = create_denoiser(base)
+    spec = plain.spec
+    options = {name: getattr(spec, name) for name in ("in_channels", "out_channels", "resolution")}
+    net = create_denoiser("slim_tiny", base=base, norms="shared", **options)
+    net.net.load_state_dict(plain.state_dict())
+    randomised(net)
+    plain.load_state_dict(net.net.state_dict())
+    given = {"x": torch.randn(2, spec.in_channels, 8, 8), "c_noise": torch.randn(2), "label": torch.tensor([0, 2])}
+    given |= {"cond": torch.randn(2, 1, 8, 8), "augment": torch.randn(2, 2)}
+    with torch.no_grad():
+        torch.testing.assert_close(net(**given), plain.eval()(**given), rtol=1e-5, atol=1e-5)
+        narrow = net(**given, effort=0.5)
+        torch.testing.assert_close(net.extract(0.5)(**given), narrow, rtol=1e-5, atol=1e-5)
+    assert narrow.shape == (2, spec.out_channels, 8, 8)
+    assert not torch.allclose(narrow, net(**given), atol=1e-3)
+    assert net.num_params(0.5) < 0.4 * net.num_params()
+
+
+@pytest.mark.parametrize("base", ["ddpmpp_cifar10", "adm_imagenet256"])
+def test_published_unets_can_be_slimmed(base):
+    config = get_variant(base).config
+    with torch.device("meta"):
+        given = torch.empty(1, 3, config.resolution, config.resolution), torch.empty(1)
+        options = {"resolution": config.resolution, "out_channels": config.out_channels}
+        net = create_denoiser("slim_ddpm_cifar10_aligned", base=base, widths=(0.5, 1.0), **options).eval()
+        macs = [count(lambda effort=effort: net(*given, effort=effort)).macs for effort in net.efforts]
+    # A width's convolutions cost its square; ends, norms' embeddings and attention's products only the width itself.
+    for width, found in zip(net.efforts, macs, strict=True):
+        assert width**2 <= found / macs[-1] < width**2 + 0.05
 
 
 def test_a_network_with_unknown_parameters_is_refused():

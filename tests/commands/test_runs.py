@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from denoisezoo.cli import main
 from denoisezoo.report import load_comparison
@@ -146,3 +147,24 @@ def test_mistakes_end_with_status_2_and_one_line(words, expected, run_folder, re
     assert lines[0].startswith("error: ")
     assert expected in lines[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_compare_samples_by_a_plan(recipe, tmp_path, capsys):
+    """Every run by the same one; a network that lacks its efforts is refused before anything is trained."""
+    slim = yaml.safe_load(recipe.read_text())
+    slim["model"] |= {"denoiser": "slim_tiny", "effort": "sandwich"}
+    path, plan = tmp_path / "slim.yaml", tmp_path / "plan.json"
+    path.write_text(yaml.safe_dump(slim))
+    plan.write_text('{"efforts": [0.5, 1.0], "edges": [0.0]}')
+    out = tmp_path / "cmp"
+    assert main(["compare", str(path), str(recipe), "--out", str(out), "--plan", str(plan), *COMPARE]) == 2
+    assert "effort 0.5" in capsys.readouterr().err
+    assert not list(out.rglob("*.ckpt"))
+    assert main(["compare", str(path), "--out", str(out), "--plan", str(plan), *COMPARE]) == 0
+    found = load_comparison(out)
+    (record,) = found.runs
+    assert json.loads(found.terms["plan"]) == json.loads(record.card["plan"]) == json.loads(plan.read_text())
+    assert [call["effort"] for call in record.trajectory] == [0.5, 1.0]
+    noisy, clean = (call["macs"] for call in record.trajectory)
+    assert noisy < clean / 2
+    assert record.costs["macs_per_image"] == noisy + clean

@@ -130,10 +130,12 @@ def test_no_label_is_minus_one(variant):
     if "label" not in given:
         pytest.skip("unconditional")
     net, label = build(variant), given.pop("label")
-    nothing = net(**given)
-    assert torch.equal(net(**given, label=torch.full_like(label, -1)), nothing)
-    label[1] = -1
-    assert_same(net(**given, label=label)[1], nothing[1])
+    some = label.clone()
+    some[1] = -1
+    for effort in variant.efforts:
+        nothing = net(**given, effort=effort)
+        assert torch.equal(net(**given, label=torch.full_like(label, -1), effort=effort), nothing)
+        assert_same(net(**given, label=some, effort=effort)[1], nothing[1])
 
 
 @each_tiny
@@ -142,7 +144,9 @@ def test_no_augment_is_zero(variant):
     if "augment" not in given:
         pytest.skip("takes no augmentation label")
     net, augment = build(variant), given.pop("augment")
-    assert torch.equal(net(**given), net(**given, augment=torch.zeros_like(augment)))
+    for effort in variant.efforts:
+        nothing = net(**given, effort=effort)
+        assert torch.equal(net(**given, augment=torch.zeros_like(augment), effort=effort), nothing)
 
 
 @each_tiny
@@ -174,10 +178,12 @@ def test_save_load(variant):
     torch.save(net.state_dict(), file)
     file.seek(0)
     other = build(variant, seed=1)
-    assert not torch.equal(other(**given), net(**given))
+    expected = {effort: net(**given, effort=effort) for effort in variant.efforts}
+    assert not any(torch.equal(other(**given, effort=effort), y) for effort, y in expected.items())
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other(**given), net(**given))
-    assert torch.equal(copy.deepcopy(net)(**given), net(**given))
+    for effort, y in expected.items():
+        assert torch.equal(other(**given, effort=effort), y)
+        assert torch.equal(copy.deepcopy(net)(**given, effort=effort), y)
 
 
 @each_tiny
@@ -240,14 +246,15 @@ def test_extraction_answers_as_the_network_does(variant):
 @each_tiny
 def test_refuses_wrong_inputs(variant):
     net, given = build(variant), inputs(variant, 2)
-    with pytest.raises(UserError, match="channels"):
-        net(**given | {"x": torch.cat([given["x"], given["x"]], dim=1)})
+    wrong = {"channels": {"x": torch.cat([given["x"], given["x"]], dim=1)}}
     if "cond" in given:
-        with pytest.raises(UserError, match="cond"):
-            net(**given | {"cond": None})
+        wrong["cond"] = {"cond": None}
     if "label" in given:
-        with pytest.raises(UserError, match="label"):
-            net(**given | {"label": given["label"] + variant.spec.num_classes})
+        wrong["label"] = {"label": given["label"] + variant.spec.num_classes}
+    for effort in variant.efforts:
+        for told, change in wrong.items():
+            with pytest.raises(UserError, match=told):
+                net(**given | change, effort=effort)
 
 
 @each_variant

@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,16 +15,17 @@ from hypothesis import strategies as st
 
 from denoisezoo.errors import UserError
 from denoisezoo.plans.evolution import (
-    WORKER,
     Candidate,
     Evaluated,
     Evolution,
     LevelGenome,
+    Measured,
     SegmentGenome,
     pareto,
     segments_of,
 )
 from denoisezoo.plans.exact import exact_front
+from denoisezoo.plans.study import LEASE, RETRY, SEEN, WORKER, SharedStudy
 
 pytest.importorskip("optuna")
 
@@ -35,7 +38,7 @@ def evaluate(candidate):
     rows = np.arange(LEVELS)
     # The truth differs from the table: other levels matter, and it is not additive.
     quality = float(LOSS[::-1][rows, candidate.efforts].sum() ** 1.5 + 0.02 * segments_of(candidate.efforts))
-    return quality, float(COST[rows, candidate.efforts].sum())
+    return Measured(quality, float(COST[rows, candidate.efforts].sum()), macs=7)
 
 
 def genome(segments=4):
@@ -50,7 +53,8 @@ def seeds(count=6):
 
 def evolution(path, **options):
     options = {"grids": ("process",), "fingerprint": "p", "population": 8, "seed": 0} | options
-    return Evolution(str(path), "plans", options.pop("genome", genome()), **options)
+    study = SharedStudy(str(path), "plans", options.pop("fingerprint"))
+    return Evolution(study, options.pop("genome", genome()), **options)
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +89,7 @@ def test_the_front_is_never_worse_than_the_exact_plans_and_gets_better(tmp_path)
     found = search.evaluated()
     assert len(found) == 60
     front = [(e.quality, e.cost) for e in pareto(found)]
-    start = [evaluate(candidate) for candidate in seeds()]
+    start = [(found.quality, found.cost) for found in map(evaluate, seeds())]
     assert not any(dominated(point, start) for point in front)
     assert {e.candidate for e in found} >= set(seeds())
     assert any(dominated(point, front) for point in start), "60 evaluations found nothing better"
@@ -105,7 +109,7 @@ def test_the_same_plan_is_not_evaluated_twice(tmp_path):
 
 def test_time_grids_are_searched_too(tmp_path):
     search = evolution(tmp_path / "study.log", grids=("process", "edm"))
-    search.run(lambda c: (evaluate(c)[0] + (c.grid == "process"), evaluate(c)[1]), 40)
+    search.run(lambda c: replace(evaluate(c), quality=evaluate(c).quality + (c.grid == "process")), 40)
     assert {e.candidate.grid for e in search.evaluated()} == {"process", "edm"}
     assert min(search.evaluated(), key=lambda e: e.quality).candidate.grid == "edm"
 
@@ -150,7 +154,7 @@ def test_a_plan_that_a_killed_worker_had_only_begun_is_not_lost(tmp_path, writte
     gone.join()
     search = evolution(path)
     search.seed(seeds())
-    trial = search.study.ask()
+    trial = search.shared.study.ask()
     trial.set_user_attr(WORKER, f"{socket.gethostname()}:{gone.pid}")
     for _ in range(written):
         trial.suggest_int("cut_1", 0, LEVELS)
@@ -161,11 +165,11 @@ def test_a_plan_that_a_killed_worker_had_only_begun_is_not_lost(tmp_path, writte
 
 
 def test_a_worker_that_was_killed_before_it_said_who_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("denoisezoo.plans.evolution.GRACE", 0.01)
+    monkeypatch.setattr("denoisezoo.plans.study.GRACE", 0.01)
     path = tmp_path / "study.log"
     search = evolution(path)
     search.seed(seeds())
-    search.study.ask()
+    search.shared.study.ask()
     again = evolution(path)
     again.seed(seeds())
     again.run(evaluate, 10)
@@ -182,7 +186,7 @@ def test_two_processes_share_one_search(tmp_path):
         worker.start()
     for worker in workers:
         worker.join()
-    trials = evolution(path).study.get_trials(deepcopy=False)
+    trials = evolution(path).shared.trials()
     by_worker = [sum(t.user_attrs.get(WORKER, "").endswith(f":{w.pid}") for t in trials) for w in workers]
     assert min(by_worker) >= 6
     # each may have begun one more while the other told its last
@@ -208,3 +212,152 @@ def test_a_data_base_holds_a_study_as_well(tmp_path):
     search.seed(seeds(2))
     search.run(evaluate, 3)
     assert len(evolution(f"sqlite:///{tmp_path}/study.db").evaluated()) == 3
+
+
+def storage_of(kind, folder):
+    return str(folder / "study.log") if kind == "journal" else f"sqlite:///{folder}/study.db"
+
+
+def dead_pid():
+    gone = multiprocessing.get_context("fork").Process(target=int)
+    gone.start()
+    gone.join()
+    return gone.pid
+
+
+def killed_at(search, count, worker=None, **said):
+    """Trials whose worker is gone, as it left them."""
+    worker = worker or f"{socket.gethostname()}:{dead_pid()}"
+    for _ in range(count):
+        trial = search.shared.study.ask()
+        for key, value in {WORKER: worker, **said}.items():
+            trial.set_user_attr(key, value)
+
+
+def join_at_once(path, barrier, seed, trials, results):
+    try:
+        barrier.wait(30)
+        search = evolution(path, seed=seed)
+        search.run(slowly, trials)
+        results.put(None)
+    except BaseException as error:
+        results.put(f"{type(error).__name__}: {error}")
+
+
+@pytest.mark.parametrize("kind", ["journal", "data base"])
+def test_workers_that_start_together_bury_the_dead_once(kind, tmp_path):
+    path = storage_of(kind, tmp_path)
+    search = evolution(path)
+    search.seed(seeds())
+    killed_at(search, 4)
+    del search
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=join_at_once, args=(path, barrier, seed, 12, results)) for seed in range(3)]
+    for worker in workers:
+        worker.start()
+    assert [results.get(timeout=60) for _ in workers] == [None] * 3
+    for worker in workers:
+        worker.join()
+    search = evolution(path)
+    found = [e.candidate for e in search.evaluated()]
+    assert set(found) >= set(seeds()), "what a dead worker was at is lost"
+    assert not search.shared.trials("RUNNING", "WAITING")
+    repeats = [t.user_attrs[RETRY] for t in search.shared.trials("COMPLETE") if RETRY in t.user_attrs]
+    assert len(repeats) == 4
+    # each of three may have begun one more while the others told their last
+    assert 12 <= len(found) <= 14
+
+
+@pytest.mark.parametrize("kind", ["journal", "data base"])
+def test_workers_of_other_machines_are_buried_when_their_lease_is_over(kind, tmp_path):
+    search = evolution(storage_of(kind, tmp_path))
+    search.seed(seeds(2))
+    killed_at(search, 1, "elsewhere:1", **{SEEN: time.time() - LEASE - 1})
+    killed_at(search, 1, "elsewhere:2", **{SEEN: time.time()})
+    search.run(evaluate, 4)  # it needs no start for that
+    assert [t.user_attrs[WORKER] for t in search.shared.trials("RUNNING")] == ["elsewhere:2"]
+    assert seeds(2)[0] in {e.candidate for e in search.evaluated()}
+
+
+def test_a_worker_gives_signs_of_life_and_drops_what_others_have_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("denoisezoo.plans.study.RENEWAL", 0.02)
+    search = evolution(tmp_path / "study.log")
+    search.seed(seeds(2))
+    signs = []
+
+    def watched(candidate):
+        begin = len(signs)
+        while len(set(signs[begin:])) < 3:
+            signs.append(search.shared.trials("RUNNING")[0].user_attrs[SEEN])
+            time.sleep(0.005)
+        if begin == 0:  # another worker takes this one for dead
+            search.shared._bury(search.shared.trials("RUNNING")[0])
+        return evaluate(candidate)
+
+    search.run(watched, 2)
+    assert {e.candidate for e in search.evaluated()} == set(seeds(2))
+    assert len(search.shared.trials("COMPLETE")) == 2
+    assert len([t for t in search.shared.trials("FAIL") if WORKER in t.user_attrs]) == 1
+
+
+def test_a_network_that_gives_no_numbers_does_not_go_on_for_ever(tmp_path):
+    search = evolution(tmp_path / "study.log")
+    asked = []
+
+    def broken(candidate):
+        asked.append(candidate)
+        assert len(asked) <= 10
+        return replace(evaluate(candidate), quality=float("nan"))
+
+    search.run(broken, 10)
+    assert len(asked) == 10
+    assert search.evaluated() == []
+    search.run(broken, 10)
+
+
+def test_the_price_is_that_of_all_workers(tmp_path):
+    search = evolution(tmp_path / "study.log")
+    search.run(slowly, 3)
+    again = evolution(tmp_path / "study.log")
+    again.run(slowly, 5)
+    assert again.macs == search.macs == 5 * 7
+    assert 5 * 0.05 <= again.seconds < 20
+
+
+def test_trials_that_are_no_plans_of_the_search(tmp_path):
+    """As of a study that was begun with other genes, or tampered with."""
+    path = tmp_path / "study.log"
+    search = evolution(path, genome=genome(2))
+    search.seed(seeds(1))
+    search.run(evaluate, 2)
+    with pytest.raises(UserError, match=r"study .* is damaged: .*'cut_2'.*; delete it"):
+        evolution(path, genome=genome(3)).evaluated()
+    with pytest.raises(UserError, match="is damaged"), pytest.warns(UserWarning, match="out of the range"):
+        evolution(path, genome=SegmentGenome(4, EFFORTS, 2)).evaluated()
+
+
+def test_workers_agree_on_what_the_first_of_them_said(tmp_path):
+    first, second = (SharedStudy(str(tmp_path / "study.log"), "plans", "p") for _ in range(2))
+    assert (first.rank, second.rank) == (0, 1)
+    # both found nothing yet, and wrote down their own
+    first._note("segments", 4)
+    second._note("segments", 7)
+    assert first.agree("segments", lambda: 5) == second.agree("segments", lambda: 6) == 4
+
+
+def test_workers_draw_different_plans_and_a_seed_repeats_a_search(tmp_path):
+    def drawn(path, seed):
+        search = evolution(tmp_path / path, seed=seed, genome=genome(4))
+        search.run(evaluate, 6)
+        return [e.candidate for e in search.evaluated()]
+
+    assert drawn("a", 1) == drawn("b", 1) != drawn("c", 2)
+    evolution(tmp_path / "d")
+    assert drawn("d", 0) == drawn("a", 1)[:6]
+
+
+def test_without_optuna(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match="optuna is not installed; pip install"):
+        evolution(tmp_path / "study.log")

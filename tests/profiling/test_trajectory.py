@@ -63,7 +63,8 @@ def test_infinite_sigma_becomes_null(toy):
     assert trajectory.calls[0].sigma == math.inf
     row = json.loads(json.dumps(json_safe(trajectory.to_dict()), allow_nan=False))
     assert row["trajectory"][0]["sigma"] is None
-    assert set(row["trajectory"][0]) == {"call", "t", "sigma", "effort", "macs", "inner_nfe", "latency_ms"}
+    fields = {"call", "t", "sigma", "effort", "macs", "macs_attention", "inner_nfe", "latency_ms"}
+    assert set(row["trajectory"][0]) == fields
 
 
 @pytest.mark.parametrize("spec", ["heun", "euler", "ddim:eta=1", "edm", "dpmpp_2m"])
