@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.train.conditions import sample_picture
     from denoisezoo.train.runs import load_run, with_task
 
-    settings = settings_of(args, condition=args.condition)
+    settings = settings_of(args, condition=args.condition, label=args.label)
     found = load_run(args.run, args.weights)
     found = with_task(found, args.task) if args.task else found
     name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
@@ -70,9 +70,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     refuse_file(out, "--out")
     with progress_bar("sampling", args.num) as progress:
         denoiser = prepare(found, settings)
-        generated = draw_with(
-            denoiser, found, settings, args.num, steps=args.steps, label=args.label, progress=progress
-        )
+        generated = draw_with(denoiser, found, settings, args.num, steps=args.steps, progress=progress)
     if rank:
         return 0
     pictures, latents = _latents(args, found, denoiser, settings)
@@ -106,6 +104,7 @@ def _latents(
 ) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Any]]:
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
     from denoisezoo.evaluation.latents import Walker, interpolate, perturb
+    from denoisezoo.train.assess import labels_for
 
     conditions = found.conditions(args.num, args.draws, args.condition)
     walk = Walker(
@@ -113,8 +112,7 @@ def _latents(
         settings.build_sampler(),
         found.image_shape,
         args.steps,
-        denoiser.backbone.spec.num_classes,
-        args.label,
+        labels_for(found, settings, args.num, conditions),
         settings.plan,
         settings.device,
         None if conditions is None else conditions.pair.y[conditions.index(args.num)],

@@ -24,7 +24,7 @@ from denoisezoo.evaluation.perceptual import LPIPS, mean_distance
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
-from denoisezoo.train.conditions import Conditions, sample_picture
+from denoisezoo.train.conditions import Conditions, sample_labels, sample_picture
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.recognition import held_out_labels, recogniser_of
 from denoisezoo.train.runs import Run, to_device
@@ -53,6 +53,7 @@ class Settings:
         guidance_interval: Noise levels, relative to the image, between which it guides.
         draws: Samples of each condition, for a conditional run.
         condition: Image file or folder of conditions; None takes those of held-out images.
+        label: One class for all images; None takes those of the held-out images, or all classes in turns.
         lpips: File of AlexNet's weights, with which conditional runs are also judged by LPIPS.
     """
 
@@ -71,6 +72,7 @@ class Settings:
     guidance_interval: tuple[float, float] = EVERYWHERE
     draws: int = DRAWS
     condition: str | None = None
+    label: int | None = None
     lpips: str | None = None
 
     def build_sampler(self) -> Sampler:
@@ -166,12 +168,12 @@ def draw_with(
     num: int,
     *,
     steps: int,
-    label: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Generated:
     """`num` images of a prepared denoiser on the settings' terms; several processes share them, and each gets all."""
     mine = share(num)
     conditions = run.conditions(num, settings.draws, settings.condition)
+    labels = labels_for(run, settings, num, conditions)
     found = generate(
         settings.guided(denoiser),
         settings.build_sampler(),
@@ -180,18 +182,30 @@ def draw_with(
         steps=steps,
         first_seed=settings.first_seed + mine.start,
         batch_size=settings.batch_size,
-        num_classes=denoiser.backbone.spec.num_classes,
-        label=label,
+        labels=None if labels is None else labels[mine.start : mine.stop],
         cond=conditions.pair.y if conditions else None,
         cond_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
         plan=settings.plan,
-        first_label=mine.start,
         device=settings.device,
         progress=progress,
     )
-    labels = None if found.labels is None else gather(found.labels.to(settings.device)).cpu()
     images = gather(found.images.to(settings.device)).cpu()
     return Generated(images, labels, found.nfe, found.seconds)
+
+
+def labels_for(run: Run, settings: Settings, num: int, conditions: Conditions | None) -> Tensor | None:
+    """`sample_labels` on the settings' terms.
+
+    Raises:
+        UserError: See there; or labels are needed, and nothing says those of the conditions.
+    """
+    classes = run.denoiser.backbone.spec.num_classes
+    found = sample_labels(num, classes, conditions, settings.label)
+    needed = settings.guidance is not None or not run.config["model"].get("label_dropout")
+    if classes and found is None and needed:
+        why = "guidance needs labels" if settings.guidance is not None else f"{run.name} always had labels in training"
+        raise UserError(f"{why}, and nothing says those of these conditions", f"give --label, 0 to {classes - 1}")
+    return found
 
 
 def price(

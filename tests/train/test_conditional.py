@@ -10,6 +10,7 @@ from PIL import Image
 
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.generate import generate
 from denoisezoo.train.assess import Settings, price
 from denoisezoo.train.data import Digits
 from denoisezoo.train.fit import train
@@ -145,9 +146,74 @@ def test_the_profile_of_a_conditional_run(conditional, tmp_path):
     assert json.loads(path.read_text())[0]["nfe"] == 3
 
 
-# Guidance
+# Labels
 
 LABELS = ("--data.labels", "true", "--model.network.num_classes", 10)
+
+
+@pytest.fixture
+def labelled(conditional):
+    """Arguments of `train` for a task with labels."""
+
+    def make(*more, dropout=0.5):
+        words = ("--data.data.init_args.labels", "true", *LABELS[2:], "--model.label_dropout", dropout)
+        return conditional(*words, *more, task="Edges")
+
+    return make
+
+
+def sampled(folder, out, *more):
+    words = ["sample", str(folder), "--sampler", "ddim", "--steps", "2", "--num", "12", "--draws", "3"]
+    assert main([*words, "--out", str(out), *more]) == 0
+    return json.loads((out / "samples.json").read_text())
+
+
+def test_samples_of_a_task_have_the_labels_of_their_conditions(labelled, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("denoisezoo.train.callbacks.generate", noting_labels(given))
+    train(labelled("--samples.every_n_steps", 4, "--samples.num", 10, "--samples.steps", 2))
+    data = Digits(labels=True)
+    true = data.labels("test" if len(data.images("test")) else "train")
+    assert true[:4].tolist() != [0, 1, 2, 3]  # else classes that go round would pass
+    assert given[0].tolist() == true[:2].tolist() * 5
+    run = tmp_path / "run"
+    assert sampled(run, tmp_path / "a")["labels"] == true[:4].tolist() * 3
+    assert sampled(run, tmp_path / "b", "--guidance", "2")["labels"] == true[:4].tolist() * 3
+    assert sampled(run, tmp_path / "c", "--label", "7")["labels"] == [7] * 12
+
+
+def noting_labels(given):
+    """`generate`, which also notes the labels that it is given."""
+
+    def noting(*args, labels=None, **options):
+        given.append(labels)
+        return generate(*args, labels=labels, **options)
+
+    return noting
+
+
+def test_conditions_from_files_have_no_label_but_that_of_the_command(labelled, tmp_path, capsys):
+    train(labelled())
+    file = tmp_path / "edges.png"
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(file)
+    run, condition = tmp_path / "run", ("--condition", str(file))
+    assert sampled(run, tmp_path / "a", *condition)["labels"] is None
+    assert sampled(run, tmp_path / "b", *condition, "--label", "3", "--interpolate", "2")["labels"] == [3] * 12
+    assert main(["sample", str(run), "--steps", "2", "--num", "3", *condition, "--guidance", "2"]) == 2
+    assert "give --label" in capsys.readouterr().err
+
+
+def test_a_network_that_always_had_labels_is_not_left_without(labelled, tmp_path, capsys):
+    train(labelled(dropout=0.0))
+    file = tmp_path / "edges.png"
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(file)
+    words = ["sample", str(tmp_path / "run"), "--steps", "2", "--num", "3", "--condition", str(file)]
+    assert main(words) == 2
+    assert "give --label" in capsys.readouterr().err
+    assert main([*words, "--label", "3"]) == 0
+
+
+# Guidance
 
 
 def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path):
