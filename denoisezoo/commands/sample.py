@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
     from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
-    from denoisezoo.train.assess import draw_with, prepare
+    from denoisezoo.train.assess import calls_for, draw_with, prepare
     from denoisezoo.train.conditions import sample_picture
     from denoisezoo.train.runs import load_run, with_task
 
@@ -80,13 +80,14 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         save_png(image_grid(image[None], scale=1, gap=0), out / f"{args.seed + i:06d}.png")
     conditions = found.conditions(args.num, args.draws, args.condition)
     save_png(sample_picture(generated.images, conditions), out / "grid.png")
+    nfe = calls_for(found, settings, generated)
     note = {
         "run": str(found.checkpoint),
         "denoiser": found.name,
         "weights": found.weights,
         "sampler": args.sampler,
         "steps": args.steps,
-        "nfe": generated.nfe,
+        "nfe": nfe,
         "plan": settings.plan and settings.plan.to_dict(),
         "guidance": settings.guidance_text(),
         "conditions": None if conditions is None else conditions.index(args.num).tolist(),
@@ -95,7 +96,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         "seconds": generated.seconds,
     }
     write_json(out / "samples.json", note | latents)
-    print(f"{args.num} images in {generated.seconds:.1f} s, {generated.nfe} denoiser calls each: {out / 'grid.png'}")
+    print(f"{args.num} images in {generated.seconds:.1f} s, {nfe} denoiser calls each: {out / 'grid.png'}")
     return 0
 
 

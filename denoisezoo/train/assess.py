@@ -129,7 +129,8 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     Raises:
         UserError: The device is absent, or the network lacks an effort of the plan.
     """
-    check_guidance(run, settings)
+    model = run.config["model"]
+    check_guidance(settings, run.name, run.denoiser.backbone.spec.num_classes, model.get("label_dropout", 0.0))
     denoiser = to_device(run, settings.device, settings.dtype)
     if settings.plan is not None:
         settings.plan.check(denoiser.efforts)
@@ -143,20 +144,26 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     return denoiser
 
 
-def check_guidance(run: Run, settings: Settings) -> None:
+def check_guidance(settings: Settings, name: str, num_classes: int, label_dropout: float) -> None:
     """Refuse to guide a network that knows no labels, or that has never been without one.
+
+    Args:
+        settings: The terms.
+        name: What the network or its recipe is called.
+        num_classes: Classes that it knows.
+        label_dropout: Share of the images that it is trained on without their label.
 
     Raises:
         UserError: Saying which.
     """
     if settings.guidance is None:
         return
-    if not run.denoiser.backbone.spec.num_classes:
+    if not num_classes:
         cure = "train on data with labels, --data.labels true --model.network.num_classes N --model.label_dropout 0.1"
-        raise UserError(f"{run.name} knows no class labels to guide by", cure)
-    if not run.config["model"].get("label_dropout"):
+        raise UserError(f"{name} knows no class labels to guide by", cure)
+    if not label_dropout:
         raise UserError(
-            f"{run.name} was trained with a label on every image, and guidance also asks it without",
+            f"{name} is trained with a label on every image, and guidance also asks it without",
             "train it with --model.label_dropout 0.1",
         )
 
@@ -246,6 +253,23 @@ def price(
         timed=timed,
         wrap=settings.guided,
     )
+
+
+def calls_for(run: Run, settings: Settings, generated: Generated, trajectory: Trajectory | None = None) -> int:
+    """Calls of the network for an image: where guidance calls it twice, twice those that the sampler knows of.
+
+    Args:
+        run: The run.
+        settings: The terms.
+        generated: What was sampled.
+        trajectory: From `price`; found here where it is needed.
+    """
+    if settings.guidance is None:
+        return generated.nfe
+    if trajectory is None:
+        # The steps of an adaptive sampler depend on what the network answers.
+        trajectory = price(run, settings, timed=settings.build_sampler().adaptive)
+    return trajectory.nfe
 
 
 def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
@@ -342,7 +366,7 @@ def make_card(
         weights=run.weights,
         sampler=settings.sampler,
         steps=settings.steps,
-        nfe=generated.nfe if settings.guidance is None else trajectory.nfe,  # guidance calls twice
+        nfe=calls_for(run, settings, generated, trajectory),
         guidance=settings.guidance_text(),
         task=facts.get("task"),
         plan=None if settings.plan is None else settings.plan.to_json(),

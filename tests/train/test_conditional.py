@@ -216,7 +216,7 @@ def test_a_network_that_always_had_labels_is_not_left_without(labelled, tmp_path
 # Guidance
 
 
-def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path):
+def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path, capsys):
     train(arguments(*LABELS, "--model.label_dropout", 0.5))
     run = load_run(tmp_path / "run")
     for interval, calls in (((0.0, float("inf")), 10), ((0.1, 10.0), 5 + 2)):
@@ -233,6 +233,27 @@ def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path):
     assert main([*words, "--guidance", "2", "--guidance-interval", "0.001,100", "--json", str(row)]) == 0
     found = json.loads(row.read_text())[0]
     assert (found["nfe"], found["guidance"]) == (4, "2 for sigma 0.001 to 100")
+    words = ["sample", str(tmp_path / "run"), "--sampler", "ddim", "--steps", "5", "--num", "2", "--guidance", "2"]
+    assert main([*words, "--guidance-interval", "0.1,10", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "samples.json").read_text())["nfe"] == 7
+    assert "7 denoiser calls each" in capsys.readouterr().out
+
+
+def test_compare_refuses_to_guide_before_anything_is_trained(recipe, tmp_path, capsys):
+    """Also where the first recipe could be guided."""
+    config = yaml.safe_load(recipe.read_text())
+    config["data"]["init_args"]["labels"] = True
+    config["model"]["network"]["num_classes"] = 10
+    paths = []
+    for name, dropout in (("guided", 0.1), ("always", 0.0)):
+        config["model"]["label_dropout"] = dropout
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(yaml.safe_dump(config))
+    for other, expected in ((recipe, "recipe knows no class labels"), (paths[1], "always is trained with a label")):
+        words = ["compare", str(paths[0]), str(other), "--guidance", "2", "--out", str(tmp_path / "compare")]
+        assert main(words) == 2
+        assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not (tmp_path / "compare" / "runs").exists()
 
 
 def test_labels_are_dropped_as_often_as_asked():
