@@ -245,6 +245,9 @@ def test_refuses_wrong_inputs(variant):
     if "cond" in given:
         with pytest.raises(UserError, match="cond"):
             net(**given | {"cond": None})
+        for cond in (given["cond"][..., :-1], given["cond"][..., :-1, :], given["cond"].repeat_interleave(2, -1)):
+            with pytest.raises(UserError, match="give a condition of the image's size"):
+                net(**given | {"cond": cond})
     if "label" in given:
         with pytest.raises(UserError, match="label"):
             net(**given | {"label": given["label"] + variant.spec.num_classes})
