@@ -46,6 +46,17 @@ class Task(ABC):
         """
         return
 
+    def check_images(self, image: Tensor) -> None:
+        """Refuse data that the options do not describe.
+
+        Args:
+            image: Some training images (N, C, H, W) in [-1, 1].
+
+        Raises:
+            UserError: Naming why.
+        """
+        return
+
     def cond_channels(self, channels: int) -> int:
         """Channels of y for images of some channels."""
         return channels
