@@ -163,13 +163,18 @@ def check_inputs(
     if x.shape[1] != spec.in_channels:
         raise UserError(f"input has {x.shape[1]} channels", f"this network takes {spec.in_channels}")
     if x.shape[2] % factor or x.shape[3] % factor:
-        size = f"{x.shape[2]}x{x.shape[3]}"
-        raise UserError(f"input size {size} is not divisible by {factor}", "pad or crop the images")
+        raise UserError(f"input size {_size(x)} is not divisible by {factor}", "pad or crop the images")
     _check_channels("cond", cond, spec.cond_channels)
+    if cond is not None and cond.shape[-2:] != x.shape[-2:]:
+        raise UserError(f"cond is {_size(cond)} and the input {_size(x)}", "give a condition of the image's size")
     if augment is not None:
         _check_channels("augment", augment, spec.augment_dim)
     if label is not None:
         check_label(label, spec.num_classes)
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[-2]}x{image.shape[-1]}"
 
 
 def _check_channels(name: str, tensor: Tensor | None, expected: int) -> None:

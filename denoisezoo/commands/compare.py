@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     inline = args.launcher == LAUNCHERS[0]
     limits = args.budget or Budget()
     jobs: list[Job] = plan_jobs(
-        args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline, plan=settings.plan
+        args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline, settings=settings
     )
     if not inline:
         launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)

@@ -16,9 +16,8 @@ from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.grid import image_grid, save_png
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.neighbours import neighbour_grid
-from denoisezoo.plans import Plan
 from denoisezoo.report import Comparison, RunRecord, write_report
-from denoisezoo.train.assess import Assessment, Settings, assess, make_evaluator
+from denoisezoo.train.assess import Assessment, Settings, assess, check_guidance, make_evaluator
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
@@ -126,11 +125,12 @@ def plan_jobs(
     *,
     wandb: str | None = None,
     inline: bool = True,
-    plan: Plan | None = None,
+    settings: Settings | None = None,
 ) -> list[Job]:
     """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
 
-    Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing.
+    Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing; so are
+    the terms of sampling, where they are given.
     """
     names = expand(recipes)
     limits: dict[str, list[str]] = {}
@@ -139,8 +139,8 @@ def plan_jobs(
         cli.model.check_data(cli.datamodule)
         if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
             raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
-        if plan is not None:
-            plan.check(cli.model.denoiser.efforts)
+        if settings is not None:
+            check_terms(settings, label(name), cli.model)
         limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
     jobs = []
     for seed in seeds:
@@ -151,6 +151,17 @@ def plan_jobs(
             arguments += ["--wandb", wandb] if wandb else []
             jobs.append(Job(label(name), seed, folder, arguments, budget.text()))
     return jobs
+
+
+def check_terms(settings: Settings, name: str, model: Any) -> None:
+    """Refuse a recipe's network (`DiffusionModule`) that cannot be sampled on the terms.
+
+    Raises:
+        UserError: It lacks an effort of the plan, or cannot be guided.
+    """
+    if settings.plan is not None:
+        settings.plan.check(model.denoiser.efforts)
+    check_guidance(settings, name, model.denoiser.backbone.spec.num_classes, model.label_dropout)
 
 
 def label(recipe: str) -> str:

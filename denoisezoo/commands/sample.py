@@ -58,11 +58,11 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
     from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
-    from denoisezoo.train.assess import draw_with, prepare
+    from denoisezoo.train.assess import calls_for, draw_with, prepare
     from denoisezoo.train.conditions import sample_picture
     from denoisezoo.train.runs import load_run, with_task
 
-    settings = settings_of(args, condition=args.condition)
+    settings = settings_of(args, condition=args.condition, label=args.label)
     found = load_run(args.run, args.weights)
     found = with_task(found, args.task) if args.task else found
     name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
@@ -70,9 +70,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     refuse_file(out, "--out")
     with progress_bar("sampling", args.num) as progress:
         denoiser = prepare(found, settings)
-        generated = draw_with(
-            denoiser, found, settings, args.num, steps=args.steps, label=args.label, progress=progress
-        )
+        generated = draw_with(denoiser, found, settings, args.num, steps=args.steps, progress=progress)
     if rank:
         return 0
     pictures, latents = _latents(args, found, denoiser, settings)
@@ -82,13 +80,14 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         save_png(image_grid(image[None], scale=1, gap=0), out / f"{args.seed + i:06d}.png")
     conditions = found.conditions(args.num, args.draws, args.condition)
     save_png(sample_picture(generated.images, conditions), out / "grid.png")
+    nfe = calls_for(found, settings, generated)
     note = {
         "run": str(found.checkpoint),
         "denoiser": found.name,
         "weights": found.weights,
         "sampler": args.sampler,
         "steps": args.steps,
-        "nfe": generated.nfe,
+        "nfe": nfe,
         "plan": settings.plan and settings.plan.to_dict(),
         "guidance": settings.guidance_text(),
         "conditions": None if conditions is None else conditions.index(args.num).tolist(),
@@ -97,7 +96,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         "seconds": generated.seconds,
     }
     write_json(out / "samples.json", note | latents)
-    print(f"{args.num} images in {generated.seconds:.1f} s, {generated.nfe} denoiser calls each: {out / 'grid.png'}")
+    print(f"{args.num} images in {generated.seconds:.1f} s, {nfe} denoiser calls each: {out / 'grid.png'}")
     return 0
 
 
@@ -106,6 +105,7 @@ def _latents(
 ) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Any]]:
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
     from denoisezoo.evaluation.latents import Walker, interpolate, perturb
+    from denoisezoo.train.assess import labels_for
 
     conditions = found.conditions(args.num, args.draws, args.condition)
     walk = Walker(
@@ -113,8 +113,7 @@ def _latents(
         settings.build_sampler(),
         found.image_shape,
         args.steps,
-        denoiser.backbone.spec.num_classes,
-        args.label,
+        labels_for(found, settings, args.num, conditions),
         settings.plan,
         settings.device,
         None if conditions is None else conditions.pair.y[conditions.index(args.num)],

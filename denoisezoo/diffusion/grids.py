@@ -82,13 +82,16 @@ def uniform_indices(steps: int) -> list[int]:
     """0 and every so-many-th index: 0, 99, 199 ... 999 for 11 steps (Fast-DDPM's code; one more than it says).
 
     Raises:
-        UserError: The code's whole-numbered stride gives another number of indices.
+        UserError: The code's whole-numbered stride gives another number of indices, or ends before 999, where a walk
+            that begins with noise alone has to begin. It does neither where `steps` - 1 divides 1,000.
     """
     if steps == 1:
         return [LIST_LENGTH - 1]
     found = list(range(-1, LIST_LENGTH, LIST_LENGTH // (steps - 1)))
     if len(found) != steps:
         raise UserError(f"fast_uniform has {len(found)} times where {steps} are asked for", "use 11, or fast_even")
+    if found[-1] != LIST_LENGTH - 1:
+        raise UserError(f"fast_uniform of {steps} steps ends at {found[-1]} and misses 999", "use 11, or fast_even")
     return [0, *found[1:]]
 
 

@@ -20,7 +20,7 @@ class Guided(Denoiser):
 
     Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", arXiv 2207.12598, equation 6, with w for their 1 + w;
     the interval is that of Kynkäänniemi et al. 2024, arXiv 2404.07724. Where w is 1, outside of the interval and
-    without a label, the denoiser is called once; elsewhere twice.
+    without a label, the denoiser is called once; where it guides any image of a batch, twice.
 
     Args:
         denoiser: Trained with and without labels; without one it answers for all classes.
@@ -51,19 +51,20 @@ class Guided(Denoiser):
         augment: Tensor | None = None,
         effort: Effort | None = None,
     ) -> Prediction:
-        """Denoise; see `Denoiser.forward`. All of the batch is at one noise level where the interval is limited."""
+        """Denoise; see `Denoiser.forward`. Each image is guided by its own noise level."""
         found: Prediction = self.denoiser(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
-        if label is None or self.scale == 1 or not self._inside(t):
+        if label is None or self.scale == 1 or not bool((guides := self._inside(t)).any()):
             return found
         free: Prediction = self.denoiser(u_t, t, label=None, cond=cond, augment=augment, effort=effort)
-        w = self.scale
+        w = torch.where(guides, self.scale, 1.0).to(found.u_0).reshape(-1, 1, 1, 1)
         return Prediction(torch.lerp(free.u_0, found.u_0, w), torch.lerp(free.eps, found.eps, w))
 
-    def _inside(self, t: Tensor) -> bool:
+    def _inside(self, t: Tensor) -> Tensor:
+        """Which images of times t (B,) it guides, (B,)."""
         if self.sigma_min == 0 and self.sigma_max == math.inf:
-            return True
-        half = -float(self.process.log_snr(t[:1])) / 2
-        return self.sigma_min <= (math.exp(half) if half < 700 else math.inf) <= self.sigma_max
+            return torch.ones_like(t, dtype=torch.bool)
+        sigma = (-self.process.log_snr(t) / 2).exp()
+        return (self.sigma_min <= sigma) & (sigma <= self.sigma_max)
 
 
 def guided(denoiser: Denoiser, scale: float | None, interval: tuple[float, float] = EVERYWHERE) -> Denoiser:

@@ -20,7 +20,7 @@ class Generated:
 
     Attributes:
         images: (N, C, H, W) float32 on the CPU, not clipped.
-        labels: Class of each (N,) int64, for conditional networks.
+        labels: Class of each (N,) int64; None where they were given none.
         nfe: Denoiser calls for each image.
         seconds: Wall time of sampling all of them.
     """
@@ -40,9 +40,7 @@ def generate(
     steps: int,
     first_seed: int = 0,
     batch_size: int = 256,
-    num_classes: int = 0,
-    label: int | None = None,
-    first_label: int = 0,
+    labels: Tensor | None = None,
     cond: Tensor | None = None,
     cond_index: Tensor | None = None,
     plan: EffortPlan | None = None,
@@ -60,9 +58,7 @@ def generate(
         steps: Sampler steps.
         first_seed: Seed of the first image.
         batch_size: Images at a time.
-        num_classes: Classes of a conditional network; its labels then go round unless `label` is given.
-        label: One class for all images.
-        first_label: Class of the first image, where the classes go round.
+        labels: Class of each image (num,) int64; None for none.
         cond: Conditions (M, Cy, H, W) that the images take in turns.
         cond_index: Which one each image takes (num,); the i-th the i-th unless given.
         plan: Effort at each noise level.
@@ -71,12 +67,11 @@ def generate(
         progress: Called with the number of images done after each batch.
 
     Raises:
-        UserError: Nothing to draw, or a label that the network does not know.
+        UserError: Nothing to draw.
     """
-    _check(num, batch_size, num_classes, label)
+    _check(num, batch_size)
     process = denoiser.process if cond is None else denoiser.process.free
     index = torch.arange(num) if cond_index is None else cond_index
-    labels = _labels(num, num_classes, label, first_label)
     batches, nfe, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
@@ -92,16 +87,6 @@ def generate(
     return Generated(torch.cat(batches), labels, nfe, time.perf_counter() - start)
 
 
-def _labels(num: int, num_classes: int, label: int | None, first: int) -> Tensor | None:
-    if not num_classes:
-        return None
-    return (first + torch.arange(num)) % num_classes if label is None else torch.full((num,), label)
-
-
-def _check(num: int, batch_size: int, num_classes: int, label: int | None) -> None:
+def _check(num: int, batch_size: int) -> None:
     if num < 1 or batch_size < 1:
         raise UserError(f"num {num} or batch_size {batch_size} is below 1", "give whole numbers of at least 1")
-    if label is not None and not 0 <= label < num_classes:
-        raise UserError(
-            f"label {label} is not among the {num_classes} classes of this network", "give a class it knows"
-        )

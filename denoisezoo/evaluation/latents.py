@@ -30,8 +30,7 @@ class Walker:
         sampler: The sampler.
         image_shape: (C, H, W).
         steps: Its steps.
-        num_classes: Classes of a conditional network; they go round unless `label` is given.
-        label: One class for all images.
+        labels: Classes (M,) int64, one for each image in turns; None for none.
         plan: Effort at each noise level.
         device: Where to sample.
         cond: Conditions (M, Cy, H, W), one for each image in turns.
@@ -41,26 +40,24 @@ class Walker:
     sampler: Sampler
     image_shape: tuple[int, int, int]
     steps: int
-    num_classes: int = 0
-    label: int | None = None
+    labels: Tensor | None = None
     plan: EffortPlan | None = None
     device: torch.device | str = "cpu"
     cond: Tensor | None = None
 
-    def __call__(self, noise: MixedBlock, classes: Sequence[int]) -> Tensor:
-        """Images (B, C, H, W) float32 on the CPU; `classes`, and so conditions, are counted modulo those there are."""
+    def __call__(self, noise: MixedBlock, places: Sequence[int]) -> Tensor:
+        """Images (B, C, H, W) float32 on the CPU; each has the label and the condition of its place."""
         process = self.denoiser.process if self.cond is None else self.denoiser.process.free
         shape = (len(noise.generators), *self.image_shape)
         u_T = self.sampler.prior(process, shape, self.steps, noise, device=self.device, dtype=torch.float32)
-        label = None
-        if self.num_classes:
-            chosen = [c % self.num_classes for c in classes] if self.label is None else [self.label] * len(classes)
-            label = torch.tensor(chosen, device=self.device)
-        cond = None if self.cond is None else self.cond[[c % len(self.cond) for c in classes]].to(self.device)
+        label, cond = (self._of_places(values, places) for values in (self.labels, self.cond))
         result = self.sampler(
             self.denoiser, u_T, steps=self.steps, plan=self.plan, label=label, cond=cond, generator=noise
         )
         return result.images.float().cpu()
+
+    def _of_places(self, values: Tensor | None, places: Sequence[int]) -> Tensor | None:
+        return None if values is None else values[[place % len(values) for place in places]].to(self.device)
 
 
 def interpolate(walk: Walker, seeds: Sequence[int], num: int) -> Tensor:
@@ -98,10 +95,10 @@ def perturb(walk: Walker, seeds: Sequence[int], share: float) -> Tensor:
     Raises:
         UserError: The sampler draws noise more than `MOST_DRAWS` times.
     """
-    n, classes = len(seeds), range(len(seeds))
+    n, places = len(seeds), range(len(seeds))
     others = [seed + OTHERS for seed in seeds]
     plain = MixedBlock(seeds, others, torch.zeros(1, n))
-    rows = [walk(plain, classes)]
+    rows = [walk(plain, places)]
     if plain.draws > MOST_DRAWS:
         raise UserError(
             f"the sampler draws noise {plain.draws} times, and a picture has room for {MOST_DRAWS}",
@@ -110,5 +107,5 @@ def perturb(walk: Walker, seeds: Sequence[int], share: float) -> Tensor:
     for draw in range(plain.draws):
         shares = torch.zeros(plain.draws + 1, n)
         shares[draw] = share
-        rows.append(walk(MixedBlock(seeds, others, shares), classes))
+        rows.append(walk(MixedBlock(seeds, others, shares), places))
     return torch.stack(rows)

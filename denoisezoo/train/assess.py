@@ -24,7 +24,7 @@ from denoisezoo.evaluation.perceptual import LPIPS, mean_distance
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
-from denoisezoo.train.conditions import Conditions, sample_picture
+from denoisezoo.train.conditions import Conditions, sample_labels, sample_picture
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.recognition import held_out_labels, recogniser_of
 from denoisezoo.train.runs import Run, to_device
@@ -53,6 +53,7 @@ class Settings:
         guidance_interval: Noise levels, relative to the image, between which it guides.
         draws: Samples of each condition, for a conditional run.
         condition: Image file or folder of conditions; None takes those of held-out images.
+        label: One class for all images; None takes those of the held-out images, or all classes in turns.
         lpips: File of AlexNet's weights, with which conditional runs are also judged by LPIPS.
     """
 
@@ -71,6 +72,7 @@ class Settings:
     guidance_interval: tuple[float, float] = EVERYWHERE
     draws: int = DRAWS
     condition: str | None = None
+    label: int | None = None
     lpips: str | None = None
 
     def build_sampler(self) -> Sampler:
@@ -127,7 +129,8 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     Raises:
         UserError: The device is absent, or the network lacks an effort of the plan.
     """
-    check_guidance(run, settings)
+    model = run.config["model"]
+    check_guidance(settings, run.name, run.denoiser.backbone.spec.num_classes, model.get("label_dropout", 0.0))
     denoiser = to_device(run, settings.device, settings.dtype)
     if settings.plan is not None:
         settings.plan.check(denoiser.efforts)
@@ -141,20 +144,26 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     return denoiser
 
 
-def check_guidance(run: Run, settings: Settings) -> None:
+def check_guidance(settings: Settings, name: str, num_classes: int, label_dropout: float) -> None:
     """Refuse to guide a network that knows no labels, or that has never been without one.
+
+    Args:
+        settings: The terms.
+        name: What the network or its recipe is called.
+        num_classes: Classes that it knows.
+        label_dropout: Share of the images that it is trained on without their label.
 
     Raises:
         UserError: Saying which.
     """
     if settings.guidance is None:
         return
-    if not run.denoiser.backbone.spec.num_classes:
+    if not num_classes:
         cure = "train on data with labels, --data.labels true --model.network.num_classes N --model.label_dropout 0.1"
-        raise UserError(f"{run.name} knows no class labels to guide by", cure)
-    if not run.config["model"].get("label_dropout"):
+        raise UserError(f"{name} knows no class labels to guide by", cure)
+    if not label_dropout:
         raise UserError(
-            f"{run.name} was trained with a label on every image, and guidance also asks it without",
+            f"{name} is trained with a label on every image, and guidance also asks it without",
             "train it with --model.label_dropout 0.1",
         )
 
@@ -166,12 +175,12 @@ def draw_with(
     num: int,
     *,
     steps: int,
-    label: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Generated:
     """`num` images of a prepared denoiser on the settings' terms; several processes share them, and each gets all."""
     mine = share(num)
     conditions = run.conditions(num, settings.draws, settings.condition)
+    labels = labels_for(run, settings, num, conditions)
     found = generate(
         settings.guided(denoiser),
         settings.build_sampler(),
@@ -180,18 +189,30 @@ def draw_with(
         steps=steps,
         first_seed=settings.first_seed + mine.start,
         batch_size=settings.batch_size,
-        num_classes=denoiser.backbone.spec.num_classes,
-        label=label,
+        labels=None if labels is None else labels[mine.start : mine.stop],
         cond=conditions.pair.y if conditions else None,
         cond_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
         plan=settings.plan,
-        first_label=mine.start,
         device=settings.device,
         progress=progress,
     )
-    labels = None if found.labels is None else gather(found.labels.to(settings.device)).cpu()
     images = gather(found.images.to(settings.device)).cpu()
     return Generated(images, labels, found.nfe, found.seconds)
+
+
+def labels_for(run: Run, settings: Settings, num: int, conditions: Conditions | None) -> Tensor | None:
+    """`sample_labels` on the settings' terms.
+
+    Raises:
+        UserError: See there; or labels are needed, and nothing says those of the conditions.
+    """
+    classes = run.denoiser.backbone.spec.num_classes
+    found = sample_labels(num, classes, conditions, settings.label)
+    needed = settings.guidance is not None or not run.config["model"].get("label_dropout")
+    if classes and found is None and needed:
+        why = "guidance needs labels" if settings.guidance is not None else f"{run.name} always had labels in training"
+        raise UserError(f"{why}, and nothing says those of these conditions", f"give --label, 0 to {classes - 1}")
+    return found
 
 
 def price(
@@ -232,6 +253,23 @@ def price(
         timed=timed,
         wrap=settings.guided,
     )
+
+
+def calls_for(run: Run, settings: Settings, generated: Generated, trajectory: Trajectory | None = None) -> int:
+    """Calls of the network for an image: where guidance calls it twice, twice those that the sampler knows of.
+
+    Args:
+        run: The run.
+        settings: The terms.
+        generated: What was sampled.
+        trajectory: From `price`; found here where it is needed.
+    """
+    if settings.guidance is None:
+        return generated.nfe
+    if trajectory is None:
+        # The steps of an adaptive sampler depend on what the network answers.
+        trajectory = price(run, settings, timed=settings.build_sampler().adaptive)
+    return trajectory.nfe
 
 
 def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
@@ -328,7 +366,7 @@ def make_card(
         weights=run.weights,
         sampler=settings.sampler,
         steps=settings.steps,
-        nfe=generated.nfe if settings.guidance is None else trajectory.nfe,  # guidance calls twice
+        nfe=calls_for(run, settings, generated, trajectory),
         guidance=settings.guidance_text(),
         task=facts.get("task"),
         plan=None if settings.plan is None else settings.plan.to_json(),

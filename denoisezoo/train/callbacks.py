@@ -19,7 +19,7 @@ from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.grid import save_png
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.profiling.roofline import known_peaks, peaks
-from denoisezoo.train.conditions import Conditions, held_out, sample_picture
+from denoisezoo.train.conditions import Conditions, held_out, sample_labels, sample_picture
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done
 from denoisezoo.train.sharding import whole
@@ -90,6 +90,7 @@ class SampleGrid(Callback):
     def _images(self, denoiser: NetworkDenoiser, device: torch.device) -> torch.Tensor:
         shape = denoiser.image_shape
         mine = share(self.num)
+        labels = sample_labels(self.num, denoiser.backbone.spec.num_classes, self._conditions)
         images, given = torch.zeros(0, *shape), self._conditions
         if len(mine):
             images = generate(
@@ -99,8 +100,7 @@ class SampleGrid(Callback):
                 shape,
                 steps=self.steps,
                 first_seed=self.seed + mine.start,
-                num_classes=denoiser.backbone.spec.num_classes,
-                first_label=mine.start,
+                labels=None if labels is None else labels[mine.start : mine.stop],
                 cond=given.pair.y if given else None,
                 cond_index=given.index(self.num)[mine.start : mine.stop] if given else None,
                 device=device,

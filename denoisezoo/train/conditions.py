@@ -15,6 +15,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.evaluation.conditional import DRAWS, Pair, condition_of, picture_rows
 from denoisezoo.evaluation.grid import image_grid
 from denoisezoo.evaluation.images import to_float
+from denoisezoo.train.recognition import held_out_labels
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,44 @@ class Conditions:
         pair: The conditions, with the truth.
         known: Whether the truth is one; else `pair.x` is empty of meaning.
         draws: Samples that each condition should have.
+        labels: Class of the image that each condition is of (M,) int64; None where it is not known.
     """
 
     pair: Pair
     known: bool = True
     draws: int = DRAWS
+    labels: Tensor | None = None
 
     def index(self, num: int) -> Tensor:
         """Condition of each of `num` samples (num,): as many conditions as have `draws` samples each, going round."""
         return condition_of(num, len(self.pair), self.draws)
+
+
+def sample_labels(
+    num: int, num_classes: int, conditions: Conditions | None = None, label: int | None = None
+) -> Tensor | None:
+    """Class of each of `num` samples (num,) int64; None for no labels.
+
+    Args:
+        num: Samples.
+        num_classes: Classes that the network knows; 0 for an unconditional one.
+        conditions: What the samples are given beside; each then has the class of its condition, if that is known.
+        label: One class for all, whatever the conditions are. Without it and without conditions the classes go round.
+
+    Raises:
+        UserError: The network does not know the label.
+    """
+    if label is not None:
+        if not 0 <= label < num_classes:
+            raise UserError(
+                f"label {label} is not among the {num_classes} classes of this network", "give a class it knows"
+            )
+        return torch.full((num,), label)
+    if not num_classes:
+        return None
+    if conditions is None:
+        return torch.arange(num) % num_classes
+    return None if conditions.labels is None else conditions.labels[conditions.index(num)]
 
 
 def sample_picture(images: Tensor, conditions: Conditions | None) -> np.ndarray:
@@ -45,14 +75,16 @@ def sample_picture(images: Tensor, conditions: Conditions | None) -> np.ndarray:
 
 
 def held_out(data: Any, num: int, draws: int = DRAWS) -> Conditions:
-    """Conditions of the held-out images of a data set, as many as `num` samples need.
+    """Conditions and labels of the held-out images of a data set, as many as `num` samples need.
 
     Raises:
         UserError: The data have no conditions.
     """
     if not data.cond_channels:
         raise UserError(f"{data.title} gives no conditions", "use Paired data with a task")
-    return Conditions(data.held_out_pairs(max(1, num // draws)), draws=draws)
+    pair = data.held_out_pairs(max(1, num // draws))
+    labels = held_out_labels(data)[: len(pair)] if data.num_classes else None
+    return Conditions(pair, draws=draws, labels=labels)
 
 
 def from_files(path: str | os.PathLike[str], shape: tuple[int, int, int], draws: int = DRAWS) -> Conditions:

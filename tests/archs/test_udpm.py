@@ -25,6 +25,17 @@ def test_the_head_s_gain_decides_whether_noise_matters_at_first():
     assert all(torch.equal(others[0][name], others[1][name]) for name in others[0])
 
 
+def test_a_condition_is_averaged_to_the_size_of_the_noisy_image():
+    net, generator = create_denoiser("udpm_tiny", head_gain=1.0).eval(), torch.Generator().manual_seed(0)
+    x, cond = torch.randn(2, 3, 4, 4, generator=generator), torch.randn(2, 1, 16, 16, generator=generator)
+    means = cond.unflatten(-1, (4, 4)).unflatten(-3, (4, 4)).mean((-3, -1))
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, torch.zeros(2), cond=cond), net(x, torch.zeros(2), cond=means))
+    for size in ((10, 10), (16, 8), (2, 2)):
+        with pytest.raises(UserError, match=f"cond is {size[0]}x{size[1]} and the noisy image 4x4"):
+            net(x, torch.zeros(2), cond=torch.zeros(2, 1, *size))
+
+
 def test_a_negative_gain_is_refused():
     with pytest.raises(UserError, match="head_gain is -1"):
         create_denoiser("udpm_digits", head_gain=-1.0)

@@ -257,6 +257,16 @@ def test_refuses_wrong_inputs(variant):
                 net(**given | change, effort=effort)
 
 
+@each_tiny
+def test_refuses_conditions_of_another_size(variant):
+    net, given = build(variant), inputs(variant, 2)
+    if "cond" not in given:
+        return
+    for cond in (given["cond"][..., :-1], given["cond"][..., :-1, :], given["cond"].repeat_interleave(2, -1)):
+        with pytest.raises(UserError, match="give a condition of the image's size"):
+            net(**given | {"cond": cond})
+
+
 @each_variant
 def test_costs(variant):
     """Expected parameters and multiply-adds, at batch 1 with every input given, without allocating anything."""

@@ -19,6 +19,7 @@ LISTS = {
     ("fast_rule", 5): [0, 350, 699, 849, 999],
     ("fast_nonuniform", 5): [0, 350, 699, 849, 999],
     ("fast_uniform", 1): [999],
+    ("fast_uniform", 6): [0, 199, 399, 599, 799, 999],
 }
 
 
@@ -28,6 +29,17 @@ def test_lists_are_the_codes(grid, steps):
     times = GRIDS[grid](CHAIN, steps)
     assert CHAIN.time_label(times[:-1]).flip(0).tolist() == LISTS[grid, steps]
     assert times[-1] == 0
+
+
+def test_no_list_misses_the_noisiest_step():
+    """Whatever their number: from another a walk would begin with more noise than the network was trained on."""
+    uniform = {2, 3, 5, 6, 9, 11, 21, 26, 41, 51}  # one more than the divisors of 1,000
+    for steps in range(2, 60):
+        for grid in ("fast_even", "fast_nonuniform", "fast_rule", *(["fast_uniform"] if steps in uniform else [])):
+            assert CHAIN.time_label(GRIDS[grid](CHAIN, steps)[0]) == 999
+        if steps not in uniform:
+            with pytest.raises(UserError, match="fast_even"):
+                GRIDS["fast_uniform"](CHAIN, steps)
 
 
 @pytest.mark.parametrize("steps", [20, 50])
@@ -98,6 +110,7 @@ def test_the_walk_is_ddim_over_the_list():
         (lambda: FewTimes(0), "steps is 0"),
         (lambda: FewTimes(10, "fast_unifrom"), "fast_uniform"),
         (lambda: GRIDS["fast_uniform"](CHAIN, 61), "63 times where 61"),
+        (lambda: GRIDS["fast_uniform"](CHAIN, 10), "10 steps ends at 998 and misses 999; use 11, or fast_even"),
         (lambda: GRIDS["fast_even"](VPDiscrete(T=5), 10), "discrete"),
     ],
 )

@@ -47,6 +47,19 @@ def test_interval_of_noise_levels():
         assert len(known.labels) == calls
 
 
+def test_each_image_is_guided_by_its_own_noise_level():
+    """As under `Measured`, where the channel gives every image a level of its own."""
+    t = torch.tensor([0.2, 0.8], dtype=torch.float64)
+    low, high = torch.exp(-VP().log_snr(t) / 2).tolist()
+    between = math.sqrt(low * high)
+    free, plain = 0.25, [1.0, 4.0]
+    led = [free + 3 * (value - free) for value in plain]
+    for limits, expected in [((0, between), [led[0], plain[1]]), ((between, math.inf), [plain[0], led[1]])]:
+        found = Guided(Known(), 3.0, sigma_min=limits[0], sigma_max=limits[1])(U, t, label=LABEL)
+        assert found.u_0[:, 0, 0, 0].tolist() == expected
+        assert found.eps[:, 0, 0, 0].tolist() == [-value for value in expected]
+
+
 @pytest.mark.parametrize(("scale", "low", "high"), [(math.nan, 0, 1), (2, 1, 1), (2, -1, 1)])
 def test_nonsense_is_refused(scale, low, high):
     with pytest.raises(UserError):

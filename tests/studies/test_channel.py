@@ -114,7 +114,7 @@ def test_rows_average_seeds():
 
 
 def test_mistakes_end_with_one_line(channel_run, trained, tmp_path, capsys):
-    run, other = channel_run("see/0"), channel_run("other", power=0.5)
+    run, other = channel_run("see/0"), channel_run("other", power=0.62)
     cases = {
         (str(trained()),): "was not trained on a channel",
         (run, other): "runs of one channel",

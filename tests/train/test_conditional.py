@@ -10,6 +10,7 @@ from PIL import Image
 
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.generate import generate
 from denoisezoo.train.assess import Settings, price
 from denoisezoo.train.data import Digits
 from denoisezoo.train.fit import train
@@ -145,12 +146,77 @@ def test_the_profile_of_a_conditional_run(conditional, tmp_path):
     assert json.loads(path.read_text())[0]["nfe"] == 3
 
 
-# Guidance
+# Labels
 
 LABELS = ("--data.labels", "true", "--model.network.num_classes", 10)
 
 
-def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path):
+@pytest.fixture
+def labelled(conditional):
+    """Arguments of `train` for a task with labels."""
+
+    def make(*more, dropout=0.5):
+        words = ("--data.data.init_args.labels", "true", *LABELS[2:], "--model.label_dropout", dropout)
+        return conditional(*words, *more, task="Edges")
+
+    return make
+
+
+def sampled(folder, out, *more):
+    words = ["sample", str(folder), "--sampler", "ddim", "--steps", "2", "--num", "12", "--draws", "3"]
+    assert main([*words, "--out", str(out), *more]) == 0
+    return json.loads((out / "samples.json").read_text())
+
+
+def test_samples_of_a_task_have_the_labels_of_their_conditions(labelled, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr("denoisezoo.train.callbacks.generate", noting_labels(given))
+    train(labelled("--samples.every_n_steps", 4, "--samples.num", 10, "--samples.steps", 2))
+    data = Digits(labels=True)
+    true = data.labels("test" if len(data.images("test")) else "train")
+    assert true[:4].tolist() != [0, 1, 2, 3]  # else classes that go round would pass
+    assert given[0].tolist() == true[:2].tolist() * 5
+    run = tmp_path / "run"
+    assert sampled(run, tmp_path / "a")["labels"] == true[:4].tolist() * 3
+    assert sampled(run, tmp_path / "b", "--guidance", "2")["labels"] == true[:4].tolist() * 3
+    assert sampled(run, tmp_path / "c", "--label", "7")["labels"] == [7] * 12
+
+
+def noting_labels(given):
+    """`generate`, which also notes the labels that it is given."""
+
+    def noting(*args, labels=None, **options):
+        given.append(labels)
+        return generate(*args, labels=labels, **options)
+
+    return noting
+
+
+def test_conditions_from_files_have_no_label_but_that_of_the_command(labelled, tmp_path, capsys):
+    train(labelled())
+    file = tmp_path / "edges.png"
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(file)
+    run, condition = tmp_path / "run", ("--condition", str(file))
+    assert sampled(run, tmp_path / "a", *condition)["labels"] is None
+    assert sampled(run, tmp_path / "b", *condition, "--label", "3", "--interpolate", "2")["labels"] == [3] * 12
+    assert main(["sample", str(run), "--steps", "2", "--num", "3", *condition, "--guidance", "2"]) == 2
+    assert "give --label" in capsys.readouterr().err
+
+
+def test_a_network_that_always_had_labels_is_not_left_without(labelled, tmp_path, capsys):
+    train(labelled(dropout=0.0))
+    file = tmp_path / "edges.png"
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(file)
+    words = ["sample", str(tmp_path / "run"), "--steps", "2", "--num", "3", "--condition", str(file)]
+    assert main(words) == 2
+    assert "give --label" in capsys.readouterr().err
+    assert main([*words, "--label", "3"]) == 0
+
+
+# Guidance
+
+
+def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path, capsys):
     train(arguments(*LABELS, "--model.label_dropout", 0.5))
     run = load_run(tmp_path / "run")
     for interval, calls in (((0.0, float("inf")), 10), ((0.1, 10.0), 5 + 2)):
@@ -167,6 +233,27 @@ def test_guidance_doubles_calls_inside_its_interval(arguments, tmp_path):
     assert main([*words, "--guidance", "2", "--guidance-interval", "0.001,100", "--json", str(row)]) == 0
     found = json.loads(row.read_text())[0]
     assert (found["nfe"], found["guidance"]) == (4, "2 for sigma 0.001 to 100")
+    words = ["sample", str(tmp_path / "run"), "--sampler", "ddim", "--steps", "5", "--num", "2", "--guidance", "2"]
+    assert main([*words, "--guidance-interval", "0.1,10", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "samples.json").read_text())["nfe"] == 7
+    assert "7 denoiser calls each" in capsys.readouterr().out
+
+
+def test_compare_refuses_to_guide_before_anything_is_trained(recipe, tmp_path, capsys):
+    """Also where the first recipe could be guided."""
+    config = yaml.safe_load(recipe.read_text())
+    config["data"]["init_args"]["labels"] = True
+    config["model"]["network"]["num_classes"] = 10
+    paths = []
+    for name, dropout in (("guided", 0.1), ("always", 0.0)):
+        config["model"]["label_dropout"] = dropout
+        paths.append(tmp_path / f"{name}.yaml")
+        paths[-1].write_text(yaml.safe_dump(config))
+    for other, expected in ((recipe, "recipe knows no class labels"), (paths[1], "always is trained with a label")):
+        words = ["compare", str(paths[0]), str(other), "--guidance", "2", "--out", str(tmp_path / "compare")]
+        assert main(words) == 2
+        assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not (tmp_path / "compare" / "runs").exists()
 
 
 def test_labels_are_dropped_as_often_as_asked():

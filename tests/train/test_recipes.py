@@ -1,5 +1,8 @@
 """Every shipped recipe builds; every mistake in one is told in a line that names what is right."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -52,6 +55,29 @@ def test_mistakes_are_one_line_that_names_the_cure(arguments, words, expected, t
     assert expected in message
     assert "\n" not in message
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def documented(page):
+    """Arguments of the trainings that a page of docs/ shows."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text().replace("\\\n", " ")
+    shown = [line.strip() for line in text.splitlines() if line.startswith("    denoisezoo train ")]
+    return [shlex.split(line, comments=True)[2:] for line in shown]
+
+
+COMMANDS = [words for page in ("udpm.md", "conditional.md") for words in documented(page)]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_trainings_of_the_documentation_build(words):
+    """Their options, and that losses, process and network fit each other."""
+    with torch.device("meta"):
+        cli = parse_recipe([*words, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"])
+    cli.model.check_data(cli.datamodule)
+
+
+def test_the_documentation_has_four_levels():
+    found = [words for words in COMMANDS if "tinyimagenet_zip/udpm" in words and "--samples.steps" in words]
+    assert [words[words.index("--samples.steps") + 1] for words in found] == ["4"]
 
 
 def test_a_recipe_that_is_no_yaml(tmp_path):

@@ -32,7 +32,7 @@ def test_it_knows_clean_digits_and_not_noise(digits, monkeypatch):
 
 
 def test_labels_are_those_of_the_held_out_pairs(digits):
-    paired = Paired(data=digits, task=Channel())
+    paired = Paired(data=digits, task=Channel(power=0.714))
     paired.setup()
     pair, labels = paired.held_out_pairs(), held_out_labels(paired)
     assert len(pair) == len(labels) == 176

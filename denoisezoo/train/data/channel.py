@@ -19,6 +19,8 @@ FADINGS = ("none", "rayleigh")
 NOISES = ("gaussian", "laplace")
 EQUALISERS = ("zero_forcing", "unit_power")
 LARGEST_KAPPA = 0.3
+LARGEST_ERROR = 1.1
+"""Factor by which `power` may be off: 0.4 dB of SNR."""
 SMALLEST_GAIN = 1e-6
 """Fades deeper than 60 dB count as 60 dB."""
 
@@ -50,7 +52,7 @@ class Channel(Task):
         transmitter: kappa of the transmitter's hardware, 0 to 0.3.
         receiver: kappa of the receiver's.
         noise: Distribution of n, "gaussian" or "laplace"; that of hardware is Gaussian.
-        power: Mean square of a pixel of the data set.
+        power: Mean square of a pixel of the data set; refused where it is more than a tenth off.
         equaliser: "zero_forcing", y = x + noise; or "unit_power", that over sqrt(1 + sigma^2 / power), which has the
             power of the image at every SNR.
         tell: Give ln sigma, what the receiver knows of the channel, as one more channel of y.
@@ -106,6 +108,15 @@ class Channel(Task):
         """The blocks must divide the rows."""
         if resolution % self.blocks:
             raise UserError(f"{self.blocks} blocks do not divide {resolution} rows", "give a divisor of it")
+
+    def check_images(self, image: Tensor) -> None:
+        """`power` must be theirs: else the SNR of the symbols is another than `snr_db`."""
+        found = float(image.square().mean())
+        if not 1 / LARGEST_ERROR <= self.power / found <= LARGEST_ERROR:
+            raise UserError(
+                f"power is {self.power:g}, and the mean square of a pixel of these data is {found:.3f}",
+                f"give power {found:.3f}",
+            )
 
     def cond_channels(self, channels: int) -> int:
         """One more with sigma."""

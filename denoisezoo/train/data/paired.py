@@ -14,6 +14,8 @@ from denoisezoo.train.data.base import DATASETS, ImageData, Split, SplitName
 from denoisezoo.train.data.loader import Batch, EvalLoader, TrainLoader, mixed_seed
 from denoisezoo.train.data.tasks import Task
 
+CHECKED = 1024
+"""Training images at most that the task looks at before it takes the data."""
 EVAL_SEED = 1
 """Random conditions of images that are evaluated depend on this and on the image's place alone."""
 
@@ -62,8 +64,16 @@ class Paired(ImageData):
         self.data.prepare_data()
 
     def load(self) -> dict[str, Split]:
-        """Those of the data."""
-        return self.data.load()
+        """Those of the data.
+
+        Raises:
+            UserError: Options of the task do not describe them.
+        """
+        splits = self.data.load()
+        images = splits["train"].images
+        some = torch.arange(0, len(images), max(1, len(images) // CHECKED))[:CHECKED]
+        self.task.check_images(to_float(images.take(some)))
+        return splits
 
     def images(self, split: SplitName = "train") -> Tensor:
         """What is to be found, x, as pixels."""

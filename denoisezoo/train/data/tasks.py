@@ -6,6 +6,7 @@ and with them its measure of consistency. One with a `random` condition draws it
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -39,6 +40,17 @@ class Task(ABC):
 
     def check(self, channels: int, resolution: int) -> None:
         """Refuse images that the task cannot take.
+
+        Raises:
+            UserError: Naming why.
+        """
+        return
+
+    def check_images(self, image: Tensor) -> None:
+        """Refuse data that the options do not describe.
+
+        Args:
+            image: Some training images (N, C, H, W) in [-1, 1].
 
         Raises:
             UserError: Naming why.
@@ -130,7 +142,7 @@ class Inpainting(Task):
     @property
     def title(self) -> str:
         """See `Task`."""
-        what = Path(self.path).name if self.path else f"{self.missing:g}"
+        what = f"{self.missing:g}" if self.known is None else f"{Path(str(self.path)).name} {pixels_hash(self.known)}"
         return f"inpainting {self.kind} {what}" + (" with mask" if self.show_mask else "")
 
     def check(self, channels: int, resolution: int) -> None:
@@ -161,6 +173,12 @@ class Inpainting(Task):
         mask = self._mask(image, generator)
         y = torch.where(mask > 0, image, -1.0)
         return Pair(image, torch.cat([y, 2 * mask - 1], 1) if self.show_mask else y, mask=mask)
+
+
+def pixels_hash(mask: Tensor) -> str:
+    """Eight digits that tell a mask (H, W) of 0 and 1 from others of the same file name."""
+    size = "x".join(map(str, mask.shape))
+    return hashlib.sha256(size.encode() + mask.to(torch.uint8).numpy().tobytes()).hexdigest()[:8]
 
 
 def read_mask(path: str | os.PathLike[str]) -> Tensor:

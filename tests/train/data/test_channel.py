@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.images import to_float
 from denoisezoo.train.data import Channel, Digits, Paired
 
 
@@ -75,7 +76,10 @@ def test_equalisers_show_the_same_draws():
 
 
 def test_the_same_image_has_the_same_noise_at_every_snr():
-    data = [Paired(data=Digits(batch_size=8), task=Channel(snr, equaliser="zero_forcing")) for snr in (-20.0, 20.0)]
+    data = [
+        Paired(data=Digits(batch_size=8), task=Channel(snr, equaliser="zero_forcing", power=0.645))
+        for snr in (-20.0, 20.0)
+    ]
     for each in data:
         each.setup()
     noisy, clear = (each.held_out_pairs(3) for each in data)
@@ -101,6 +105,19 @@ def test_nonsense_is_refused_in_one_line(options, word):
     with pytest.raises(UserError, match=word) as caught:
         Channel(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_the_power_is_that_of_the_data():
+    true = float(to_float(Digits().images()).square().mean())
+    assert true == pytest.approx(0.645, abs=0.001)  # what the recipes and docs/channel.md say
+    for power, right in ((1.0, False), (0.3, False), (0.65, True), (true * 1.09, True), (true / 1.11, False)):
+        data = Paired(data=Digits(batch_size=8), task=Channel(power=power))
+        if right:
+            data.setup()
+        else:
+            for _ in range(2):  # not only when it is first asked
+                with pytest.raises(UserError, match=r"of these data is 0\.64.; give power 0\.64"):
+                    data.held_out_pairs(1)
 
 
 def test_blocks_that_do_not_divide_the_rows():

@@ -97,6 +97,20 @@ def test_masks_come_from_files(tmp_path):
         Inpainting("file", mask=str(tmp_path / "none.png"))
 
 
+def test_other_pixels_in_a_mask_of_the_same_name_are_another_task(tmp_path):
+    pixels = np.zeros((16, 16), np.uint8)
+    pixels[:, 8:] = 255
+    found = []
+    for name, mask in (("a", pixels), ("b", pixels), ("c", pixels.T)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(mask).save(tmp_path / name / "mask.png")
+        task = Inpainting("file", mask=str(tmp_path / name / "mask.png"))
+        found.append((task.title, Paired(data=Digits(), task=task).content_hash()))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+    assert found[0][1] != found[2][1]
+
+
 # Edges
 
 
