@@ -15,13 +15,12 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-# Imported so that recipes can name their classes without the module path.
-from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError, nearest, unknown
+from denoisezoo.train.allowed import BASES, subclasses
 from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.dashboard import Dashboard
-from denoisezoo.train.data import ImageData, Task
+from denoisezoo.train.data import ImageData
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
@@ -31,7 +30,6 @@ from denoisezoo.train.sharding import refuse_strategy
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
-BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)
 
 
 def list_recipes() -> list[str]:
@@ -107,7 +105,7 @@ def _unknown(what: str, name: str, choices: set[str]) -> tuple[str, str]:
 
 def _class_names() -> set[str]:
     """Classes that a recipe may name."""
-    return {cls.__name__ for base in BASES for cls in _subclasses(base) if not inspect.isabstract(cls)}
+    return {cls.__name__ for base in BASES for cls in subclasses(base) if not inspect.isabstract(cls)}
 
 
 def _known_keys() -> set[str]:
@@ -116,17 +114,9 @@ def _known_keys() -> set[str]:
 
     classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, Sandwich, EMA, SampleGrid, Guard, Checkpoints]
     for base in BASES:
-        classes.extend(_subclasses(base))
+        classes.extend(subclasses(base))
     keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
-
-
-def _subclasses(base: type) -> list[type]:
-    found: list[type] = [base]
-    child: type
-    for child in base.__subclasses__():
-        found += _subclasses(child)
-    return found
 
 
 class RecipeCLI(LightningCLI):
