@@ -1,8 +1,8 @@
 """Which configurations a file may bring: plain values, and classes of this package where a class belongs.
 
-jsonargparse imports whatever a class-typed value names, in every form that it can be written in: as text, as YAML within
-text, as a mapping, under a dotted key. So the shape is checked before any of it is parsed, and names are looked up among
-classes that are already there; nothing is imported on behalf of a file.
+jsonargparse imports whatever a class-typed value names, in every form that it can be written in: as text, as YAML
+within text, as a mapping, under a dotted key. So the shape is checked before any of it is parsed, and names are looked
+up among classes that are already there; nothing is imported on behalf of a file.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _check_value(value: Any, hint: Any, where: str) -> None:
         return
     if base is not None:
         check_class(value, base, where)
-    elif config := next((kind for kind in types if dataclasses.is_dataclass(kind)), None):
+    elif config := next((kind for kind in types if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None):
         check_arguments(value, config, where)
     else:
         _check_plain(value, where, strict=Any in types)
@@ -131,4 +131,5 @@ def _short(value: Any) -> str:
 
 
 def _refuse(where: str, what: str) -> NoReturn:
-    raise UserError(f"the checkpoint's {where} {what}", "use the version of denoisezoo that wrote it, or train it again")
+    cure = "use the version of denoisezoo that wrote it, or train it again"
+    raise UserError(f"the checkpoint's {where} {what}", cure)

@@ -15,13 +15,14 @@ import yaml
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
-from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
+from denoisezoo.train.callbacks import Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 from denoisezoo.train.sharding import allow_unused, check_sharding
+from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.tracking import log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what.
@@ -36,7 +37,7 @@ class TrainResult:
     Attributes:
         folder: The run folder.
         steps: Optimiser steps so far.
-        interrupted: Whether Ctrl-C ended it.
+        status: Exit status: 0, or that of the signal that ended it, such as 130 for Ctrl-C.
         facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs,
             train_macs_relative (to training the full network alone), seed, ...
         rank: Which process of several this is.
@@ -44,9 +45,14 @@ class TrainResult:
 
     folder: Path
     steps: int
-    interrupted: bool
+    status: int
     facts: dict[str, Any]
     rank: int = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it before its last step."""
+        return self.status > 0
 
 
 def train(args: Sequence[str]) -> TrainResult:
@@ -66,7 +72,7 @@ def train(args: Sequence[str]) -> TrainResult:
     checkpoint = newest_checkpoint(folder)
     done = steps_done(checkpoint, folder, config)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
-        return TrainResult(folder, done, False, facts)
+        return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
@@ -76,7 +82,7 @@ def train(args: Sequence[str]) -> TrainResult:
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
     result = None
     try:
-        with quiet(), together(cli.trainer, folder):
+        with quiet(), honest_exits(), together(cli.trainer, folder):
             cli.trainer.fit(
                 cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None, weights_only=True
             )
@@ -188,7 +194,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     """Write run.json and say how it ended."""
     trainer, module = cli.trainer, cli.model
     per_image = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
-    interrupted = any(c.interrupted for c in trainer.callbacks if isinstance(c, StopOnInterrupt))
+    status = stopper(trainer).status
     facts = {
         "denoiser": module.name,
         "family": module.family,
@@ -199,10 +205,10 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "train_seconds": module.train_seconds,
         "train_macs": per_image * module.images_seen,
         "train_macs_relative": per_image / training_macs(module.counted),
-        "finished": not interrupted,
+        "finished": status == 0,
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if trainer.is_global_zero:
         write_json(folder / SUMMARY, facts)
-    return TrainResult(folder, trainer.global_step, interrupted, facts, trainer.global_rank)
+    return TrainResult(folder, trainer.global_step, status, facts, trainer.global_rank)

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.allowed import BASES, subclasses
-from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
+from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.dashboard import Dashboard
 from denoisezoo.train.data import ImageData
@@ -27,6 +27,7 @@ from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
+from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
@@ -167,7 +168,8 @@ class RecipeCLI(LightningCLI):
                 raise UserError(f"{key} is {value}", "give a whole number of at least 1")
         root = Path(trainer_config.get("default_root_dir") or "runs")
         extra = [StopOnInterrupt(), Throughput(), Dashboard()]
-        plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
+        chosen = as_list(trainer_config.get("plugins"))
+        plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
