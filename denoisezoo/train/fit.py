@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,20 @@ from denoisezoo.train.callbacks import Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
+from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.tracking import log_card, make_tracker, trackers
 
-# What may differ between a run and its resumption: how long, how fast and how talkative, not what.
-SUMMARY = "run.json"
+# What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
+# be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
 FREE_SECTIONS = ("trainer", "checkpoint", "samples", "guard", "wandb")
+FIXED_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+EXIT_SILENT = 2
+"""Status of a process whose mistake another process tells."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,9 @@ def train(args: Sequence[str]) -> TrainResult:
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
     result = None
     try:
-        with quiet(), honest_exits(), together(cli.trainer, folder):
-            cli.trainer.fit(
-                cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None, weights_only=True
-            )
+        begin = checkpoint if done else None
+        with quiet(), honest_exits(), together(cli.trainer, folder), resuming(begin):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=begin, weights_only=True)
         result = finish(cli, folder)
     finally:
         close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
@@ -101,6 +104,10 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except DivergenceError:
+        if trainer.global_rank == 0:
+            raise
+        raise SystemExit(EXIT_SILENT) from None  # the first process says it for all
     except RuntimeError as error:
         if trainer.world_size == 1:
             raise
@@ -125,14 +132,14 @@ def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) ->
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
+    check_resumable(found, checkpoint)
     return int(found["global_step"])
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """What run.json says of a run that ended in order, or None."""
-    path = folder / SUMMARY
-    facts: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return facts if facts and facts.get("finished") else None
+    facts = read_summary(folder)
+    return facts if facts.get("finished") else None
 
 
 def add_loggers(cli: RecipeCLI, folder: Path, step: int, config: dict[str, Any]) -> None:
@@ -171,7 +178,10 @@ def quiet() -> Iterator[None]:
 
 def kept(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that a resumed run must share."""
-    return {key: value for key, value in config.items() if key not in FREE_SECTIONS}
+    trainer = config.get("trainer") or {}
+    fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
+    fixed["precision"] = str(fixed["precision"] or "32-true")
+    return {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
 
 
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:
