@@ -42,8 +42,10 @@ def _instantiate(parser: ArgumentParser, key: str, config: dict[str, Any]) -> An
     try:
         parsed = parser.parse_object({key: config})
     except ArgumentError as error:
+        from denoisezoo.train.recipe import explain
+
         raise UserError(
-            f"the checkpoint's {key} section does not fit this version: {str(error).splitlines()[0]}",
+            f"the checkpoint's {key} section does not fit this version: {explain(str(error), error)[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
     try:

@@ -73,6 +73,8 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         if isinstance(cause, UserError):
             return cause.what, cause.cure
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, RecursionError):
+        return "the recipe holds itself: a YAML alias stands within its own anchor", "write the value out"
     text = " ".join(message.split())
     if found := re.search(r"dot import path string: (\S+)", text):
         return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
@@ -84,9 +86,27 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         return _unknown(f"key {key!r}", key, _known_keys() | {"class_path", "init_args"})
     if found := re.search(r"Parser key \"([\w.]+)\".*?Expected an? (.+?)\. Got value: (.+)", text):
         kind = found[2].removeprefix("<class '").removesuffix("'>")
-        return f"{found[1]} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
+        *_, inner = re.findall(r"Parser key \"([\w.]+)\"", text.partition("Expected a")[0])
+        name = found[1] if inner.startswith(found[1]) else f"{found[1]}.{inner}"
+        return f"{name} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
+    if found := re.search(r"Parser key \"([\w.]+)\"", text):
+        given = re.search(r"(?:Given|Got) value: (.+)", text)
+        reason = re.findall(r"Problem[^:]*: (.+?)(?= - |$)", text) or [text.partition(found[0])[2].strip(": ")]
+        return f"{found[1]} is {given[1][:60]!r}" if given else f"{found[1]}: {reason[0][:200]}".rstrip(".:; "), SEE
+    if isinstance(error, MisconfigurationException) and (key := _trainer_key(text)):
+        return f"trainer.{key}: {text[:200]}".rstrip(".:; "), SEE
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")] or ["the recipe is wrong"]
     return ": ".join(lines[:2])[:300].rstrip(".:; "), SEE
+
+
+def _trainer_key(text: str) -> str | None:
+    """The option of the trainer that a message of Lightning is about."""
+    if "Timer(duration=" in text:
+        return "max_time"
+    from lightning.pytorch import Trainer
+
+    keys = inspect.signature(Trainer.__init__).parameters
+    return next((word for word in re.findall(r"\w+", text) if word in keys and word != "self"), None)
 
 
 def _foreign_key(message: str) -> str | None:
@@ -163,9 +183,7 @@ class RecipeCLI(LightningCLI):
         """The trainer in its run folder."""
         trainer_config = self._get(self.config_init, "trainer")
         refuse_strategy(trainer_config.get("strategy"))
-        for key in ("log_every_n_steps", "accumulate_grad_batches"):
-            if (value := trainer_config.get(key)) is not None and value < 1:
-                raise UserError(f"{key} is {value}", "give a whole number of at least 1")
+        check_trainer(trainer_config)
         root = Path(trainer_config.get("default_root_dir") or "runs")
         extra = [StopOnInterrupt(), Throughput(), Dashboard()]
         chosen = as_list(trainer_config.get("plugins"))
@@ -176,6 +194,22 @@ class RecipeCLI(LightningCLI):
             if isinstance(callback, Checkpoints):
                 callback.dirpath = root / FOLDER
         return trainer
+
+
+LEAST = {"log_every_n_steps": 1, "accumulate_grad_batches": 1, "num_nodes": 1, "gradient_clip_val": 0, "min_steps": 0}
+"""What Lightning takes without a word, or names otherwise, where it is smaller."""
+
+
+def check_trainer(config: Any) -> None:
+    """Refuse numbers of the trainer's section that are out of range.
+
+    Raises:
+        UserError: One is.
+    """
+    for key, least in LEAST.items():
+        value = config.get(key)
+        if value is not None and not least <= float(value) < float("inf"):
+            raise UserError(f"{key} is {value}", f"give a number of at least {least}")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -196,7 +230,7 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
         warnings.simplefilter("ignore")
         try:
             cli = RecipeCLI(words)
-        except (TypeError, ValueError, yaml.YAMLError, MisconfigurationException) as error:
+        except (TypeError, ValueError, RecursionError, yaml.YAMLError, MisconfigurationException) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(*explain(str(error), error)) from error
