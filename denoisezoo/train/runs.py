@@ -103,7 +103,7 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
     if file.suffix == SUFFIX:
         return _load_published(file, weights)
     found = read_checkpoint(file)
-    state = found.get("state_dict" if weights == "ema" else "current_model_state")
+    state: Any = found.get("state_dict" if weights == "ema" else "current_model_state")
     if not holds_tensors(state):
         raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
