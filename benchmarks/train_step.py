@@ -37,7 +37,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.profiling.machine import device_name
 from denoisezoo.profiling.pairing import median_interval
 from denoisezoo.profiling.roofline import peaks
-from denoisezoo.train.callbacks import StopOnInterrupt, Throughput
+from denoisezoo.train.callbacks import Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO
 from denoisezoo.train.data import ImageData, Split
 from denoisezoo.train.data.loader import TrainLoader
@@ -48,6 +48,7 @@ from denoisezoo.train.guard import Guard
 from denoisezoo.train.log import RunLog
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.saving import Checkpoints
+from denoisezoo.train.stopping import StopOnInterrupt
 
 MODES = {
     "eager": {},

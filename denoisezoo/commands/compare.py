@@ -41,8 +41,8 @@ def budget(text: str) -> Budget:
         if key not in Budget.__dataclass_fields__:
             raise argparse.ArgumentTypeError(str(unknown("budget", key, Budget.__dataclass_fields__)))
         found[key] = float(value)
-        if not found[key] > 0:
-            raise argparse.ArgumentTypeError(f"{part!r} should be positive")
+        if not 0 < found[key] < float("inf"):
+            raise argparse.ArgumentTypeError(f"{part!r} should be positive and finite")
     return Budget(**found)
 
 
@@ -85,9 +85,8 @@ def run(args: argparse.Namespace) -> int:
     jobs: list[Job] = plan_jobs(
         args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline, settings=settings
     )
-    if not inline:
-        launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
-    outcome = compare(jobs, settings, args.out, title=args.title, command=command_line())
+    launched = None if inline else launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
+    outcome = compare(jobs, settings, args.out, title=args.title, command=command_line(), launched=launched)
     if outcome.interrupted:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return INTERRUPTED

@@ -19,7 +19,7 @@ from denoisezoo.evaluation.neighbours import neighbour_grid
 from denoisezoo.report import Comparison, RunRecord, write_report
 from denoisezoo.train.assess import Assessment, Settings, assess, check_guidance, make_evaluator
 from denoisezoo.train.data import ImageData
-from denoisezoo.train.fit import train
+from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
 from denoisezoo.train.runs import Run, load_run
@@ -169,15 +169,34 @@ def label(recipe: str) -> str:
     return Path(recipe).stem
 
 
-def compare(jobs: list[Job], settings: Settings, out: Path, *, title: str, command: str) -> Outcome:
-    """Run the jobs and write the report, which is whole after every one of them."""
+def compare(
+    jobs: list[Job],
+    settings: Settings,
+    out: Path,
+    *,
+    title: str,
+    command: str,
+    launched: dict[Path, str | None] | None = None,
+) -> Outcome:
+    """Run the jobs and write the report, which is whole after every one of them.
+
+    Args:
+        jobs: The trainings.
+        settings: How runs are sampled and judged.
+        out: Folder of the report.
+        title: Its heading.
+        command: The command as it was typed.
+        launched: Run folder -> why it failed or None, of trainings that ran elsewhere; None trains here.
+    """
     records: list[RunRecord] = []
     bench: Bench | None = None
     report: Path | None = None
     for i, job in enumerate(jobs, 1):
         say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: training")
         try:
-            if train(job.arguments).interrupted:
+            if launched is not None:
+                check_launched(job, launched[job.folder])
+            elif train(job.arguments).interrupted:
                 return Outcome(records, report, True)
             run = load_run(job.folder)
             bench = bench or Bench.of(run.data(), settings, out)
@@ -191,14 +210,29 @@ def compare(jobs: list[Job], settings: Settings, out: Path, *, title: str, comma
     return Outcome(records, report, False, bench.evaluator.features.distance_name if bench else None)
 
 
-def launch(jobs: list[Job], launcher: str, out: Path, options: dict[str, Any], at_once: int) -> None:
-    """Train all jobs elsewhere; what failed is tried, and reported, by `compare`, which finds the others finished."""
+def launch(jobs: list[Job], launcher: str, out: Path, options: dict[str, Any], at_once: int) -> dict[Path, str | None]:
+    """Train all jobs elsewhere: run folder -> why it failed, or None."""
     from denoisezoo.commands.launching import JOBS, Launcher
 
     say(f"training {len(jobs)} runs through submitit ({launcher})")
     outcomes = Launcher(launcher, out / JOBS, options, at_once).run([job.arguments for job in jobs])
     for job, error in zip(jobs, outcomes, strict=True):
         say(f"{job.name}, seed {job.seed}: {'trained' if error is None else 'failed: ' + error}")
+    return {job.folder: error for job, error in zip(jobs, outcomes, strict=True)}
+
+
+def check_launched(job: Job, error: str | None) -> None:
+    """Refuse what a job of its own did not train to the end.
+
+    It is not trained here instead: a recipe of several processes would start this whole comparison in each.
+
+    Raises:
+        UserError: It failed, or was stopped.
+    """
+    if error is not None:
+        raise UserError(error, f"see {job.folder.parent.parent.parent / 'jobs'}; the same command tries again")
+    if read_facts(job.folder) is None:
+        raise UserError("its training was interrupted", "the same command goes on with it")
 
 
 def say(text: str) -> None:

@@ -6,8 +6,6 @@ import sys
 
 from denoisezoo.errors import UserError
 
-RESUMABLE = 130
-
 
 def run_raw(argv: list[str]) -> int:
     """Train with LightningCLI's own arguments."""
@@ -19,11 +17,10 @@ def run_raw(argv: list[str]) -> int:
         names = ", ".join(list_recipes()[:4])
         raise UserError("train needs a recipe", f"give --config RECIPE, a YAML file or a shipped one ({names}, ...)")
     result = train(argv)
-    if result.interrupted and result.rank:
-        return RESUMABLE
+    if result.rank:
+        return result.status
     if result.interrupted:
         print(f"interrupted after step {result.steps}; run the same command again to go on", file=sys.stderr)
-        return RESUMABLE
-    if result.rank == 0:
+    else:
         print(f"trained {result.steps} steps, {result.facts['images_seen']:,} images; run folder: {result.folder}")
-    return 0
+    return result.status

@@ -7,25 +7,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from denoisezoo.errors import UserError
+from denoisezoo.train.allowed import check_arguments, check_class
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.module import DiffusionModule
-
-PACKAGE = "denoisezoo."
-
-
-def check_classes(config: Any) -> None:
-    """Refuse a configuration that names a class outside of this package: a file must not choose what is imported."""
-    if isinstance(config, dict):
-        name = config.get("class_path")
-        if isinstance(name, str) and not name.startswith(PACKAGE):
-            raise UserError(
-                f"the checkpoint asks for the class {name}", "train it again with a class of denoisezoo, or import it"
-            )
-        for value in config.values():
-            check_classes(value)
-    if isinstance(config, list):
-        for value in config:
-            check_classes(value)
 
 
 def build_module(config: dict[str, Any]) -> DiffusionModule:
@@ -34,7 +18,7 @@ def build_module(config: dict[str, Any]) -> DiffusionModule:
     Raises:
         UserError: The section does not fit this version.
     """
-    check_classes(config)
+    check_arguments(config, DiffusionModule, "model")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DiffusionModule, "model")
     return _instantiate(parser, "model", config | {"compile": False})
@@ -46,7 +30,7 @@ def build_data(config: dict[str, Any]) -> ImageData:
     Raises:
         UserError: The section does not fit this version.
     """
-    check_classes(config)
+    check_class(config, ImageData, "data")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageData, "data")
     return _instantiate(parser, "data", config)
@@ -58,8 +42,10 @@ def _instantiate(parser: ArgumentParser, key: str, config: dict[str, Any]) -> An
     try:
         parsed = parser.parse_object({key: config})
     except ArgumentError as error:
+        from denoisezoo.train.recipe import explain
+
         raise UserError(
-            f"the checkpoint's {key} section does not fit this version: {str(error).splitlines()[0]}",
+            f"the checkpoint's {key} section does not fit this version: {explain(str(error), error)[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
     try:

@@ -1,11 +1,9 @@
-"""What happens beside the training step: sample grids, throughput, an orderly stop at Ctrl-C."""
+"""What happens beside the training step: sample grids, throughput."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -165,39 +163,3 @@ def peak_flops(trainer: Trainer) -> float:
     if not known_peaks(device, dtype) and trainer.world_size > 1:
         return 0.0  # processes that share a device would measure each other
     return peaks(device, dtype).flops_per_s * trainer.world_size
-
-
-class StopOnInterrupt(Callback):
-    """The first Ctrl-C ends training after the step in hand, with a checkpoint; the second aborts at once.
-
-    `Checkpoints` looks here between two steps, and stops training there.
-
-    Attributes:
-        interrupted: Whether that has happened.
-    """
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self._previous: Any = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signal; only a main thread can."""
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, lambda *_: self._stop(trainer))
-
-    def _stop(self, trainer: Trainer) -> None:
-        self.interrupted = True
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signal back."""
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signal back."""
-        self._restore()

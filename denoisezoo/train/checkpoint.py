@@ -126,10 +126,18 @@ def _is_ours(found: Any) -> bool:
     """Whether what a file holds has the shape of our checkpoints."""
     if not isinstance(found, dict):
         return False
-    facts, state = found.get("denoisezoo"), found.get("state_dict")
+    facts, step = found.get("denoisezoo"), found.get("global_step")
     recipe = facts.get("recipe") if isinstance(facts, dict) else None
     sections = isinstance(recipe, dict) and all(isinstance(recipe.get(key), dict) for key in ("model", "data"))
-    return sections and isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
+    counted = isinstance(step, int) and step >= 0
+    return sections and counted and holds_tensors(found.get("state_dict"))
+
+
+def holds_tensors(state: Any) -> bool:
+    """Whether something is a dictionary of tensors by name."""
+    if not isinstance(state, dict):
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items())
 
 
 def _damaged(path: str | os.PathLike[str], error: BaseException) -> UserError:

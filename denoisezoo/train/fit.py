@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,18 +14,24 @@ import yaml
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
-from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
+from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
+from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
+from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.tracking import log_card, make_tracker, trackers
 
-# What may differ between a run and its resumption: how long, how fast and how talkative, not what.
-SUMMARY = "run.json"
+# What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
+# be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
 FREE_SECTIONS = ("trainer", "checkpoint", "samples", "guard", "wandb")
+FIXED_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+EXIT_SILENT = 2
+"""Status of a process whose mistake another process tells."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class TrainResult:
     Attributes:
         folder: The run folder.
         steps: Optimiser steps so far.
-        interrupted: Whether Ctrl-C ended it.
+        status: Exit status: 0, or that of the signal that ended it, such as 130 for Ctrl-C.
         facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs,
             train_macs_relative (to training the full network alone), seed, ...
         rank: Which process of several this is.
@@ -44,9 +49,14 @@ class TrainResult:
 
     folder: Path
     steps: int
-    interrupted: bool
+    status: int
     facts: dict[str, Any]
     rank: int = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended it before its last step."""
+        return self.status > 0
 
 
 def train(args: Sequence[str]) -> TrainResult:
@@ -67,7 +77,7 @@ def train(args: Sequence[str]) -> TrainResult:
     checkpoint = newest_checkpoint(folder)
     done = steps_done(checkpoint, folder, config)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
-        return TrainResult(folder, done, False, facts)
+        return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
@@ -77,10 +87,9 @@ def train(args: Sequence[str]) -> TrainResult:
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
     result = None
     try:
-        with quiet(), together(cli.trainer, folder):
-            cli.trainer.fit(
-                cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint if done else None, weights_only=True
-            )
+        begin = checkpoint if done else None
+        with quiet(), honest_exits(), together(cli.trainer, folder), resuming(begin):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=begin, weights_only=True)
         result = finish(cli, folder)
     finally:
         close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
@@ -107,6 +116,10 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except DivergenceError:
+        if trainer.global_rank == 0:
+            raise
+        raise SystemExit(EXIT_SILENT) from None  # the first process says it for all
     except RuntimeError as error:
         if trainer.world_size == 1:
             raise
@@ -131,14 +144,14 @@ def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) ->
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
+    check_resumable(found, checkpoint)
     return int(found["global_step"])
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """What run.json says of a run that ended in order, or None."""
-    path = folder / SUMMARY
-    facts: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return facts if facts and facts.get("finished") else None
+    facts = read_summary(folder)
+    return facts if facts.get("finished") else None
 
 
 def add_loggers(cli: RecipeCLI, folder: Path, step: int, config: dict[str, Any]) -> None:
@@ -177,7 +190,10 @@ def quiet() -> Iterator[None]:
 
 def kept(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that a resumed run must share."""
-    return {key: value for key, value in config.items() if key not in FREE_SECTIONS}
+    trainer = config.get("trainer") or {}
+    fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
+    fixed["precision"] = str(fixed["precision"] or "32-true")
+    return {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
 
 
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:
@@ -202,7 +218,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     # Not counted yet where a run is resumed whose time is over: it does not start again.
     counted = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
     per_image = counted or module.training_macs()
-    interrupted = any(c.interrupted for c in trainer.callbacks if isinstance(c, StopOnInterrupt))
+    status = stopper(trainer).status
     facts = {
         "denoiser": module.name,
         "family": module.family,
@@ -213,10 +229,10 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "train_seconds": module.train_seconds,
         "train_macs": per_image * module.images_seen,
         "train_macs_relative": per_image / training_macs(module.counted),
-        "finished": not interrupted,
+        "finished": status == 0,
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     if trainer.is_global_zero:
         write_json(folder / SUMMARY, facts)
-    return TrainResult(folder, trainer.global_step, interrupted, facts, trainer.global_rank)
+    return TrainResult(folder, trainer.global_step, status, facts, trainer.global_rank)

@@ -25,6 +25,13 @@ from denoisezoo.train.noise_bins import bin_names, bin_of
 from denoisezoo.train.sharding import norms as norms_of
 from denoisezoo.train.sharding import whole
 
+SCALE_FLOOR = 1.0
+"""Loss scale of float16 below which a gradient that overflows is no matter of the scale."""
+
+
+class DivergenceError(ComputationError):
+    """What all processes have agreed on, so that one of them may tell it for all."""
+
 
 class Guard(Callback):
     """Skips steps that are not finite, and logs the norm of the gradient, whole and by block of the network.
@@ -47,7 +54,7 @@ class Guard(Callback):
         self.by_noise: Counter[str] = Counter()
         self._losses: list[Tensor] = []
         self._samples: list[tuple[Tensor, Tensor]] = []
-        self._batch: tuple[Any, int] = (None, 0)
+        self._batches: list[tuple[Any, int]] = []
         self._norms: dict[str, float] = {}
         self._named: list[tuple[str, nn.Parameter]] = []
 
@@ -61,8 +68,8 @@ class Guard(Callback):
         self.by_noise = Counter(state_dict["by_noise"])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the batch, to look for what was wrong with it."""
-        self._batch = (batch, batch_idx)
+        """Keep the batches of the step, to look for what was wrong with them."""
+        self._batches.append((batch, batch_idx))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Keep the loss of each part of the step."""
@@ -76,24 +83,30 @@ class Guard(Callback):
         Raises:
             ComputationError: Too many in a row were not.
         """
-        losses, samples = self._losses, self._samples
-        self._losses, self._samples = [], []
+        losses, samples, batches = self._losses, self._samples, self._batches
+        self._losses, self._samples, self._batches = [], [], []
         self._named = self._named or list(pl_module.named_parameters())  # walking through them takes time
         gradients = {name: grad for name, p in self._named if (grad := p.grad) is not None}
-        if not gradients or getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return  # nothing was computed; or float16, whose loss scaling skips infinities by design
+        if not gradients:
+            self._missed(pl_module)
+            return
+        scale = loss_scale(trainer)
         norms = norms_of(list(gradients.values()))
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused: it divides by the scale itself
+            norms = norms / (scale or 1.0)
         if self._good(trainer, norms, losses):
             self.in_row = 0
             if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
                 self._norms = block_norms(list(gradients), norms)
             return
+        self._norms = {}
+        if scale is not None and scale > SCALE_FLOOR and self._good(trainer, torch.zeros_like(norms), losses):
+            return  # an overflow of the gradient alone: the scaler skips the step and halves the scale
         self._skip(trainer, pl_module, samples)
         if self.in_row > self.max_in_row:
-            raise self._diagnosis(trainer, pl_module, losses, list(gradients), norms)
-        for _, parameter in self._named:
+            raise self._diagnosis(trainer, pl_module, losses, list(gradients), norms, batches)
+        for _, parameter in self._named if scale is None else []:  # the scaler must see them, and skips by itself
             parameter.grad = None  # optimisers leave a parameter without a gradient alone
-        self._norms = {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -104,6 +117,19 @@ class Guard(Callback):
         skipped = {"skipped": self.skipped + pl_module.skipped}
         skipped |= {f"skipped_by_noise/{name}": count for name, count in sorted(self.by_noise.items())}
         log_now(trainer, {**self._norms, **{f"guard/{key}": value for key, value in skipped.items()}})
+
+    def _missed(self, pl_module: LightningModule) -> None:
+        """Count a step of which nothing could be computed.
+
+        Raises:
+            ComputationError: Too many in a row could not.
+        """
+        self.in_row += 1
+        if self.in_row > self.max_in_row:
+            raise ComputationError(
+                f"{self.in_row} steps in a row could not be computed ({pl_module.failure})",
+                "leave out --model.on_failure skip to stop at the first, and see what it says",
+            )
 
     def _good(self, trainer: Trainer, norms: Tensor, losses: list[Tensor]) -> bool:
         """Whether losses and gradients are finite, on every process."""
@@ -123,15 +149,23 @@ class Guard(Callback):
             self.by_noise.update(names[i] for i in bin_of(worst.nan_to_num()).tolist())
 
     def _diagnosis(
-        self, trainer: Trainer, pl_module: LightningModule, losses: list[Tensor], names: list[str], norms: Tensor
-    ) -> ComputationError:
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        losses: list[Tensor],
+        names: list[str],
+        norms: Tensor,
+        batches: Any,
+    ) -> DivergenceError:
         with whole(pl_module.denoiser.backbone):
-            where = first_non_finite(pl_module, *self._batch) or _gradient(names, norms)
+            found = [first_non_finite(pl_module, *batch) for batch in batches]
+        where = first_of_all(trainer, next(filter(None, found), None)) or _gradient(names, norms)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         folder = Path(trainer.default_root_dir)
         good = newest_checkpoint(folder)
-        loss = float(losses[-1]) * trainer.accumulate_grad_batches
-        return ComputationError(
+        worst = next((loss for loss in losses if not loss.isfinite()), losses[-1])
+        loss = float(worst) * trainer.accumulate_grad_batches
+        return DivergenceError(
             f"{self.in_row} steps in a row were not finite, the last of them step {trainer.global_step + 1}: "
             f"loss {loss:g}, {where}, {self._sigmas()}, learning rate {rate:g}, precision {trainer.precision}",
             "check the data, lower the learning rate, or clip gradients; the last good checkpoint is "
@@ -145,6 +179,21 @@ class Guard(Callback):
             return "sigma unknown"
         low, high = min(edge[0] for edge in edges), max(edge[1] for edge in edges)
         return f"sigma {math.exp(-high / 2):.3g} to {math.exp(-low / 2):.3g} (log-SNR {low:g} to {high:g})"
+
+
+def loss_scale(trainer: Trainer) -> float | None:
+    """By what float16 multiplies the loss; None where nothing is scaled."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return None if scaler is None else float(scaler.get_scale())
+
+
+def first_of_all(trainer: Trainer, found: str | None) -> str | None:
+    """What the first process that found something has found."""
+    if trainer.world_size == 1:
+        return found
+    everywhere: list[str | None] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everywhere, found)
+    return next(filter(None, everywhere), None)
 
 
 def was_skipped(trainer: Trainer) -> bool:

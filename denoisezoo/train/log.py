@@ -17,7 +17,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from denoisezoo.errors import UserError
 from denoisezoo.files import write_text
 
-LOGS, FILE = "logs", "metrics.csv"
+LOGS, PART, FILE = "logs", "from_step_", "metrics.csv"
 
 
 def step_done(trainer: Trainer) -> bool:
@@ -57,7 +57,7 @@ class RunLog(CSVLogger):
     _experiment: Any
 
     def __init__(self, folder: Path, step: int) -> None:
-        super().__init__(folder, name=LOGS, version=f"from_step_{step:08d}", flush_logs_every_n_steps=100)
+        super().__init__(folder, name=LOGS, version=f"{PART}{step:08d}", flush_logs_every_n_steps=100)
 
     @property
     @rank_zero_experiment
@@ -87,10 +87,9 @@ class Writer(ExperimentWriter):
     def _save(self, path: Path, rows: list[dict[str, Any]]) -> None:
         if not rows:
             return
-        known = read_rows(path)
         keys = sorted({*self.metrics_keys, *(key for row in rows for key in row)})
         if not path.is_file() or keys != self.metrics_keys:
-            write_text(path, _csv(keys, [*known, *rows], header=True))
+            write_text(path, _csv(keys, [*read_rows(path), *rows], header=True))
         else:
             _append(path, _csv(keys, rows, header=False))
         self.metrics_keys = keys
@@ -111,6 +110,8 @@ def _append(path: Path, text: str) -> None:
     try:
         with open(path, "a", newline="") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError:
         os.truncate(path, size)
         raise
@@ -124,10 +125,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return list(csv.DictReader(io.StringIO(whole.decode(errors="replace") + "\n", newline="")))
 
 
+def first_step(path: Path) -> int:
+    """The step from which a file of the log goes on."""
+    step = path.parent.name.removeprefix(PART)
+    return int(step) if step.isdigit() else -1
+
+
 def read_log(folder: str | os.PathLike[str]) -> dict[int, dict[str, float]]:
-    """Step -> metrics of a run. Where parts of the log overlap, the one that was written last counts."""
+    """Step -> metrics of a run. Where parts of the log overlap, the one from the later step counts."""
     found: dict[int, dict[str, float]] = {}
-    for path in sorted((Path(folder) / LOGS).glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted((Path(folder) / LOGS).glob(f"{PART}*/{FILE}"), key=first_step):
         for row in read_rows(path):
             values = {key: float(value) for key, value in row.items() if value not in ("", None) and key != "step"}
             found.setdefault(int(row["step"]), {}).update(values)

@@ -111,7 +111,7 @@ class DiffusionModule(LightningModule):
         self.effort, self.sandwich = effort, sandwich
         check_dropout(label_dropout, backbone.spec.num_classes, denoiser)
         self.label_dropout = label_dropout
-        self.on_failure, self.skipped = on_failure, 0
+        self.on_failure, self.skipped, self.failure = on_failure, 0, ""
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
         self.images_seen, self.train_seconds = 0, 0.0
@@ -227,9 +227,10 @@ class DiffusionModule(LightningModule):
         unshard(self.denoiser.backbone)
         try:
             return self._with_others(self._training_step(batch, batch_idx))
-        except ComputationError:
+        except ComputationError as error:
             if self.on_failure == "stop":
                 raise
+            self.failure = error.what
         if self.opponent is not None:
             self.opponent.forget()
         if self.trainer.world_size > 1 or is_sharded(self.denoiser.backbone):

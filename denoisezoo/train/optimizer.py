@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-from denoisezoo.errors import unknown
+from denoisezoo.errors import UserError, unknown
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,16 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     warmup_steps: int = 0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"lr is {self.lr}", "give a finite learning rate above 0, such as 0.0002")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay is {self.weight_decay}", "give 0 or a positive number")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"betas is {list(self.betas)}", "give two numbers of at least 0 and below 1")
+        if self.warmup_steps < 0:
+            raise UserError(f"warmup_steps is {self.warmup_steps}", "give a whole number of at least 0")
 
     def factor(self, step: int, max_steps: float) -> float:
         """Learning rate at a step as a share of `lr`; `max_steps` may be infinite."""

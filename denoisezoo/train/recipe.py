@@ -15,23 +15,22 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-# Imported so that recipes can name their classes without the module path.
-from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError, nearest, unknown
-from denoisezoo.train.callbacks import SampleGrid, StopOnInterrupt, Throughput
+from denoisezoo.train.allowed import BASES, subclasses
+from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.dashboard import Dashboard
-from denoisezoo.train.data import ImageData, Task
+from denoisezoo.train.data import ImageData
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
+from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
-BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)
 
 
 def list_recipes() -> list[str]:
@@ -74,6 +73,8 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         if isinstance(cause, UserError):
             return cause.what, cause.cure
         cause = cause.__cause__ or cause.__context__
+    if isinstance(error, RecursionError):
+        return "the recipe holds itself: a YAML alias stands within its own anchor", "write the value out"
     text = " ".join(message.split())
     if found := re.search(r"dot import path string: (\S+)", text):
         return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
@@ -85,9 +86,27 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         return _unknown(f"key {key!r}", key, _known_keys() | {"class_path", "init_args"})
     if found := re.search(r"Parser key \"([\w.]+)\".*?Expected an? (.+?)\. Got value: (.+)", text):
         kind = found[2].removeprefix("<class '").removesuffix("'>")
-        return f"{found[1]} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
+        *_, inner = re.findall(r"Parser key \"([\w.]+)\"", text.partition("Expected a")[0])
+        name = found[1] if inner.startswith(found[1]) else f"{found[1]}.{inner}"
+        return f"{name} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
+    if found := re.search(r"Parser key \"([\w.]+)\"", text):
+        given = re.search(r"(?:Given|Got) value: (.+)", text)
+        reason = re.findall(r"Problem[^:]*: (.+?)(?= - |$)", text) or [text.partition(found[0])[2].strip(": ")]
+        return f"{found[1]} is {given[1][:60]!r}" if given else f"{found[1]}: {reason[0][:200]}".rstrip(".:; "), SEE
+    if isinstance(error, MisconfigurationException) and (key := _trainer_key(text)):
+        return f"trainer.{key}: {text[:200]}".rstrip(".:; "), SEE
     lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")] or ["the recipe is wrong"]
     return ": ".join(lines[:2])[:300].rstrip(".:; "), SEE
+
+
+def _trainer_key(text: str) -> str | None:
+    """The option of the trainer that a message of Lightning is about."""
+    if "Timer(duration=" in text:
+        return "max_time"
+    from lightning.pytorch import Trainer
+
+    keys = inspect.signature(Trainer.__init__).parameters
+    return next((word for word in re.findall(r"\w+", text) if word in keys and word != "self"), None)
 
 
 def _foreign_key(message: str) -> str | None:
@@ -107,7 +126,7 @@ def _unknown(what: str, name: str, choices: set[str]) -> tuple[str, str]:
 
 def _class_names() -> set[str]:
     """Classes that a recipe may name."""
-    return {cls.__name__ for base in BASES for cls in _subclasses(base) if not inspect.isabstract(cls)}
+    return {cls.__name__ for base in BASES for cls in subclasses(base) if not inspect.isabstract(cls)}
 
 
 def _known_keys() -> set[str]:
@@ -116,17 +135,9 @@ def _known_keys() -> set[str]:
 
     classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, Sandwich, EMA, SampleGrid, Guard, Checkpoints]
     for base in BASES:
-        classes.extend(_subclasses(base))
+        classes.extend(subclasses(base))
     keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
-
-
-def _subclasses(base: type) -> list[type]:
-    found: list[type] = [base]
-    child: type
-    for child in base.__subclasses__():
-        found += _subclasses(child)
-    return found
 
 
 class RecipeCLI(LightningCLI):
@@ -172,18 +183,33 @@ class RecipeCLI(LightningCLI):
         """The trainer in its run folder."""
         trainer_config = self._get(self.config_init, "trainer")
         refuse_strategy(trainer_config.get("strategy"))
-        for key in ("log_every_n_steps", "accumulate_grad_batches"):
-            if (value := trainer_config.get(key)) is not None and value < 1:
-                raise UserError(f"{key} is {value}", "give a whole number of at least 1")
+        check_trainer(trainer_config)
         root = Path(trainer_config.get("default_root_dir") or "runs")
         extra = [StopOnInterrupt(), Throughput(), Dashboard()]
-        plugins = [AtomicCheckpointIO(survive=True), *as_list(trainer_config.get("plugins"))]
+        chosen = as_list(trainer_config.get("plugins"))
+        plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
                 callback.dirpath = root / FOLDER
         return trainer
+
+
+LEAST = {"log_every_n_steps": 1, "accumulate_grad_batches": 1, "num_nodes": 1, "gradient_clip_val": 0, "min_steps": 0}
+"""What Lightning takes without a word, or names otherwise, where it is smaller."""
+
+
+def check_trainer(config: Any) -> None:
+    """Refuse numbers of the trainer's section that are out of range.
+
+    Raises:
+        UserError: One is.
+    """
+    for key, least in LEAST.items():
+        value = config.get(key)
+        if value is not None and not least <= float(value) < float("inf"):
+            raise UserError(f"{key} is {value}", f"give a number of at least {least}")
 
 
 def as_list(value: Any) -> list[Any]:
@@ -204,7 +230,7 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
         warnings.simplefilter("ignore")
         try:
             cli = RecipeCLI(words)
-        except (TypeError, ValueError, yaml.YAMLError, MisconfigurationException) as error:
+        except (TypeError, ValueError, RecursionError, yaml.YAMLError, MisconfigurationException) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(*explain(str(error), error)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,9 +14,10 @@ import torch
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditional import DRAWS
-from denoisezoo.train.checkpoint import FOLDER, LAST, newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
 from denoisezoo.train.conditions import Conditions, from_files, held_out
 from denoisezoo.train.published import FACTS, SUFFIX, read_published
+from denoisezoo.train.resumable import read_summary
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
     if file.suffix == SUFFIX:
         return _load_published(file, weights)
     found = read_checkpoint(file)
-    state = found["state_dict"] if weights == "ema" else found.get("current_model_state", found["state_dict"])
+    state: Any = found.get("state_dict" if weights == "ema" else "current_model_state")
+    if not holds_tensors(state):
+        raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
     return _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
 
@@ -149,11 +151,9 @@ def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
     facts = {k: found["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
     facts |= {"train_steps": found.get("global_step"), "train_macs": None}
-    summary = folder / "run.json"
-    if summary.is_file():
-        written = json.loads(summary.read_text())
-        if written.get("train_steps") == facts["train_steps"]:
-            facts["train_macs"] = written.get("train_macs")
+    written = read_summary(folder)
+    if written.get("train_steps") == facts["train_steps"]:
+        facts["train_macs"] = written.get("train_macs")
     return facts
 
 

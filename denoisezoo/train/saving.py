@@ -18,9 +18,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from denoisezoo.errors import UserError
-from denoisezoo.train.callbacks import StopOnInterrupt
 from denoisezoo.train.checkpoint import BEST, LAST, AtomicCheckpointIO, list_checkpoints, step_of
 from denoisezoo.train.sharding import norms
+from denoisezoo.train.stopping import stopper
 
 MONITOR = "val/loss"
 
@@ -123,9 +123,10 @@ class Checkpoints(Checkpoint):
         if trainer.global_step == self._seen_step:  # nothing new, or gradients still accumulate
             return True
         self._seen_step = trainer.global_step
-        stop = any(callback.interrupted for callback in trainer.callbacks if isinstance(callback, StopOnInterrupt))
+        asked = stopper(trainer)
         late = 0 < self.every_n_minutes * 60 <= time.monotonic() - self._saved_at
-        late, stop = _agreed(trainer, late, stop)
+        late, asked.status = _agreed(trainer, late, asked.status)
+        stop = asked.status > 0
         if late or stop or self._new_best or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
         trainer.should_stop = trainer.should_stop or stop
@@ -174,12 +175,13 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _agreed(trainer: Trainer, *wishes: bool) -> tuple[bool, ...]:
-    """What any process wishes, so that all do the same."""
+def _agreed(trainer: Trainer, late: bool, status: int) -> tuple[bool, int]:
+    """What any process wishes, so that all do the same: a signal may have reached one of them alone."""
     if trainer.world_size == 1:
-        return wishes
-    flags = torch.tensor([float(wish) for wish in wishes], device=trainer.strategy.root_device)
-    return tuple(bool(flag) for flag in trainer.strategy.reduce(flags, reduce_op="max") > 0)
+        return late, status
+    wishes = torch.tensor([float(late), float(status)], device=trainer.strategy.root_device)
+    late, status = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
+    return bool(late), int(status)
 
 
 @torch.no_grad()

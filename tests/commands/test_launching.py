@@ -22,8 +22,8 @@ def test_local_jobs_train_and_one_that_fails_is_named(arguments, tmp_path):
     assert len(list((tmp_path / "jobs").glob("*.out"))) == 2
 
 
-def test_compare_hands_its_trainings_over_and_takes_them_up(recipe, tmp_path, capsys, monkeypatch):
-    """What a job trained is not trained again; what a job did not is, and is told."""
+def test_compare_takes_up_what_jobs_trained_and_reports_what_failed(recipe, tmp_path, capsys, monkeypatch):
+    """Nothing is trained here: in several processes that would start the whole comparison again."""
 
     def run(self, commands):
         train(commands[0])
@@ -36,8 +36,24 @@ def test_compare_hands_its_trainings_over_and_takes_them_up(recipe, tmp_path, ca
     said = capsys.readouterr().err
     assert "recipe, seed 0: trained" in said
     assert "recipe, seed 1: failed: the node went away" in said
-    assert [record.error for record in load_comparison(out).runs] == [None, None]
-    assert [len(list((out / "runs" / "recipe" / f"seed_{seed}" / "logs").iterdir())) for seed in (0, 1)] == [1, 1]
+    first, second = load_comparison(out).runs
+    assert first.error is None
+    assert second.error.startswith("the node went away")
+    assert not (out / "runs" / "recipe" / "seed_1" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_compare_with_local_jobs_from_end_to_end(recipe, tmp_path, capsys):
+    """The training takes two processes, which start themselves again by the job's own command line."""
+    recipe.write_text(recipe.read_text().replace("accelerator: cpu", "accelerator: cpu\n  devices: 2"))
+    out = tmp_path / "cmp"
+    assert main(["compare", str(recipe), "--out", str(out), "--launcher", "local", *COMPARE]) == 0
+    said = capsys.readouterr().err
+    assert "recipe, seed 0: trained" in said
+    (record,) = load_comparison(out).runs
+    assert record.error is None
+    assert record.card["train_steps"] == 2
+    assert len(list((out / "jobs").glob("*.out"))) == 1
 
 
 def test_without_slurm_one_line_says_so(recipe, tmp_path, capsys, monkeypatch):

@@ -173,6 +173,16 @@ def test_what_one_process_alone_meets_is_skipped_by_both(arguments, tmp_path, mo
         assert sum(first["guard"]["by_noise"].values()) == 1
 
 
+def test_what_one_process_found_is_told_once(arguments, tmp_path):
+    """The bad images are all in the second process's batches; one line, and both end."""
+    words = [*map(str, SMALL), "--guard.max_in_row", "1", *TWO]
+    log = tmp_path / "log"
+    trouble = faults.Poison(1, (0, 1, 2, 3), ("data",) * 4, tmp_path)
+    assert faults.wait(start_two(arguments(*words), log, "train", trouble)) == [2, 2], log.read_text()
+    (line,) = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+    assert "the batch itself holds values that are not finite" in line
+
+
 def guard_of(checkpoint):
     """What the guard has counted."""
     (found,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("Guard"))

@@ -235,3 +235,52 @@ def test_blocks():
 def test_nonsense_is_refused():
     with pytest.raises(UserError, match="max_in_row"):
         Guard(max_in_row=-1)
+
+
+def test_all_batches_of_a_step_are_looked_at(arguments, monkeypatch):
+    """The bad image is in the first half of each step, the last half is whole."""
+    poison_data(monkeypatch, *range(0, 20, 2))
+    with pytest.raises(ComputationError, match=r"loss nan, the batch itself"):
+        train(arguments("--guard.max_in_row", 1, "--trainer.accumulate_grad_batches", 2))
+
+
+def test_computations_that_all_give_up_end_training(arguments, monkeypatch):
+    from denoisezoo.diffusion.objectives import EDMLoss
+
+    def gives_up(*args, **kwargs):
+        raise ComputationError("solver failed in block encoder.0", "raise rtol")
+
+    monkeypatch.setattr(EDMLoss, "__call__", gives_up)
+    with pytest.raises(ComputationError, match=r"3 steps in a row could not be computed \(solver failed"):
+        train(arguments("--guard.max_in_row", 2, "--model.on_failure", "skip", "--trainer.max_steps", 20))
+
+
+class Scaled(Callback):
+    """Lets the guard see the loss scale of float16, which CPUs do not have; the scaler's own part is torch's."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def on_before_backward(self, trainer, *args):
+        trainer.precision_plugin.scaler = self
+
+    def get_scale(self):
+        return self.scale
+
+
+@pytest.mark.parametrize(("scale", "counted"), [(65536.0, 0), (1.0, 1)])
+def test_with_loss_scaling_an_overflow_counts_where_the_scale_is_no_cure(
+    arguments, tmp_path, monkeypatch, scale, counted
+):
+    with_callback(monkeypatch, PoisonGradient(2))
+    with_callback(monkeypatch, Scaled(scale))
+    monkeypatch.setattr("denoisezoo.train.saving._finite", lambda module: True)  # nothing skips the step here
+    train(arguments("--trainer.max_steps", 3))
+    assert skipped(tmp_path / "run")["skipped"] == counted
+
+
+def test_with_loss_scaling_bad_data_still_end_training(arguments, monkeypatch):
+    poison_data(monkeypatch, *range(20))
+    with_callback(monkeypatch, Scaled(65536.0))
+    with pytest.raises(ComputationError, match="2 steps in a row were not finite"):
+        train(arguments("--guard.max_in_row", 1, "--trainer.max_steps", 20))

@@ -1,0 +1,103 @@
+"""What a run needs to go on: each part of the checkpoint there and of its type, and a run.json that can be read.
+
+A part that is missing would not always be noticed otherwise: without its average, for one, a run would go on and begin
+another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from denoisezoo.errors import UserError
+from denoisezoo.train.checkpoint import CURE
+
+SUMMARY = "run.json"
+PARTS: dict[str, type] = {
+    "global_step": int,
+    "pytorch-lightning_version": str,
+    "state_dict": dict,
+    "current_model_state": dict,
+    "averaging_state": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks.EMA": dict,
+    "callbacks.Guard": dict,
+    "callbacks.Checkpoints": dict,
+    "loops.fit_loop": dict,
+    "loops.fit_loop.state_dict.combined_loader": list,
+    "denoisezoo.images_seen": int,
+    "denoisezoo.train_seconds": float,
+    "denoisezoo.seed": int,
+    "denoisezoo.skipped": int,
+    "denoisezoo.noise_bins.total": Tensor,
+    "denoisezoo.noise_bins.count": Tensor,
+}
+"""Key, dotted, of what a checkpoint must hold -> its type."""
+FACTS: dict[str, type] = {"finished": bool, "images_seen": int, "train_steps": int, "denoiser": str}
+"""The same for run.json of a run that ended."""
+CONNECTOR = "checkpoint_connector.py"
+
+
+def check_resumable(found: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint that a run could not go on from.
+
+    Raises:
+        UserError: A part is missing, empty or of another type.
+    """
+    for key, kind in PARTS.items():
+        value: Any = found
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool) or (kind in (dict, list) and not value):
+            what = "lacks" if value is None else "is damaged:"
+            raise UserError(f"{path} {what} {key}, and a run cannot go on from it", CURE)
+    for loader in found["loops"]["fit_loop"]["state_dict"]["combined_loader"]:
+        if not isinstance(loader, dict) or not isinstance(loader.get("position"), int):
+            raise UserError(f"{path} is damaged: it lacks the place in the data", CURE)
+
+
+@contextlib.contextmanager
+def resuming(path: Path | None) -> Iterator[None]:
+    """Tell of a part of the checkpoint that Lightning cannot take up in one line.
+
+    Args:
+        path: The checkpoint; None where a run begins.
+
+    Raises:
+        UserError: Something in it does not fit.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        restoring = any(frame.filename.endswith(CONNECTOR) and "restore" in frame.name for frame in frames)
+        if path is None or isinstance(error, UserError) or not restoring:
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise UserError(f"{path} does not fit this training ({type(error).__name__}: {reason})", CURE) from error
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What run.json says; nothing where there is none.
+
+    Raises:
+        UserError: It cannot be read, or lacks what the run.json of an ended run has.
+    """
+    path = folder / SUMMARY
+    if not path.is_file():
+        return {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or any(not isinstance(facts.get(key), kind) for key, kind in FACTS.items()):
+        raise UserError(f"{path} is damaged", "delete it; `denoisezoo train` writes it again at the run's end")
+    return facts

@@ -1,0 +1,113 @@
+"""A file cannot choose what is imported, in whatever form it asks for it."""
+
+import sys
+
+import pytest
+import yaml
+
+from denoisezoo.cli import main
+from denoisezoo.errors import UserError
+from denoisezoo.train.build import build_data, build_module
+from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
+from denoisezoo.train.recipe import list_recipes, parse_recipe, plain_config
+from tests.conftest import RECIPE
+
+MODULE = "evil_canary"
+NAME = f"{MODULE}.X"
+EDM = "denoisezoo.diffusion.processes.EDM"
+MODEL = yaml.safe_load(RECIPE.replace("NAME", "ddpm_tiny"))["model"] | {
+    "process": {"class_path": EDM},
+    "preconditioning": {"class_path": "denoisezoo.diffusion.preconditioning.EDMPreconditioning"},
+    "objective": {"class_path": "denoisezoo.diffusion.objectives.EDMLoss"},
+}
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch):
+    """A module on the path that leaves a file when it is imported."""
+    home, mark = tmp_path / "modules", tmp_path / "was_here"
+    home.mkdir()
+    (home / f"{MODULE}.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass X: pass\n")
+    monkeypatch.syspath_prepend(str(home))
+    yield mark
+    assert not mark.exists()
+    assert MODULE not in sys.modules
+
+
+FORMS = {
+    "text": NAME,
+    "YAML in text": f"{{class_path: {NAME}}}",
+    "a mapping": {"class_path": NAME},
+    "a list": {"class_path": [NAME]},
+    "list of mappings": [{"class_path": NAME}],
+    "a mapping in a mapping": {"class_path": {"class_path": NAME}},
+    "arguments of our class": {"class_path": EDM, "init_args": {"class_path": NAME}},
+    "more arguments of our class": {"class_path": EDM, "dict_kwargs": {"x": {"class_path": NAME}}},
+    "our package's imports": {"class_path": "denoisezoo.train.build.ArgumentParser"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("key", ["process", "preconditioning", "objective"])
+def test_a_model_names_classes_of_this_package_alone(canary, form, key):
+    with pytest.raises(UserError, match=rf"model\.{key}"):
+        build_module(MODEL | {key: FORMS[form]})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_so_do_the_classes_within_them(canary, form):
+    objective = {"class_path": "denoisezoo.diffusion.objectives.Simple", "init_args": {"times": FORMS[form]}}
+    with pytest.raises(UserError, match=r"model\.objective\.times"):
+        build_module(MODEL | {"objective": objective})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_so_do_data(canary, form):
+    with pytest.raises(UserError, match="data"):
+        build_data(FORMS[form])
+    paired = {"class_path": "denoisezoo.train.data.Paired", "init_args": {"data": FORMS[form]}}
+    with pytest.raises(UserError, match=r"data\.data"):
+        build_data(paired)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [NAME, {"hidden": {"class_path": NAME}}, {"hidden": f"class_path: {NAME}"}, {"hidden.class_path": NAME}, [NAME]],
+)
+def test_nothing_hides_where_any_value_is_taken(canary, network):
+    with pytest.raises(UserError):
+        build_module(MODEL | {"network": network})
+
+
+@pytest.mark.parametrize("key", ["process.class_path", "optimizer.class_path", "class_path"])
+def test_nothing_hides_in_a_dotted_key(canary, key):
+    with pytest.raises(UserError, match=key):
+        build_module({**MODEL, key: NAME})
+
+
+@pytest.mark.parametrize("value", [NAME, {"class_path": NAME}, f"{{class_path: {NAME}}}"])
+def test_nothing_hides_in_a_group(canary, value):
+    with pytest.raises(UserError, match=r"model\.optimizer"):
+        build_module(MODEL | {"optimizer": value})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_checkpoint_of_such_a_kind_is_one_line(canary, trained, tmp_path, capsys, form):
+    trained()
+    found = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    found["denoisezoo"]["recipe"]["model"]["process"] = FORMS[form]
+    path = tmp_path / "evil.ckpt"
+    AtomicCheckpointIO().save_checkpoint(found, path)
+    capsys.readouterr()
+    for command in ("sample", "export", "evaluate"):
+        assert main([command, str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "model.process" in line
+
+
+def test_what_the_shipped_recipes_hold_is_allowed():
+    """A few of each data set: everything that they resolve to is built again."""
+    for name in list_recipes()[::9]:
+        config = plain_config(parse_recipe(["--config", name, "--trainer.logger", "false"]))
+        build_module(config["model"])
+        build_data(config["data"])
