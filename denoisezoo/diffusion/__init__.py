@@ -16,6 +16,7 @@ from denoisezoo.diffusion.denoiser import (
 from denoisezoo.diffusion.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.downsampling import DownSampling
 from denoisezoo.diffusion.drift import Drift
+from denoisezoo.diffusion.gan import PlainGAN
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.joint import Joint
@@ -59,6 +60,7 @@ __all__ = [
     "NetworkDenoiser",
     "Noise",
     "Objective",
+    "PlainGAN",
     "PointsOracle",
     "Preconditioning",
     "Prediction",

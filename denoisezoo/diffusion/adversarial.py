@@ -217,12 +217,9 @@ class UDPMLoss(AdversarialObjective):
             return self._no_loss()
         with torch.no_grad():
             pair = self._pair(denoiser, batch, generator, level)
-        real = self._noisy(pair.real, generator).requires_grad_()
-        on_real = self._judge(real, pair, batch)
-        on_fake = self._judge(self._noisy(pair.fake, generator), pair, batch)
-        loss: Tensor = (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()) / 2
-        (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
-        return loss + self.r1[level - 1] / 2 * slope.square().sum((1, 2, 3)).mean()
+        real = self._noisy(pair.real, generator)
+        fake = self._noisy(pair.fake, generator)
+        return opposing_loss(lambda image: self._judge(image, pair, batch), real, fake, self.r1[level - 1])
 
     def _no_loss(self) -> Tensor:
         """0, with a gradient of 0: a level without an adversarial loss teaches the discriminator nothing."""
@@ -290,6 +287,22 @@ def _shown(process: DownSampling, u_t: Tensor, level: int) -> Tensor:
     """x_l as an image of twice its size: pixels repeated, in units in which block means, or else the noise, are 1."""
     scale = max(process.abar[level] * 2**level, process.std[level])
     return (process.to_pixels(u_t) / scale).repeat_interleave(2, -2).repeat_interleave(2, -1)
+
+
+def opposing_loss(judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, gamma: float) -> Tensor:
+    """Half of softplus(-D(real)) + softplus(D(fake)), and R1, gamma/2 |grad D(real)|^2 (arXiv 1801.04406), ().
+
+    Args:
+        judge: D, images (B, C, H, W) to (B,).
+        real: True images.
+        fake: Made ones, without a gradient.
+        gamma: Weight of R1.
+    """
+    real = real.detach().requires_grad_()
+    on_real, on_fake = judge(real), judge(fake)
+    loss = (F.softplus(-on_real).mean() + F.softplus(on_fake).mean()) / 2
+    (slope,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+    return loss + gamma / 2 * slope.square().sum((1, 2, 3)).mean()
 
 
 def perceptual_distance(features: PerceptualFeatures, fake: Tensor, real: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from denoisezoo.diffusion import GaussianOracle, Joint, create_sampler
+from denoisezoo.diffusion import CLD, Blurring, GaussianOracle, Joint, MultiScale, create_sampler
 from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.objectives import FewTimes, Simple
@@ -11,6 +11,7 @@ from denoisezoo.diffusion.processes import EDM, VP
 from denoisezoo.errors import UserError
 
 CHAIN = VPDiscrete()
+repr_of = lambda value: value if isinstance(value, str) else type(value).__name__  # noqa: E731
 LISTS = {
     ("fast_uniform", 11): [0, 99, 199, 299, 399, 499, 599, 699, 799, 899, 999],
     ("fast_even", 10): [99, 199, 299, 399, 499, 599, 699, 799, 899, 999],
@@ -69,6 +70,35 @@ def test_training_draws_the_samplers_times_in_pairs():
         assert torch.equal(t, grid[place])
         assert torch.equal(place[:100] + place[100:], torch.full((100,), 10))
         assert len(place.unique()) == 11
+
+
+OTHERS = [(Blurring(resolution=8), "fast_even"), (Blurring(resolution=8), "fast_nonuniform"), (CLD(), "fast_even")]
+OTHERS += [(MultiScale(resolution=8, drop=False), "fast_nonuniform"), (MultiScale(resolution=8), "process")]
+
+
+@pytest.mark.parametrize(("process", "time_grid"), OTHERS, ids=repr_of)
+def test_any_process_trains_and_samples_on_the_same_few_times(process, time_grid):
+    """Blurring, multi-scale and Langevin diffusion: the lists are shares of the time axis, the noisiest among them."""
+    k, few = process.k, FewTimes(10, time_grid)
+    oracle = GaussianOracle(process, torch.zeros(k, 8, 8), 0.3 * torch.eye(64 * k))
+    found = Simple(few)(oracle, {"image": torch.randn(64, 1, 8, 8)}, torch.Generator().manual_seed(0))
+    sampler, seen, generator = create_sampler(f"gddim:time_grid={time_grid}"), [], torch.Generator().manual_seed(0)
+    u_T = sampler.prior(process, (4, 1, 8, 8), 10, generator)
+    images = sampler(oracle, u_T, steps=10, generator=generator, on_step=lambda info: seen.append(float(info.t))).images
+    assert images.isfinite().all()
+    assert sorted(set(found.t.tolist())) == pytest.approx(sorted(seen))
+    assert max(seen) == pytest.approx(process.t_max)
+    assert found.loss.isfinite()
+
+
+def test_a_process_with_stages_is_not_sampled_across_their_beginnings():
+    process = MultiScale(resolution=8)
+    oracle, sampler = (
+        GaussianOracle(process, torch.zeros(1, 8, 8), torch.eye(64)),
+        create_sampler("gddim:time_grid=fast_even"),
+    )
+    with pytest.raises(UserError, match="time_grid=process"):
+        sampler(oracle, sampler.prior(process, (1, 1, 8, 8), 10), steps=10)
 
 
 def test_any_grid_can_be_trained_on():

@@ -144,6 +144,34 @@ def test_the_price_of_training_counts_both_networks(words, tmp_path):
     assert one["perceptual"] is None
 
 
+GAN = [
+    *("--model.objective", "PlainGAN", "--model.objective.discriminator.channels", 8),
+    *("--model.objective.discriminator.widths", "[8, 12]", "--model.objective.discriminator.dropout", 0),
+]
+
+
+def test_another_adversarial_objective_needs_nothing_else_of_the_trainer(arguments, tmp_path):
+    """A plain GAN: both networks step, also after a pause, and what they made is sampled in one call."""
+    every = ("--checkpoint.every_n_steps", 1, "--checkpoint.keep_all", "true")
+    for folder, stops in (("whole", (2,)), ("broken", (1, 2))):
+        for steps in stops:
+            train(arguments(*GAN, *every, "--trainer.max_steps", steps, folder=folder))
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+    one, two = (read_checkpoint(path) for path in sorted((tmp_path / "whole" / "checkpoints").glob("step_*.ckpt")))
+    for part in ("denoiser.", "adversary."):
+        state = one["current_model_state"]
+        assert any(not torch.equal(state[k], two["current_model_state"][k]) for k in state if k.startswith(part))
+    assert read_log(tmp_path / "whole")[1]["train/adversary_loss"] > 0
+    words = ["evaluate", str(tmp_path / "whole"), "--sampler", "ddim", "--steps", "1", "--num", "64"]
+    assert main(words) == 0
+
+
+def test_a_gan_of_a_process_whose_states_are_smaller_is_refused(words, tmp_path, capsys):
+    network = words()[: words().index("--model.objective")]
+    assert main(["train", *network, "--model.objective", "PlainGAN"]) == 2
+    assert "PlainGAN cannot train a denoiser of DownSampling" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
