@@ -251,3 +251,15 @@ def test_what_changes_while_a_band_stands_still_is_no_slope_of_it(gap):
 
     exact = image(0.0, 2000)
     assert (image(gap) - exact).abs().max() < 1.5 * (image(0.0) - exact).abs().max()
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_the_stochastic_dpm_solver_is_gddim_where_a_step_has_no_history(lam):
+    """Two steps, of which the second is the predicted image: the same noise, the same state."""
+    truth, found = DiagonalTruth(PROCESSES["blurring"]), []
+    for spec in (f"gddim:lam={lam}", f"dpmpp_2m_sde:tau={lam}"):
+        sampler = create_sampler(spec)
+        u_T = sampler.prior(truth.process, (3, *truth.shape), 2, torch.Generator().manual_seed(0))
+        images = sampler(truth.oracle, u_T, steps=2, generator=torch.Generator().manual_seed(1)).images
+        found.append(images)
+    torch.testing.assert_close(*found, atol=1e-9, rtol=0)
