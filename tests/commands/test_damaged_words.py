@@ -134,7 +134,8 @@ def garble(n, letter):
     """A letter too many: the file is named, or what it stands in, or the key of the line."""
     text = TEXT[:n] + letter + TEXT[n:]
     line = text[text.rfind("\n", 0, n) + 1 :].partition("\n")[0]
-    return text, [], (FILE, *re.findall(r"\w{3,}", line), *missing(text))
+    short = (f"'{word}'" for word in re.findall(r"\w+", line))  # a key of which one or two letters are left
+    return text, [], (FILE, *re.findall(r"\w{3,}", line), *short, *missing(text))
 
 
 truncated = st.integers(10, len(TEXT) - 2).map(cut)
