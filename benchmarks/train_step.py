@@ -8,8 +8,10 @@ For each network and mode, blocks of steps of a bare loop (forward, backward, op
 there) and of the trainer as recipes run it alternate, in one process and on weights of the same kind. "beside" is the
 median, with its 95 % interval, of the time of a block of the trainer over the mean of the two bare blocks around it: a
 machine whose speed drifts slows all three. The data side is timed by itself: how many images per second the loader
-gives, over how many the step takes. Exit status 1 means that the trainer cost more than `--allowed` of the bare loop
-somewhere, or that the loader was slower than a step.
+gives, over how many the step takes. "in all" is the whole time of the trainer's blocks over that of the bare ones: the
+rare slow step, such as one that writes the log, adds to it and not to a median. Exit status 1 means that the trainer
+cost more than `--allowed` of the bare loop somewhere, that the loader was slower than a step, or that a network that
+was named was skipped.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ MODES = {
 }
 COLUMNS = (
     *("name", "mode", "device", "batch_size", "bare_ms", "trainer_ms", "images_per_s"),
-    *("overhead", "overhead_low", "overhead_high", "rounds"),
+    *("overhead", "overhead_low", "overhead_high", "overhead_total", "rounds"),
     *("flop_per_s", "share_of_peak", "loader_images_per_s", "loader_share", "torch", "device_name"),
 )
 
@@ -183,12 +185,14 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
 def beside(timing: Alternate) -> dict[str, float]:
     """What the trainer costs beside the bare loop, as a share of it."""
     around = [(a + b) / 2 for a, b in itertools.pairwise(timing.bare_ms)]
-    ratios = [trainer / bare for trainer, bare in zip(timing.trainer_ms[1:], around, strict=True)]
+    trainer_ms = timing.trainer_ms[1:]
+    ratios = [trainer / bare for trainer, bare in zip(trainer_ms, around, strict=True)]
     low, high, _ = median_interval(ratios)
     return {
         "overhead": statistics.median(ratios) - 1,
         "overhead_low": low - 1,
         "overhead_high": high - 1,
+        "overhead_total": sum(trainer_ms) / sum(around) - 1,
         "rounds": len(ratios),
     }
 
@@ -266,31 +270,50 @@ def main() -> int:
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    names = [name for pattern in args.names for name in list_denoisers(pattern)] or default_names()
-    rows = []
-    print(
-        f"{'network':24s} {'mode':14s} {'bare ms':>9s} {'trainer ms':>10s} {'beside':>7s} {'images/s':>9s} {'peak':>6s}"
-    )
-    for name in names:
-        for mode in args.modes.split(","):
-            try:
-                row = measure(name, mode, args)
-            except UserError as error:  # a process is not for every network
-                print(f"{name:24s} {error}")
-                continue
-            rows.append(row)
-            print(
-                f"{name:24s} {mode:14s} {row['bare_ms']:9.2f} {row['trainer_ms']:10.2f} {row['overhead']:7.1%} "
-                f"({row['overhead_low']:.1%} to {row['overhead_high']:.1%}) "
-                f"{row['images_per_s']:9.0f} {row['share_of_peak']:6.1%}  data side {row['loader_share']:.1%}",
-                flush=True,
-            )
+    rows, skipped = measure_all(args)
     if args.csv and rows:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-    return int(any(row["overhead"] > args.allowed or row["loader_share"] > 1 for row in rows))
+        write_csv(args.csv, rows)
+    failed = any(row["overhead"] > args.allowed or row["loader_share"] > 1 for row in rows)
+    return int(failed or bool(skipped and args.names))
+
+
+def measure_all(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows, each printed as it comes, and the networks that could not be measured."""
+    found = {pattern: list_denoisers(pattern) for pattern in args.names}
+    names = [name for matching in found.values() for name in matching] if found else default_names()
+    rows, skipped = list[dict[str, Any]](), [pattern for pattern, matching in found.items() if not matching]
+    for pattern in skipped:
+        print(f"{pattern:24s} skipped: there is no such network")
+    print(HEAD)
+    for name, mode in itertools.product(names, args.modes.split(",")):
+        try:
+            rows.append(measure(name, mode, args))
+        except UserError as error:  # a process is not for every network
+            print(f"{name:24s} skipped: {error}")
+            skipped.append(name)
+            continue
+        print(line(rows[-1]), flush=True)
+    return rows, skipped
+
+
+HEAD = f"{'network':24s} {'mode':14s} {'bare ms':>9s} {'trainer ms':>10s} {'beside':>7s} {'images/s':>9s} {'peak':>6s}"
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row as it is printed."""
+    return (
+        f"{row['name']:24s} {row['mode']:14s} {row['bare_ms']:9.2f} {row['trainer_ms']:10.2f} {row['overhead']:7.1%} "
+        f"({row['overhead_low']:.1%} to {row['overhead_high']:.1%}; in all {row['overhead_total']:.1%}) "
+        f"{row['images_per_s']:9.0f} {row['share_of_peak']:6.1%}  data side {row['loader_share']:.1%}"
+    )
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows with all that is known of them."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,17 @@ def whole(least: int) -> Callable[[str], int]:
 
     parse.__name__ = "whole number"
     return parse
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} should be finite")
+    return value
+
+
+finite.__name__ = "number"
 
 
 def interval(text: str) -> tuple[float, float]:
@@ -59,7 +71,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     group.add_argument(
         "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
     )
-    group.add_argument("--guidance", type=float, metavar="W", help="scale of classifier-free guidance, such as 2")
+    group.add_argument("--guidance", type=finite, metavar="W", help="scale of classifier-free guidance, such as 2")
     group.add_argument(
         "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
     )

@@ -59,7 +59,8 @@ def make_workspace(entity: str, project: str, name: str) -> Any:
     except ImportError:
         raise UserError("wandb-workspaces is not installed", "pip install 'denoisezoo[dashboard]'") from None
     made = [ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections().items()]
-    return ws.Workspace(entity=entity, project=project, name=name, sections=made)
+    runs = ws.RunsetSettings(groupby=[ws.Config("family")])
+    return ws.Workspace(entity=entity, project=project, name=name, sections=made, runset_settings=runs)
 
 
 def sections() -> dict[str, list[Any]]:

@@ -8,6 +8,7 @@ networks are measured in a process each, so that one that fails does not end the
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,11 +31,11 @@ COUNTERS = ("torch", "fvcore", "diff-pruning")
 
 
 def numbers(kind: Callable[[str], float], least: float) -> Callable[[str], list[Any]]:
-    """A parser of comma-separated numbers that are at least `least`."""
+    """A parser of comma-separated finite numbers that are at least `least`."""
 
     def parse(text: str) -> list[Any]:
         values = [kind(part) for part in text.split(",")]
-        if not all(value >= least for value in values):  # NaN is refused too
+        if not all(least <= value < math.inf for value in values):  # NaN is refused too
             raise argparse.ArgumentTypeError(f"{text!r} should be at least {least:g}")
         return values
 

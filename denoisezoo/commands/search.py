@@ -8,6 +8,7 @@ samples; the same command goes on with a search that was stopped, and joins one 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from denoisezoo.commands.assessing import add_sampling_arguments, whole
@@ -38,10 +39,10 @@ def methods(text: str) -> list[str]:
 
 
 def not_negative(text: str) -> float:
-    """A number of at least 0."""
+    """A finite number of at least 0."""
     value = float(text)
-    if not value >= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} should be at least 0")
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} should be at least 0, and finite")
     return value
 
 

@@ -151,8 +151,8 @@ class Throughput(Callback):
         self._since = (now, images)
         pl_module.log("images_per_s", rate, prog_bar=True, logger=False)
         flop_per_s = rate * 2 * self.macs_per_image
-        share = flop_per_s / self.peak if self.peak else 0.0
-        log_now(trainer, {"images_per_s": rate, "flop_per_s": flop_per_s, "share_of_peak": share})
+        share = {"share_of_peak": flop_per_s / self.peak} if self.peak else {}
+        log_now(trainer, {"images_per_s": rate, "flop_per_s": flop_per_s, **share})
 
 
 def peak_flops(trainer: Trainer) -> float:

@@ -19,6 +19,8 @@ from denoisezoo.train.tracking import Tracker, trackers
 PREFIX = "loss_by_noise/"
 CALL_COLUMNS: list[str | int] = ["call", "t", "sigma", "effort", "macs", "inner_nfe"]
 """Columns of the table of costs."""
+MOST_STEPS = 200
+"""Columns of the heat map at most: with them, its table stays below the 10,000 rows at which `wandb.Table` cuts."""
 
 
 class Dashboard(Callback):
@@ -100,13 +102,20 @@ def steps_plot(sigmas: list[Any], values: list[Any], title: str) -> Any:
 
 
 def noise_rows(folder: Path) -> list[tuple[int, str, float]]:
-    """(step, bin, loss) of a run's log."""
-    return [
-        (step, name, row[PREFIX + name])
+    """(step, bin, loss) of a run's log, of at most `MOST_STEPS` steps from the first to the last."""
+    found = {
+        step: {name: row[PREFIX + name] for name in bin_names() if PREFIX + name in row}
         for step, row in read_log(folder).items()
-        for name in bin_names()
-        if PREFIX + name in row
-    ]
+    }
+    steps = thinned([step for step, losses in found.items() if losses])
+    return [(step, name, loss) for step in steps for name, loss in found[step].items()]
+
+
+def thinned(steps: list[int]) -> list[int]:
+    """At most `MOST_STEPS` of the steps, evenly spread, the first and the last among them."""
+    if len(steps) <= MOST_STEPS:
+        return steps
+    return [steps[i * (len(steps) - 1) // (MOST_STEPS - 1)] for i in range(MOST_STEPS)]
 
 
 def log_heat_map(tracker: Tracker, rows: list[tuple[int, str, float]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,7 +39,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, half_life: float = 10_000.0, ramp_up: float = 0.05) -> None:
-        if half_life <= 0 or ramp_up < 0:
+        if not (0 < half_life < math.inf and 0 <= ramp_up < math.inf):
             raise UserError(f"half_life {half_life} or ramp_up {ramp_up} is out of range", "give positive numbers")
         super().__init__()
         self._latest_update_step = 0

@@ -34,6 +34,9 @@ class OptimizerConfig:
     schedule: Literal["constant", "linear", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
+        for key, value in vars(self).items():
+            if value is None:  # a recipe's `null`, which jsonargparse lets through
+                raise UserError(f"{key} is null", "give a value, or leave it out")
         if not 0 < self.lr < math.inf:
             raise UserError(f"lr is {self.lr}", "give a finite learning rate above 0, such as 0.0002")
         if not 0 <= self.weight_decay < math.inf:

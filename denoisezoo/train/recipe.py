@@ -206,6 +206,8 @@ def check_trainer(config: Any) -> None:
     Raises:
         UserError: One is.
     """
+    if config.get("max_steps", -1) is None:
+        raise UserError("max_steps is null", "give a whole number; -1 is without end")
     for key, least in LEAST.items():
         value = config.get(key)
         if value is not None and not least <= float(value) < float("inf"):
@@ -243,13 +245,35 @@ def resolve_configs(words: list[str]) -> list[str]:
     follows = False
     for word in words:
         if follows:
-            word = str(find_recipe(word))
+            word = str(checked(find_recipe(word)))
         elif word.startswith(("--config=", "-c=")):
             flag, _, name = word.partition("=")
-            word = f"{flag}={find_recipe(name)}"
+            word = f"{flag}={checked(find_recipe(name))}"
         follows = word in {"--config", "-c"}
         resolved.append(word)
     return resolved
+
+
+def checked(path: Path) -> Path:
+    """The path of a recipe, whose file is YAML of sections; jsonargparse does not say which file is not.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path} is no YAML: {error.problem}{where}", "mend it there") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is no YAML: {str(error).splitlines()[0]}", "mend it, or give another file") from error
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path} holds no sections such as model: and data:", "see a shipped recipe")
+    for key in ("ema", "samples", "guard", "checkpoint"):
+        if content and key in content and content[key] is None:
+            raise UserError(f"{key} is empty in {path}", "give it keys, or leave it out")
+    return path
 
 
 def plain_config(cli: RecipeCLI) -> dict[str, Any]:

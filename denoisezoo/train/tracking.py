@@ -7,9 +7,10 @@ repeats is not sent again, so that steps never go back.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import netrc
 import os
+import re
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -20,10 +21,11 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from denoisezoo import __version__
+from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import device_name, git_commit, versions
-from denoisezoo.files import json_safe
+from denoisezoo.files import json_safe, write_text
 
-STEP, MARK = "trainer/global_step", "last_step"
+STEP, MARK, IDENTITY = "trainer/global_step", "last_step", "id"
 PATIENCE = 3
 """Failures after which W&B is left alone."""
 INIT_SECONDS, FINISH_SECONDS = 30, 120
@@ -34,7 +36,7 @@ class Tracker(WandbLogger):
     """Lightning's W&B logger, which survives W&B and never goes back in steps.
 
     Args:
-        folder: The run folder; its path is the identity of the run, so that resuming goes on in the same run.
+        folder: The run folder; it keeps the identity of the run, so that resuming goes on in the same run.
         project: W&B's project.
         options: More arguments of `wandb.init`.
 
@@ -44,7 +46,7 @@ class Tracker(WandbLogger):
     """
 
     def __init__(self, folder: Path, project: str, **options: Any) -> None:
-        identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+        identity = identity_of(folder)
         super().__init__(project=project, name=folder.name, save_dir=folder, id=identity, resume="allow", **options)
         self.mark = folder / "wandb" / MARK
         self.failures = 0
@@ -62,8 +64,7 @@ class Tracker(WandbLogger):
         self.attempt(lambda: self.experiment.log({**metrics, STEP: step}, step=step))
         if step > self.last_step:
             self.last_step = step
-            with contextlib.suppress(OSError):
-                self.mark.write_text(str(step))
+            keep(self.mark, str(step))
 
     @rank_zero_only
     def log_image(self, key: str, images: list[Any], step: int | None = None, **kwargs: Any) -> None:
@@ -90,6 +91,24 @@ class Tracker(WandbLogger):
         ending.join(FINISH_SECONDS)
         if ending.is_alive():
             warn(f"W&B is slow; send the rest later: wandb sync {self.save_dir}/wandb")
+
+
+def identity_of(folder: Path) -> str:
+    """The identity of a run folder's run: random, so that no other folder, machine or day has it, and kept there."""
+    path = folder / "wandb" / IDENTITY
+    with contextlib.suppress(OSError, ValueError):
+        if re.fullmatch(r"[0-9a-f]{16}", known := path.read_text().strip()):
+            return known
+    identity = secrets.token_hex(8)
+    keep(path, identity)
+    return identity
+
+
+@rank_zero_only
+def keep(path: Path, text: str) -> None:
+    """Write a file whole, where it can be written."""
+    with contextlib.suppress(UserError):
+        write_text(path, text)
 
 
 def make_tracker(folder: Path, project: str, config: dict[str, Any], **options: Any) -> Tracker | None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from denoisezoo.cli import main
-from denoisezoo.commands.dashboard import BEST, COST, LEARNING, NOISE
+from denoisezoo.commands.dashboard import BEST, COST, LEARNING, NOISE, make_workspace
 
 SENT = {
     *("train/loss", "val/loss", "grad_norm", "grad_norm/.*", "loss_by_noise/.*", "guard/skipped"),
@@ -28,6 +28,14 @@ def test_every_question_has_panels_of_what_is_sent(capsys):
             value = panel.get(key, [])
             shown |= {value} if isinstance(value, str) else set(value)
     assert shown == SENT
+
+
+def test_runs_are_grouped_by_family():
+    """By the key of the configuration that every training sends, in what W&B's server is sent."""
+    pytest.importorskip("wandb_workspaces")
+    spec = make_workspace("me", "zoo", "view")._to_model().spec
+    (grouped,) = spec.section.run_sets[0].grouping
+    assert (grouped.section, grouped.name.partition(".")[0]) == ("config", "family")
 
 
 def test_without_the_package_one_line_says_how_to_get_it(monkeypatch, capsys):

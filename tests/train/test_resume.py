@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from denoisezoo.cli import main
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint, step_of
+from denoisezoo.train.data.store import LazyStore
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from tests.train import faults
@@ -85,6 +88,30 @@ def test_stopping_at_two_steps_changes_nothing(arguments, tmp_path, condition):
     train(arguments(*more, "--trainer.max_steps", 8, folder="whole"))
     for steps in (3, 6, 8):
         train(arguments(*more, "--trainer.max_steps", steps, folder="broken"))
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+@pytest.fixture
+def decoded_in_threads(tmp_path):
+    """Words for 26 pictures that never are in memory together: six batches of 4, the next decoded during each step."""
+    (tmp_path / "images" / "any").mkdir(parents=True)
+    for i in range(26):
+        pixels = np.random.RandomState(i).randint(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / "any" / f"{i:02}.png")
+    where = ["--data", "ImageFolder", "--data.path", tmp_path / "images", "--data.channels", 1]
+    sizes = ["--data.resolution", 8, "--model.network.resolution", 8, "--data.batch_size", 4]
+    return [*where, *sizes, "--data.memory_limit_gb", 0, "--data.holdout_every", 0]
+
+
+def test_stopping_while_threads_decode_changes_nothing(arguments, tmp_path, decoded_in_threads, monkeypatch):
+    """The first stop is within a pass, with a batch under way in the threads; the second is in the next pass."""
+    expect, began = LazyStore.expect, []
+    monkeypatch.setattr(LazyStore, "expect", lambda store, index: (began.append(len(index)), expect(store, index)))
+    more = [*decoded_in_threads, "--checkpoint.every_n_steps", 100]
+    train(arguments(*more, "--trainer.max_steps", 10, folder="whole"))
+    for steps in (3, 8, 10):
+        train(arguments(*more, "--trainer.max_steps", steps, folder="broken"))
+    assert set(began) == {4}  # the threads were in use, and looked ahead
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 

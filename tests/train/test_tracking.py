@@ -1,15 +1,18 @@
 """W&B: an offline run is read back from its files; steps never go back; nothing that W&B does ends training."""
 
 import json
+import shutil
 import signal
 
 import pytest
 
 from denoisezoo.archs import get_variant
-from denoisezoo.train import tracking
+from denoisezoo.train import callbacks, dashboard, tracking
 from denoisezoo.train.fit import train
+from denoisezoo.train.log import read_log
+from denoisezoo.train.noise_bins import bin_names
 from denoisezoo.train.runs import load_run
-from denoisezoo.train.tracking import MARK
+from denoisezoo.train.tracking import IDENTITY, MARK, Tracker, identity_of, keep
 from tests.train.wandb_file import offline_runs
 
 wandb = pytest.importorskip("wandb")
@@ -98,6 +101,50 @@ def test_steps_never_go_back_over_three_resumptions(arguments, tmp_path, monkeyp
     losses = [row["trainer/global_step"] for run in runs for row in run.history if "train/loss" in row]
     assert sorted(set(losses)) == list(range(10))
     assert int((tmp_path / "run" / "wandb" / MARK).read_text()) == 9
+
+
+def test_the_identity_is_random_and_stays_with_the_folder(tmp_path):
+    first = identity_of(tmp_path / "run")
+    assert (tmp_path / "run" / "wandb" / IDENTITY).read_text() == first
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert identity_of(tmp_path / "moved") == first
+    assert identity_of(tmp_path / "run") != first  # another run at the place of the first
+    (tmp_path / "moved" / "wandb" / IDENTITY).write_text("../")
+    assert identity_of(tmp_path / "moved") != first
+
+
+def test_a_mark_is_whole_or_the_one_before(tmp_path, monkeypatch):
+    tracker = Tracker(tmp_path, "tests")
+    keep(tracker.mark, "41")
+
+    def killed(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", killed)
+    keep(tracker.mark, "42")
+    assert Tracker(tmp_path, "tests").last_step == 41
+    assert sorted(path.name for path in (tmp_path / "wandb").iterdir()) == [IDENTITY, MARK]
+
+
+@pytest.mark.parametrize("logged", [3, 200, 201, 5000])
+def test_a_long_run_s_heat_map_is_thinned_and_its_table_never_cut(tmp_path, monkeypatch, logged):
+    row = {dashboard.PREFIX + name: 0.5 for name in bin_names()}
+    monkeypatch.setattr(dashboard, "read_log", lambda folder: {10 * i: row for i in range(logged)} | {7: {}})
+    rows = dashboard.noise_rows(tmp_path)
+    steps = list(dict.fromkeys(step for step, _, _ in rows))
+    assert len(steps) == min(logged, dashboard.MOST_STEPS)
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, 10 * (logged - 1))
+    assert len(rows) == len(steps) * len(bin_names()) <= wandb.Table.MAX_ARTIFACT_ROWS
+    assert len(rows) <= wandb.Table.MAX_ROWS
+
+
+def test_an_unknown_peak_is_left_out(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks, "peak_flops", lambda trainer: 0.0)
+    train(arguments())
+    found = {key for row in read_log(tmp_path / "run").values() for key in row}
+    assert "images_per_s" in found
+    assert "share_of_peak" not in found
 
 
 def test_training_goes_on_without_wandb(arguments, monkeypatch, capsys):

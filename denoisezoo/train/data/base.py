@@ -214,15 +214,15 @@ DATASETS: Registry[type[ImageData]] = Registry("data set")
 """Registry name -> data module class."""
 
 
-def require_positive(name: str, value: float) -> None:
-    """Refuse a value below 1 with a `UserError`."""
-    if value < 1:
+def require_positive(name: str, value: float | None) -> None:
+    """Refuse a value below 1, or a recipe's `null`, with a `UserError`."""
+    if value is None or value < 1:
         raise UserError(f"{name} is {value}", "give a whole number of at least 1")
 
 
-def require_not_negative(name: str, value: float) -> None:
-    """Refuse a negative value with a `UserError`."""
-    if value < 0:
+def require_not_negative(name: str, value: float | None) -> None:
+    """Refuse a negative value, or a recipe's `null`, with a `UserError`."""
+    if value is None or value < 0:
         raise UserError(f"{name} is {value}", "give 0 or a positive number")
 
 

@@ -102,19 +102,30 @@ class TrainLoader:
             if self.between is not None and not self.between():
                 return
             self.position += 1
-            yield self.batch(self.position - 1)
+            batch = self.batch(self.position - 1)
+            self.images.expect(self._index(self.position))
+            yield batch
 
     def batch(self, n: int) -> Batch:
         """Batch number `n`, counted from 0 over all epochs."""
-        epoch, k = divmod(n, len(self))
+        epoch, step, part, mine = self._place(n)
         order, flips = self._order(epoch)
-        step, turn = divmod(k, self.accumulate)
-        part, parts = turn * self.world_size + self.rank, self.accumulate * self.world_size
-        mine = slice(step * self.batch_size + part, (step + 1) * self.batch_size, parts)
         index = order[mine]
         label = None if self.labels is None else self.labels.index_select(0, index)
         batch = collate(self.images.take(index), flips[mine] if self.flip else None, label)
         return batch if self.transform is None else self.transform(batch, (epoch, step, part))
+
+    def _index(self, n: int) -> Tensor:
+        """Which images (B,) batch number `n` holds."""
+        epoch, _, _, mine = self._place(n)
+        return self._order(epoch)[0][mine]
+
+    def _place(self, n: int) -> tuple[int, int, int, slice]:
+        """Pass, step and part of batch number `n`, and where it lies in the pass."""
+        epoch, k = divmod(n, len(self))
+        step, turn = divmod(k, self.accumulate)
+        part, parts = turn * self.world_size + self.rank, self.accumulate * self.world_size
+        return epoch, step, part, slice(step * self.batch_size + part, (step + 1) * self.batch_size, parts)
 
     def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Permutation and flips (N,) of one pass; kept until another pass is asked for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import torch
@@ -24,6 +24,10 @@ class ImageStore(Protocol):
 
     def take(self, index: Tensor) -> Tensor:
         """Images `index` (B,) int64 as uint8 (B, C, H, W)."""
+        ...
+
+    def expect(self, index: Tensor) -> None:
+        """Say which images are taken next, so that they can be made ready; taking others stays right."""
         ...
 
     def all(self) -> Tensor:
@@ -48,6 +52,9 @@ class TensorStore:
         """See `ImageStore`."""
         return self.images.index_select(0, index)
 
+    def expect(self, index: Tensor) -> None:
+        """See `ImageStore`; they are ready."""
+
     def all(self) -> Tensor:
         """See `ImageStore`; the tensor itself, not a copy."""
         return self.images
@@ -66,13 +73,31 @@ class LazyStore:
     def __init__(self, names: Sequence[str], decode: Decode, workers: int | None = None) -> None:
         self.names, self.decode = names, decode
         self.pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1), thread_name_prefix="decode")
+        self._expected: tuple[Tensor, list[Future[Tensor]]] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def take(self, index: Tensor) -> Tensor:
         """See `ImageStore`."""
-        return torch.stack(list(self.pool.map(self.decode, [self.names[i] for i in index.tolist()])))
+        expected, self._expected = self._expected, None
+        if expected is None or not torch.equal(expected[0], index):
+            self._drop(expected)
+            expected = index, self._begin(index)
+        return torch.stack([image.result() for image in expected[1]])
+
+    def expect(self, index: Tensor) -> None:
+        """See `ImageStore`; the threads decode them while the network trains. What fails is raised when it is taken."""
+        self._drop(self._expected)
+        self._expected = index, self._begin(index)
+
+    def _begin(self, index: Tensor) -> list[Future[Tensor]]:
+        return [self.pool.submit(self.decode, self.names[i]) for i in index.tolist()]
+
+    @staticmethod
+    def _drop(expected: tuple[Tensor, list[Future[Tensor]]] | None) -> None:
+        for image in expected[1] if expected else []:
+            image.cancel()
 
     def all(self) -> Tensor:
         """See `ImageStore`; decodes the whole set, which may not fit in memory."""

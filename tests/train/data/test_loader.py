@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import wait
+
 import pytest
 import torch
 
@@ -106,6 +108,47 @@ def test_a_lazy_store_takes_what_a_tensor_store_takes():
     index = torch.tensor([3, 19, 3, 0])
     assert torch.equal(lazy.take(index), TensorStore(images).take(index))
     assert torch.equal(lazy.all(), images)
+
+
+def counted(n: int = 50) -> tuple[LazyStore, list[int]]:
+    """A store that is decoded as it is taken, and which images it decoded."""
+    images, decoded = numbered(n).images, list[int]()
+
+    def decode(name: str) -> torch.Tensor:
+        decoded.append(int(name))
+        return images[int(name)]
+
+    return LazyStore([str(i) for i in range(n)], decode, workers=2), decoded
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_next_batch_is_decoded_before_it_is_asked_for(accumulate):
+    lazy, decoded = counted()
+    options = {"batch_size": 8, "flip": True, "seed": 0, "accumulate": accumulate}
+    whole, ahead = TrainLoader(numbered(), torch.arange(50), **options), TrainLoader(lazy, None, **options)
+    for first in (0, len(ahead)):  # the second pass too
+        for n, batch in enumerate(ahead, first):
+            assert torch.equal(batch["image"], whole.batch(n)["image"])
+            wait(lazy._expected[1])
+            expected = torch.cat([whole.batch(k)["label"] for k in range(n + 2)])
+            assert sorted(decoded) == sorted(expected.tolist())  # of each batch once
+
+
+def test_what_was_expected_is_given_up_when_others_are_taken():
+    lazy, _ = counted()
+    lazy.expect(torch.tensor([1, 2]))
+    assert lazy.take(torch.tensor([3, 4]))[:, 0, 0, 0].tolist() == [3, 4]
+    assert lazy.take(torch.tensor([1, 2]))[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_an_image_that_cannot_be_decoded_is_told_when_it_is_taken():
+    def decode(name: str) -> torch.Tensor:
+        raise UserError(f"{name} is broken", "mend it")
+
+    lazy = LazyStore(["a", "b"], decode)
+    lazy.expect(torch.tensor([1]))
+    with pytest.raises(UserError, match="b is broken"):
+        lazy.take(torch.tensor([1]))
 
 
 def test_digits_batches_carry_labels_only_when_asked():
