@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 
 from denoisezoo.diffusion import CLD, Blurring, Diagonal, LogSNRProcess, MultiScale, apply_blocks
 from denoisezoo.diffusion.blocks import inverse, product, square_root, transpose
@@ -14,9 +13,9 @@ from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, st
 from denoisezoo.diffusion.transforms import haar, inverse_dct
 from denoisezoo.errors import UserError
 
-from .truth import PROCESSES, at, f64
+from .truth import EVERY, at, f64
 
-each_process = pytest.mark.parametrize("name", list(PROCESSES))
+each_process = pytest.mark.parametrize("name", list(EVERY))
 
 
 def block(blocks, i=1, j=2):
@@ -25,31 +24,53 @@ def block(blocks, i=1, j=2):
     return blocks[0, :, :, 0, h, w].numpy()
 
 
+def span(process):
+    """Most of the last stage, as its first and last time."""
+    low, high = process.stages[-1][1], min(process.stages[-1][0], 5.0)
+    return low + 0.95 * (high - low), low + 0.05 * (high - low)
+
+
+def quadrature(process, first, last, pieces=24, points=24):
+    """Gauss-Legendre nodes and weights (pieces, points) between two times, in pieces that meet where bands end."""
+    ends = [end for end in getattr(process, "ends", []) if last < end < first]
+    edges = np.unique([*np.geomspace(last, first, pieces + 1 - len(ends)), *ends])
+    x, w = np.polynomial.legendre.leggauss(points)
+    half = (edges[1:] - edges[:-1])[:, None] / 2
+    return torch.from_numpy(edges), torch.from_numpy(edges[:-1, None] + half * (x + 1)), torch.from_numpy(half * w)
+
+
+def drift(process, t):
+    """Blocks of F = A' A^-1."""
+    return product(process.rates(t)[0], inverse(process.signal(t)))
+
+
 @each_process
 def test_coefficients_solve_their_equations(name):
-    """A' = F A; Sigma' = F Sigma + Sigma F^T + G G^T (Lyapunov); R' = (F + 1/2 G G^T Sigma^-1) R."""
-    process, k = PROCESSES[name], PROCESSES[name].k
-    low, high = process.stages[-1][1], min(process.stages[-1][0], 5.0)
-    start, end = low + 0.05 * (high - low), low + 0.95 * (high - low)
+    """A' = F A; Sigma' = F Sigma + Sigma F^T + G G^T (Lyapunov); R' = (F + 1/2 G G^T Sigma^-1) R, piece by piece.
 
-    def right(t, y):
-        A, Sigma, R = y.reshape(3, k, k)
-        A_dot, _ = process.rates(at(t))
-        F = block(product(A_dot, inverse(process.signal(at(t)))))
-        G2 = block(process.diffusion(at(t)))
-        return np.stack([F @ A, F @ Sigma + Sigma @ F.T + G2, (F + G2 @ np.linalg.inv(Sigma) / 2) @ R]).ravel()
+    At every coefficient, what each grows by is the integral of its right side.
+    """
+    process = EVERY[name]
+    edges, nodes, weights = quadrature(process, *span(process))
 
     def closed(t):
-        R = block(process.noise(at(t)))
-        return np.stack([block(process.signal(at(t))), R @ R.T, R])
+        R = process.noise(t)
+        return process.signal(t), product(R, transpose(R)), R
 
-    found = solve_ivp(right, (start, end), closed(start).ravel(), method="DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
-    np.testing.assert_allclose(found.reshape(3, k, k), closed(end), atol=1e-10, rtol=1e-10)
+    t = nodes.flatten()
+    (A, Sigma, R), F, G2 = closed(t), drift(process, t), process.diffusion(t)
+    F_Sigma, pull = product(F, Sigma), product(G2, inverse(transpose(R))) / 2
+    sides = product(F, A), F_Sigma + transpose(F_Sigma) + G2, product(F, R) + pull
+    for side, values in zip(sides, closed(edges), strict=True):
+        weight = weights.reshape(*weights.shape, *[1] * 5)
+        grown = (weight * side.expand(len(t), *side.shape[1:]).unflatten(0, weights.shape)).sum(1)
+        values = values.expand(-1, *grown.shape[1:])
+        torch.testing.assert_close(grown, values.diff(dim=0), atol=1e-10, rtol=1e-10)
 
 
 @each_process
 def test_transitions_compose(name):
-    process = PROCESSES[name]
+    process = EVERY[name]
     low, high = process.stages[-1][1], min(process.stages[-1][0], 5.0)
     r, s, t = (at(low + share * (high - low)) for share in (0.1, 0.4, 0.8))
     torch.testing.assert_close(product(process.psi(r, s), process.psi(s, t)), process.psi(r, t), rtol=1e-11, atol=1e-11)
@@ -63,7 +84,7 @@ def test_transitions_compose(name):
 @each_process
 def test_perturbed_states_and_priors_have_their_moments(name):
     """Monte Carlo: mean A u_0 and covariance R R^T of every coefficient, within 5 standard errors."""
-    process, n = PROCESSES[name], 20_000
+    process, n = EVERY[name], 20_000
     generator = torch.Generator().manual_seed(0)
     u_0 = process.encode(torch.randn(1, 1, 4, 4, generator=generator, dtype=f64))
     first, last = process.stages[-1]

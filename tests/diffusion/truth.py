@@ -17,8 +17,9 @@ from denoisezoo.diffusion import (
     create_sampler,
 )
 from denoisezoo.diffusion.blocks import inverse, product, transpose
+from denoisezoo.diffusion.geometric import GeometricVE
 from denoisezoo.diffusion.grids import GRIDS
-from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow, VPCosine, with_zero
+from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow, VPCosine, with_zero
 
 f64 = torch.float64
 SIDE = 4
@@ -36,6 +37,15 @@ PROCESSES = {
     "multiscale": MultiScale(SIDE, levels=1),
     "multiscale_whole": MultiScale(SIDE, levels=2, drop=False),
 }
+
+EVERY = PROCESSES | {
+    "ve": VE(),
+    "ve_geometric": GeometricVE(),
+    "diagonal_dct": Diagonal([[9, -8], [8, -9], [7, -10]], basis="dct", resolution=SIDE),
+    "cld_sampled": CLD(velocity="sampled"),
+    "multiscale_scaled": MultiScale(SIDE, levels=2, rescale=True, band_std=[0.2, 0.5, 1.5]),
+}
+"""With those that add no kind of equation: for what is quick to check."""
 
 
 @GRIDS.register("cosine_of_test")
