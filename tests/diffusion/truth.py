@@ -64,6 +64,11 @@ def at(t):
     return torch.tensor([float(t)], dtype=f64)
 
 
+def drift(process, t):
+    """Blocks of F = A' A^-1."""
+    return product(process.rates(t)[0], inverse(process.signal(t)))
+
+
 @functools.cache
 def wider(process, variance):
     """The Langevin process whose position begins with more variance."""
