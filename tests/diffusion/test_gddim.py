@@ -123,6 +123,12 @@ def test_a_corrector_that_reuses_its_call_adds_as_much(name, q):
     assert create_sampler("gddim:q=2,corrector=true,reuse=true").nfe(20) == 20
 
 
+@pytest.mark.parametrize("name", ["vp", "blurring"])
+def test_the_corrector_of_order_3_is_of_order_4(name):
+    found, errors = orders(name, [96, 192], q=3, corrector=True)
+    assert abs(found - 4) < 0.2, (found, errors)
+
+
 @pytest.mark.parametrize("name", ["vp", "flow", "blurring", "cld", "multiscale"])
 @pytest.mark.parametrize("q", [1, 2])
 def test_order_of_a_whole_walk(name, q):
