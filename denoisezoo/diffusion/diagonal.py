@@ -131,7 +131,7 @@ class Diagonal(LogSNRProcess):
         curves, last = self.curves.to(t), self.curves.shape[1] - 2
         place = (t - self.t_min) / (1 - self.t_min) * (last + 1)
         left = place.detach().floor().clamp(0, last).long()
-        share = place.clamp(min=0) - left
+        share = torch.where(place < 0, 0.0, place) - left  # unlike clamp, with its slope at t_min itself
         values = curves[:, left] + (curves[:, left + 1] - curves[:, left]) * share  # (groups, B)
         if self.basis == "pixels":
             return values[0]

@@ -21,15 +21,21 @@ from denoisezoo.diffusion.samplers.exponential import (
 from denoisezoo.diffusion.samplers.gddim import GDDIM
 from denoisezoo.errors import UserError
 
-from .truth import PROCESSES, SIDE, DiagonalTruth, OneStage, at, f64, slope
+from .truth import EVERY, PROCESSES, SIDE, DiagonalTruth, OneStage, at, f64, slope
 
 each_process = pytest.mark.parametrize("name", list(PROCESSES))
+every_process = pytest.mark.parametrize("name", list(EVERY))
+of_a_point = pytest.mark.parametrize("name", [*EVERY, "vp_discrete"])
 
 
-@each_process
+def process_of(name):
+    return VPDiscrete() if name == "vp_discrete" else EVERY[name]
+
+
+@of_a_point
 def test_one_step_is_exact_for_a_point(name):
     """Whatever the size of the step: from t_max to anywhere, the state stays on A_s m + R_s eps."""
-    process = PROCESSES[name]
+    process = process_of(name)
     truth, sampler = DiagonalTruth(process, point=True), create_sampler("gddim")
     steps = len(process.stages)
     u_T = sampler.prior(process, (3, *truth.shape), steps, torch.Generator().manual_seed(0))
@@ -62,13 +68,13 @@ def between(process, first, last, **options):
 
 
 def last_stage(name, point=False):
-    truth = DiagonalTruth(PROCESSES[name], point)
+    truth = DiagonalTruth(process_of(name), point)
     truth.oracle.process = OneStage(truth.process)
     noise = torch.randn(3, truth.process.k, 4, 4, generator=torch.Generator().manual_seed(0), dtype=f64)
     return truth, noise
 
 
-@each_process
+@of_a_point
 @pytest.mark.parametrize("share", [0.9, 0.4, 0.01])
 def test_any_step_is_exact_for_a_point(name, share):
     truth, noise = last_stage(name, point=True)
@@ -117,6 +123,12 @@ def test_a_corrector_that_reuses_its_call_adds_as_much(name, q):
     assert create_sampler("gddim:q=2,corrector=true,reuse=true").nfe(20) == 20
 
 
+@pytest.mark.parametrize("name", ["vp", "blurring"])
+def test_the_corrector_of_order_3_is_of_order_4(name):
+    found, errors = orders(name, [96, 192], q=3, corrector=True)
+    assert abs(found - 4) < 0.2, (found, errors)
+
+
 @pytest.mark.parametrize("name", ["vp", "flow", "blurring", "cld", "multiscale"])
 @pytest.mark.parametrize("q", [1, 2])
 def test_order_of_a_whole_walk(name, q):
@@ -139,9 +151,9 @@ def test_high_orders_of_a_whole_walk(process, q):
     assert abs(slope([384, 768], errors) - q) < 0.2, errors
 
 
-@each_process
+@every_process
 def test_q_1_is_ddim(name):
-    truth = DiagonalTruth(PROCESSES[name])
+    truth = DiagonalTruth(EVERY[name])
     results = []
     for spec in ("ddim", "gddim"):
         sampler = create_sampler(spec)
@@ -152,10 +164,10 @@ def test_q_1_is_ddim(name):
     torch.testing.assert_close(results[0], results[1], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("name", [n for n, p in PROCESSES.items() if p.k == 1 and n != "flow"])
+@pytest.mark.parametrize("name", [n for n, p in EVERY.items() if p.k == 1 and n != "flow"])
 def test_lambda_1_is_ancestral_sampling(name):
     """Equal to DDPM's posterior step with the same noise, on every diagonal process."""
-    truth = DiagonalTruth(PROCESSES[name])
+    truth = DiagonalTruth(EVERY[name])
     results = []
     for spec in ("ddpm:clip=false", "gddim:lam=1"):
         sampler = create_sampler(spec)

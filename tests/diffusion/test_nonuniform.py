@@ -1,89 +1,19 @@
-"""Processes with blocks and maps: closed forms against integrated equations, published numbers, special cases."""
+"""Processes with blocks and maps: published numbers, special cases, and what is refused."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import solve_ivp
 
-from denoisezoo.diffusion import CLD, Blurring, Diagonal, LogSNRProcess, MultiScale, apply_blocks
-from denoisezoo.diffusion.blocks import inverse, product, square_root, transpose
+from denoisezoo.diffusion import CLD, Blurring, Diagonal, LogSNRProcess, MultiScale
+from denoisezoo.diffusion.blocks import product, square_root, transpose
 from denoisezoo.diffusion.processes import EDM, VE, VP
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
 from denoisezoo.diffusion.transforms import haar, inverse_dct
 from denoisezoo.errors import UserError
 
-from .truth import PROCESSES, at, f64
-
-each_process = pytest.mark.parametrize("name", list(PROCESSES))
-
-
-def block(blocks, i=1, j=2):
-    """The (k, k) matrix of one coefficient of blocks of batch 1."""
-    h, w = (min(x, n - 1) for x, n in zip((i, j), blocks.shape[-2:], strict=True))
-    return blocks[0, :, :, 0, h, w].numpy()
-
-
-@each_process
-def test_coefficients_solve_their_equations(name):
-    """A' = F A; Sigma' = F Sigma + Sigma F^T + G G^T (Lyapunov); R' = (F + 1/2 G G^T Sigma^-1) R."""
-    process, k = PROCESSES[name], PROCESSES[name].k
-    low, high = process.stages[-1][1], min(process.stages[-1][0], 5.0)
-    start, end = low + 0.05 * (high - low), low + 0.95 * (high - low)
-
-    def right(t, y):
-        A, Sigma, R = y.reshape(3, k, k)
-        A_dot, _ = process.rates(at(t))
-        F = block(product(A_dot, inverse(process.signal(at(t)))))
-        G2 = block(process.diffusion(at(t)))
-        return np.stack([F @ A, F @ Sigma + Sigma @ F.T + G2, (F + G2 @ np.linalg.inv(Sigma) / 2) @ R]).ravel()
-
-    def closed(t):
-        R = block(process.noise(at(t)))
-        return np.stack([block(process.signal(at(t))), R @ R.T, R])
-
-    found = solve_ivp(right, (start, end), closed(start).ravel(), method="DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
-    np.testing.assert_allclose(found.reshape(3, k, k), closed(end), atol=1e-10, rtol=1e-10)
-
-
-@each_process
-def test_transitions_compose(name):
-    process = PROCESSES[name]
-    low, high = process.stages[-1][1], min(process.stages[-1][0], 5.0)
-    r, s, t = (at(low + share * (high - low)) for share in (0.1, 0.4, 0.8))
-    torch.testing.assert_close(product(process.psi(r, s), process.psi(s, t)), process.psi(r, t), rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(product(process.psi(s, t), process.signal(t)), process.signal(s), rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(
-        process.signal(at(0)) + 0 * process.signal(r),
-        torch.eye(process.k, dtype=f64)[None, :, :, None, None, None].expand_as(process.signal(r)),
-    )
-
-
-@each_process
-def test_perturbed_states_and_priors_have_their_moments(name):
-    """Monte Carlo: mean A u_0 and covariance R R^T of every coefficient, within 5 standard errors."""
-    process, n = PROCESSES[name], 20_000
-    generator = torch.Generator().manual_seed(0)
-    u_0 = process.encode(torch.randn(1, 1, 4, 4, generator=generator, dtype=f64))
-    first, last = process.stages[-1]
-    t = last + 0.4 * (min(first, 5.0) - last)
-    eps = torch.randn(n, *u_0.shape[1:], generator=generator, dtype=f64)
-    check_moments(process.perturb(u_0, eps, at(t)), apply_blocks(process.signal(at(t)), u_0), process.noise(at(t)))
-    drawn = process.prior((n, 1, 4, 4), generator)
-    check_moments(drawn, torch.zeros_like(drawn[:1]), process.noise(at(process.t_max)))
-
-
-def check_moments(u, mean, R):
-    n, k = len(u), R.shape[1]
-    Sigma = product(R, transpose(R))[..., : u.shape[-2], : u.shape[-1]]
-    gap = (u - mean).unflatten(1, (k, -1))
-    found = torch.einsum("nichw,njchw->ijchw", gap, gap)[None] / n
-    diagonal = torch.stack([Sigma[:, i, i] for i in range(k)], 1)
-    spread = ((Sigma**2 + diagonal[:, :, None] * diagonal[:, None]) / n).sqrt()
-    assert ((found - Sigma).abs() / spread).max() < 5
-    assert (gap.mean(0).abs() / (diagonal[0] / n).sqrt()).max() < 5
-
+from .truth import EVERY, at, drift, f64
 
 # Langevin diffusion
 
@@ -232,6 +162,29 @@ def test_blurring_fixtures():
     np.testing.assert_allclose(plain.sigma(ends).flatten(), [0.00673779405, 0.707106781, 0.9999773008], rtol=1e-7)
 
 
+def of_the_sheet(t, schedule, blur):
+    """ln alpha_t (N, N) and sigma_t^2 by gDDIM's and the blurring paper's formulas, at a time that may be complex."""
+    f = np.pi * np.arange(4) / 4
+    D = (1 - 0.001) * np.exp(-(f[:, None] ** 2 + f**2) * (blur * np.sin(np.pi * t / 2) ** 2) ** 2 / 2) + 0.001
+    if schedule == "cosine":
+        a_bar = np.cos(np.pi / 2 * (t + 0.004) / 1.008) ** 2
+    else:
+        log_snr = -2 * np.log(np.tan(t * (np.arctan(np.exp(5)) - np.arctan(np.exp(-5))) + np.arctan(np.exp(-5))))
+        a_bar = 1 / (1 + np.exp(-log_snr))
+    return np.log(a_bar) / 2 + np.log(D), 1 - a_bar
+
+
+@pytest.mark.parametrize(("name", "schedule", "blur"), [("blurring", "", 2.0), ("blurring_cosine", "cosine", 3.0)])
+def test_drift_and_diffusion_of_blurring(name, schedule, blur):
+    """F = d ln alpha / dt and G^2 = d sigma^2 / dt - 2 F sigma^2 at all frequencies, by complex steps."""
+    process, h = EVERY[name], 1e-30
+    for t in (0.01, 0.2, 0.5, 0.8, 0.99):
+        F, rise = (part.imag / h for part in of_the_sheet(t + 1j * h, schedule, blur))
+        np.testing.assert_allclose(drift(process, at(t))[0, 0, 0, 0], F, rtol=1e-11)
+        expected = rise - 2 * F * of_the_sheet(t, schedule, blur)[1]
+        np.testing.assert_allclose(process.diffusion(at(t))[0, 0, 0, 0], expected, rtol=1e-11)
+
+
 def test_blurring_with_gddims_cosine():
     process = Blurring(0.0, schedule="cosine")
     assert process.t_max == pytest.approx(0.99597978926, rel=1e-9)
@@ -305,9 +258,22 @@ def test_multiscale_speeds_are_the_published_table():
         for band, expected in enumerate(row):
             if expected is not None:
                 assert found[corner[band]].item() == pytest.approx(expected, abs=0.06)
-    g2 = block(process.diffusion(at(0.2)), 64, 64)[0, 0]
-    sigma2 = block(process.noise(at(0.2)), 64, 64)[0, 0] ** 2
-    assert g2 == pytest.approx(20 * sigma2 / (0.25 - 1e-3))
+
+
+def test_drift_and_diffusion_of_every_band_are_the_published_ones():
+    """log-SNR 10 - 20 (t - eps) / (T_k - eps), g^2 = 20 sigma^2 / (T_k - eps) and drift -g^2/2, until a band ends."""
+    process, eps = MultiScale(32, levels=3), 1e-3
+    for t in (0.01, 0.2, 0.25, 0.3, 0.6, 0.99):
+        F, G2 = drift(process, at(t))[0, 0, 0, 0], process.diffusion(at(t))[0, 0, 0, 0]
+        left = [k for k in range(4) if t <= process.ends[k]]
+        for k in left:
+            T_k, band = (k + 1) / 4, process.bands == k
+            sigma2 = 1 / (1 + math.exp(10 - 20 * (t - eps) / (T_k - eps)))
+            g2 = torch.full_like(G2[band], 20 * sigma2 / (T_k - eps))
+            torch.testing.assert_close(G2[band], g2, rtol=1e-11, atol=0)
+            torch.testing.assert_close(F[band], -g2 / 2, rtol=1e-11, atol=0)
+        assert F.isfinite().all()
+        assert not G2[process.bands < min(left)].any()  # of what has left
 
 
 def test_the_state_shrinks_stage_by_stage():

@@ -109,6 +109,23 @@ def test_they_compile_as_one_graph():
     torch.testing.assert_close(both(x), x)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.03)])
+def test_they_compile_to_machine_code(dtype, error):
+    """By inductor, without a break: as exact as without it, each way and back."""
+    torch.compiler.reset()
+    x, cosines, mosaic = images(0, 2, 1, 8, 8), dct(images(0, 2, 1, 8, 8)), haar(images(0, 2, 1, 8, 8), 2)
+
+    @torch.compile(fullgraph=True)
+    def all_four(x, cosines, mosaic):
+        return dct(x), inverse_dct(cosines), haar(x, 2), inverse_haar(mosaic, 2)
+
+    found = all_four(x.to(dtype), cosines.to(dtype), mosaic.to(dtype))
+    for mine, expected in zip(found, (cosines, x, mosaic, x), strict=True):
+        assert mine.dtype == dtype
+        assert (mine.double() - expected).abs().max() < error
+
+
 @pytest.mark.gpu
 def test_they_run_on_a_gpu():
     x = images(0, 2, 3, 16, 16)

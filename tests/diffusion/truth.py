@@ -17,8 +17,9 @@ from denoisezoo.diffusion import (
     create_sampler,
 )
 from denoisezoo.diffusion.blocks import inverse, product, transpose
+from denoisezoo.diffusion.geometric import GeometricVE
 from denoisezoo.diffusion.grids import GRIDS
-from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow, VPCosine, with_zero
+from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow, VPCosine, with_zero
 
 f64 = torch.float64
 SIDE = 4
@@ -37,6 +38,15 @@ PROCESSES = {
     "multiscale_whole": MultiScale(SIDE, levels=2, drop=False),
 }
 
+EVERY = PROCESSES | {
+    "ve": VE(),
+    "ve_geometric": GeometricVE(),
+    "diagonal_dct": Diagonal([[9, -8], [8, -9], [7, -10]], basis="dct", resolution=SIDE),
+    "cld_sampled": CLD(velocity="sampled"),
+    "multiscale_scaled": MultiScale(SIDE, levels=2, rescale=True, band_std=[0.2, 0.5, 1.5]),
+}
+"""With those that add no kind of equation: for what is quick to check."""
+
 
 @GRIDS.register("cosine_of_test")
 def cosine_grid(process, steps):
@@ -52,6 +62,11 @@ def cosine_grid(process, steps):
 
 def at(t):
     return torch.tensor([float(t)], dtype=f64)
+
+
+def drift(process, t):
+    """Blocks of F = A' A^-1."""
+    return product(process.rates(t)[0], inverse(process.signal(t)))
 
 
 @functools.cache
