@@ -1,6 +1,7 @@
 """Processes of many speeds and of two parts in the shared trainer: trained, sampled and priced like any other."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -247,10 +248,31 @@ def test_mistakes_are_one_line_and_status_2(arguments, tmp_path, capsys):
     words = ["--model.network.in_channels", "2", "--model.network.out_channels", "2", "--model.process", "CLD"]
     train(arguments(*words, "--model.preconditioning", "Epsilon", "--model.objective", "Simple"))
     for sampler, line in LINES.items():
-        capsys.readouterr()
-        assert cli.main(["sample", str(tmp_path / "run"), "--sampler", sampler, "--steps", "3", "--num", "2"]) == 2
-        said = capsys.readouterr().err.strip().splitlines()[-1]
-        assert said.startswith(line)
-    words = ["--config", "digits/multiscale", "--model.process.ends", "[0.5,0.3,1.0]"]
-    assert cli.main(["train", *words, "--trainer.default_root_dir", str(tmp_path / "bad")]) == 2
-    assert "do not increase" in capsys.readouterr().err
+        sampled = ["sample", str(tmp_path / "run"), "--sampler", sampler, "--steps", "3", "--num", "2"]
+        assert refused(sampled, capsys).startswith(line)
+
+
+def refused(words, capsys):
+    """The one line that a command says on standard error."""
+    capsys.readouterr()
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--model.process.ends", "[0.5,0.3,1.0]"], r"ends \[0.5, 0.3, 1.0\] do not increase"),
+        (["--model.process.resolution", "18"], "size 18x18 cannot be halved 2 times; use multiples of 4"),
+        (["--model.network.resolution", "18"], "resolution 18 cannot be halved 2 times"),
+        (["--samples.sampler", "gddim:q=4", "--samples.steps", "3"], "q 4 is larger than steps 3"),
+        (["--samples.sampler", "gddim", "--samples.steps", "2"], "2 steps for 3 stages"),
+        (["--samples.sampler", "dpmpp_2m"], "sampler 'dpmpp_2m' cannot walk MultiScale"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused_in_one_line(words, line, tmp_path, capsys):
+    home = ["--trainer.default_root_dir", str(tmp_path / "bad")]
+    assert re.match("error: .*" + line, refused(["train", "--config", "digits/multiscale", *words, *home], capsys))
+    assert not (tmp_path / "bad").exists()

@@ -1,0 +1,55 @@
+"""Every U-Net of the zoo as the network of a multi-scale stage."""
+
+import pytest
+import torch
+
+from denoisezoo.archs import create_denoiser, list_denoisers
+from denoisezoo.archs.registry import get_variant
+from denoisezoo.errors import UserError
+
+NETWORKS = [
+    name
+    for name in list_denoisers()
+    if "tiny" in (variant := get_variant(name)).tags
+    and variant.family.name != "multiscale"  # which has its own refusal, as has
+    and variant.spec.scale == 1  # what changes the size of the image
+]
+each_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+def test_every_family_of_u_nets_is_here():
+    families = {get_variant(name).family.name for name in list_denoisers()}
+    assert {get_variant(name).family.name for name in NETWORKS} == families - {"multiscale", "udpm"}
+
+
+PLAIN = {"num_classes": 0, "cond_channels": 0, "augment_dim": 0}
+"""Networks without a conditioning take no labels."""
+
+
+@each_network
+def test_every_stage_is_that_network_at_its_own_size(name):
+    """At every effort: the stage's output is that of the network by itself, with the same weights."""
+    net = create_denoiser("multiscale_tiny", base=[name, name], resolution=16, **PLAIN).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.02 * torch.randn_like(p))  # outputs begin as 0
+    efforts = get_variant(name).efforts
+    assert net.efforts == (efforts if len(efforts) > 1 else (1.0,))
+    for stage, side in zip(net.stages, (16, 8), strict=True):
+        alone = create_denoiser(name, resolution=side, out_channels=3, **PLAIN).eval()
+        alone.load_state_dict(stage.state_dict())
+        x, c_noise = torch.randn(2, 3, side, side), torch.rand(2)
+        for effort, own in zip(net.efforts, efforts, strict=True):
+            with torch.no_grad():
+                found, expected = net(x, c_noise, effort=effort), alone(x, c_noise, effort=own)
+            assert found.shape == x.shape
+            assert found.abs().max() > 0
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@each_network
+def test_a_stage_too_small_for_its_network_is_refused_in_one_line(name):
+    """Of 20, 10 and 5 pixels, the last cannot be halved at all."""
+    with pytest.raises(UserError, match=r"^resolution (10|5) cannot be halved") as caught:
+        create_denoiser("multiscale_tiny", base=[name], resolution=20, levels=2, **PLAIN)
+    assert "\n" not in str(caught.value)
