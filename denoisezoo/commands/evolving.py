@@ -19,8 +19,8 @@ from denoisezoo.plans.evolution import (
     Evaluated,
     Evolution,
     Genome,
+    Judged,
     LevelGenome,
-    Measured,
     SegmentGenome,
     pareto,
     segments_of,
@@ -66,11 +66,11 @@ def evolve(
     evolution.seed(Candidate(efforts, first) for efforts in seeds)
     with progress_bar("evolving plans", args.trials) as progress:
 
-        def measured(candidate: Candidate) -> Measured:
+        def measured(candidate: Candidate) -> Judged:
             progress(study.begun())
             plan, terms = table.plan(candidate.efforts), settings[candidate.grid]
             walk = task.walk(plan, terms)
-            return Measured(task.quality(plan, terms), task.cost_of(walk), task.num * walk.macs_per_image)
+            return Judged(task.quality(plan, terms), task.cost_of(walk), task.num * walk.macs_per_image)
 
         evolution.run(measured, args.trials)
     found = pareto(evolution.evaluated())

@@ -36,7 +36,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Judged:
     """What an evaluation found; less is better.
 
     Attributes:
@@ -188,7 +188,7 @@ class Evolution:
         for candidate in candidates:
             self.shared.study.enqueue_trial(self._encode(candidate), skip_if_exists=True)
 
-    def run(self, evaluate: Callable[[Candidate], Measured], trials: int) -> None:
+    def run(self, evaluate: Callable[[Candidate], Judged], trials: int) -> None:
         """Work until the study has `trials` evaluations, counting those that others are at.
 
         Args:
@@ -202,9 +202,9 @@ class Evolution:
                 with self.shared.working(trial):
                     self._work(trial, evaluate)
 
-    def _work(self, trial: Any, evaluate: Callable[[Candidate], Measured]) -> None:
+    def _work(self, trial: Any, evaluate: Callable[[Candidate], Judged]) -> None:
         candidate = self._decode(trial)
-        known = {e.candidate: Measured(e.quality, e.cost) for e in self.evaluated()}
+        known = {e.candidate: Judged(e.quality, e.cost) for e in self.evaluated()}
         found = known.get(candidate) or evaluate(candidate)
         trial.set_user_attr(MACS, found.macs)
         self.shared.tell(trial, (found.quality, found.cost))

@@ -215,7 +215,7 @@ def test_only_the_released_network_is_blind(name):
 
 @pytest.mark.parametrize("name", ["missing_u_digits", "missing_u_time_digits"])
 def test_the_released_stem_erases_brightness_and_contrast(name):
-    net, x = moved(name), torch.randn(2, 1, 16, 16)
+    net, x = moved(name).double(), torch.randn(2, 1, 16, 16, dtype=torch.float64)
     y = net(x, torch.zeros(2))
     torch.testing.assert_close(net(3 * x + 5, torch.zeros(2)), y, rtol=0, atol=1e-3 * y.std().item())
 

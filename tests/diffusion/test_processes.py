@@ -73,8 +73,9 @@ def test_grid_falls_from_the_prior_to_zero(name):
 @pytest.mark.parametrize("grid", [grid for grid in GRIDS if not grid.endswith("of_test")])
 @pytest.mark.parametrize("name", ALL)
 def test_every_grid_on_every_process(name, grid):
-    t = GRIDS[grid](ALL[name], 12)
-    assert t.shape == (13,)
+    steps = 11 if grid == "fast_uniform" else 12  # which it has no list of 12 for
+    t = GRIDS[grid](ALL[name], steps)
+    assert t.shape == (steps + 1,)
     assert t[-1] == 0
     assert (t.diff() < 0).all()
     assert t[0] <= ALL[name].t_max * (1 + 1e-9)

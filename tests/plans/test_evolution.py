@@ -18,8 +18,8 @@ from denoisezoo.plans.evolution import (
     Candidate,
     Evaluated,
     Evolution,
+    Judged,
     LevelGenome,
-    Measured,
     SegmentGenome,
     pareto,
     segments_of,
@@ -38,7 +38,7 @@ def evaluate(candidate):
     rows = np.arange(LEVELS)
     # The truth differs from the table: other levels matter, and it is not additive.
     quality = float(LOSS[::-1][rows, candidate.efforts].sum() ** 1.5 + 0.02 * segments_of(candidate.efforts))
-    return Measured(quality, float(COST[rows, candidate.efforts].sum()), macs=7)
+    return Judged(quality, float(COST[rows, candidate.efforts].sum()), macs=7)
 
 
 def genome(segments=4):
