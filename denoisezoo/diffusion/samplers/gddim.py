@@ -23,6 +23,7 @@ from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.process import Process
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
+from denoisezoo.diffusion.samplers.first_order import clip_prediction
 from denoisezoo.errors import UserError
 
 Node = tuple[Tensor, Tensor]
@@ -45,6 +46,7 @@ class GDDIM(GridSampler):
         corrector: Take each step again, with the same noise, from a call at its end among the nodes (Adams and
             Moulton), which adds one to the order without noise.
         reuse: That call is also the next step's, and is not repeated where the corrector ends: NFE stays N.
+        clip: Clip every predicted image to [-1, 1], as ancestral sampling does; the noise is what then belongs to u_t.
     """
 
     name: ClassVar[str] = "gddim"
@@ -53,6 +55,7 @@ class GDDIM(GridSampler):
     lam: float = 0.0
     corrector: bool = False
     reuse: bool = False
+    clip: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.q <= 4 or self.lam < 0:
@@ -83,7 +86,7 @@ class GDDIM(GridSampler):
         process, step, nodes = call.process, None, list[Node]()
         for t, s in itertools.pairwise(grid):
             u = process.expand(u, t, generator)
-            found = call(u, t)
+            found = self._call(call, u, t)
             if s == 0:
                 return found.u_0
             here = self._node(t, found)
@@ -94,8 +97,12 @@ class GDDIM(GridSampler):
             step = _Step(process, s, self.lam, self._with_noise(process, base, carry, (s, t), generator), nodes)
             u = step.end()
             if self.corrector and not self.reuse:
-                u = step.end(self._node(s, call(u, s)))
+                u = step.end(self._node(s, self._call(call, u, s)))
         return u
+
+    def _call(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
+        found = call(u, t)
+        return clip_prediction(found, call.process, u, t) if self.clip else found
 
     def _node(self, t: Tensor, found: Prediction) -> Node:
         return t, found.u_0 if self.lam else found.eps

@@ -37,11 +37,13 @@ class StochasticDPMSolverPP2M(GridSampler):
         tau: Noise, relative to that of the reverse SDE.
         corrector: Take each step again, with the same noise, once the call at its end is there (section 4.3): D is then
             the parabola through the last three calls. The call is not repeated, so that NFE stays N.
+        clip: Clip every predicted image to [-1, 1], as ancestral sampling does.
     """
 
     name: ClassVar[str] = "dpmpp_2m_sde"
     tau: float = 1.0
     corrector: bool = False
+    clip: bool = False
 
     def __post_init__(self) -> None:
         if self.tau < 0:
@@ -58,6 +60,7 @@ class StochasticDPMSolverPP2M(GridSampler):
         for t, s in itertools.pairwise(grid):
             u = process.expand(u, t, generator)
             u_0 = call(u, t).u_0
+            u_0 = process.clip(u_0) if self.clip else u_0
             if s == 0:
                 return u_0
             if step is not None and step.u_0.shape != u_0.shape:
