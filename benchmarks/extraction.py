@@ -101,7 +101,7 @@ def append(path: Path, rows: list[dict[str, object]]) -> None:
     """Add rows to a file, which may hold those of other machines and runs."""
     begun = path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         if not begun:
             writer.writeheader()
         writer.writerows(rows)
