@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/demo
-UV := $(BIN)/uv pip install --python $(BIN)/python --quiet
+# Bytecode now, not in every process later where PYTHONDONTWRITEBYTECODE is set.
+UV := $(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode
 
 .PHONY: install demo test lint format bench clean
 
