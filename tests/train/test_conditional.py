@@ -318,7 +318,7 @@ MISTAKES = {
     ],
     LABELS: [(("--guidance", "2"), "label_dropout")],
     DROPPED: [
-        (("--guidance", "nan"), "not finite"),
+        (("--guidance", "nan"), "finite"),
         (("--guidance", "2", "--guidance-interval", "3,2"), "empty"),
         (("--guidance", "2", "--guidance-interval", "3"), "pair of numbers"),
     ],
