@@ -17,8 +17,6 @@ from denoisezoo.errors import UserError, unknown
 if TYPE_CHECKING:
     from denoisezoo.commands.comparing import Budget
 
-INTERRUPTED = 130
-
 
 def seeds(text: str) -> list[int]:
     """Comma-separated seeds, each once."""
@@ -87,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
     )
     launched = None if inline else launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
     outcome = compare(jobs, settings, args.out, title=args.title, command=command_line(), launched=launched)
-    if outcome.interrupted:
+    if outcome.status:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        return outcome.status
     if args.wandb and outcome.quality:
         from denoisezoo.report.tracking import track_comparison
 

@@ -88,13 +88,13 @@ class Outcome:
     Attributes:
         records: One record for each job that was reached.
         report: The report, None if there was nothing to report yet.
-        interrupted: Whether Ctrl-C ended it.
+        status: Exit status that a signal asked for, such as 130 for Ctrl-C; 0 where none ended it.
         quality: Name of the metric that is compared.
     """
 
     records: list[RunRecord]
     report: Path | None
-    interrupted: bool
+    status: int
     quality: str | None = None
 
 
@@ -196,8 +196,8 @@ def compare(
         try:
             if launched is not None:
                 check_launched(job, launched[job.folder])
-            elif train(job.arguments).interrupted:
-                return Outcome(records, report, True)
+            elif (trained := train(job.arguments)).interrupted:
+                return Outcome(records, report, trained.status)
             run = load_run(job.folder)
             bench = bench or Bench.of(run.data(), settings, out)
             say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: sampling and evaluating")
@@ -207,7 +207,7 @@ def compare(
             say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed} failed: {records[-1].error}")
         if bench is not None:
             report = write_report(bench.comparison(jobs, records, title, command), out)
-    return Outcome(records, report, False, bench.evaluator.features.distance_name if bench else None)
+    return Outcome(records, report, 0, bench.evaluator.features.distance_name if bench else None)
 
 
 def launch(jobs: list[Job], launcher: str, out: Path, options: dict[str, Any], at_once: int) -> dict[Path, str | None]:

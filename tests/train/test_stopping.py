@@ -82,6 +82,17 @@ def test_a_second_ctrl_c_aborts_at_once(arguments, tmp_path, sends, capsys):
     assert main(["train", *arguments()]) == 0
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_comparison_which_goes_on_later(recipe, tmp_path, sends, capsys, number, status):
+    words = ["compare", str(recipe), "--seeds", "0", "--out", str(tmp_path / "cmp"), "--steps", "2", "--num", "8"]
+    sends(number)
+    assert main(words) == status
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted; run the same command again to go on"
+    assert not list((tmp_path / "cmp").glob("*.html"))
+    assert main(words) == 0
+    assert list((tmp_path / "cmp").glob("*.html"))
+
+
 def test_sigterm_before_the_first_step_is_no_success(arguments, sends):
     """Lightning has taken the signal by then, and ends with status 0."""
     sends(signal.SIGTERM, step=0, hook="on_train_start")
