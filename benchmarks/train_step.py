@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
+from denoisezoo.allocator import keep_freed_memory
 from denoisezoo.archs import get_variant, list_denoisers
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
 from denoisezoo.diffusion.objectives import EDMLoss, Simple
@@ -39,7 +40,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.profiling.machine import device_name
 from denoisezoo.profiling.pairing import median_interval
 from denoisezoo.profiling.roofline import peaks
-from denoisezoo.train.callbacks import Throughput
+from denoisezoo.train.callbacks import Settled, Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO
 from denoisezoo.train.data import ImageData, Split
 from denoisezoo.train.data.loader import TrainLoader
@@ -155,7 +156,8 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
     module, twin = (make_module(name, mode, args.process) for _ in range(2))
     twin = twin.to(device)
     spec = module.denoiser.backbone.spec
-    data = Noise(spec.in_channels, spec.resolution, spec.num_classes, args.batch_size, batches=8)
+    # Batches as in a pass over the digits: what Lightning does between passes weighs what it weighs there.
+    data = Noise(spec.in_channels, spec.resolution, spec.num_classes, args.batch_size, batches=25)
     data.setup()
     batch = {key: value.to(device) for key, value in data.train_dataloader().batch(0).items()}
     timing = Alternate(Bare(twin, batch, dtype), args.block, args.warmup)
@@ -217,7 +219,7 @@ def fit(
         default_root_dir=folder,
         logger=RunLog(folder, 0),
         log_every_n_steps=10,  # as the shipped recipes for digits
-        callbacks=[StopOnInterrupt(), Throughput(), EMA(), Guard(), timing, checkpoints],
+        callbacks=[StopOnInterrupt(), Throughput(), Settled(), EMA(), Guard(), timing, checkpoints],
         plugins=[AtomicCheckpointIO(survive=True)],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -269,6 +271,7 @@ def main() -> int:
     parser.add_argument("--allowed", type=float, default=0.05, help="what the trainer may cost beside the bare loop")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
+    keep_freed_memory()  # as the command line does; for both sides
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     rows, skipped = measure_all(args)
     if args.csv and rows:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from denoisezoo import __version__
+from denoisezoo.allocator import keep_freed_memory
 from denoisezoo.errors import UserError, unknown
 
 COMMANDS = {
@@ -112,6 +113,7 @@ def dispatch(words: list[str]) -> int:
         raise unknown("option", name, ["--help", "--version", "--debug"], "denoisezoo --help")
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "denoisezoo --help")
+    keep_freed_memory()
     module = importlib.import_module(COMMANDS[name][0])
     if hasattr(module, "run_raw"):
         return int(module.run_raw(rest))

@@ -1,8 +1,9 @@
-"""What happens beside the training step: sample grids, throughput."""
+"""What happens beside the training step: sample grids, throughput, garbage."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import time
 from pathlib import Path
@@ -149,10 +150,47 @@ class Throughput(Callback):
         now, images = time.perf_counter(), int(pl_module.images_seen)
         rate = (images - self._since[1]) / max(now - self._since[0], 1e-9)
         self._since = (now, images)
-        pl_module.log("images_per_s", rate, prog_bar=True, logger=False)
         flop_per_s = rate * 2 * self.macs_per_image
         share = {"share_of_peak": flop_per_s / self.peak} if self.peak else {}
-        log_now(trainer, {"images_per_s": rate, "flop_per_s": flop_per_s, **share})
+        log_now(trainer, {"images_per_s": rate, "flop_per_s": flop_per_s, **share}, shown=["images_per_s"])
+
+
+class Settled(Callback):
+    """Python's garbage collector runs when the log is due, and leaves alone what was there when training began.
+
+    Modules, networks and callbacks are some hundred thousand objects, among which nothing becomes garbage; to walk
+    through them takes as long as several small steps. Steps themselves leave no cycles that hold tensors.
+    """
+
+    def __init__(self) -> None:
+        self._was_enabled = gc.isenabled()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collect once, and set aside what is left."""
+        self._was_enabled = gc.isenabled()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Collect what callbacks of others may have left."""
+        if log_due(trainer):
+            gc.collect()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the collector run as before."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let the collector run as before."""
+        self._restore()
+
+    def _restore(self) -> None:
+        gc.unfreeze()
+        if self._was_enabled:
+            gc.enable()
 
 
 def peak_flops(trainer: Trainer) -> float:

@@ -28,10 +28,10 @@ class EMA(WeightAveraging):
     torch's `AveragedModel` asks the device for a number at every update, which makes the host wait; both are replaced
     here by one fused update. Buffers are copied, not averaged.
 
-    A step averages what it trained: a parameter without a gradient, such as those of a stage whose turn it was not,
-    keeps its average (MSDiff, arXiv 2207.09786, has an average for each stage). Where steps train one stage each, the
-    half-life thus counts the images of the stage's own batches; where each trains all of them, those of the whole
-    batch. The ramp-up counts all images.
+    Where steps choose what they train, a step averages that alone: a parameter without a gradient, such as those of a
+    stage whose turn it was not, keeps its average (MSDiff, arXiv 2207.09786, has an average for each stage). Where
+    steps train one stage each, the half-life thus counts the images of the stage's own batches; where each trains all
+    of them, those of the whole batch. The ramp-up counts all images.
 
     Args:
         half_life: Images after which the weight of old parameters has halved.
@@ -69,7 +69,9 @@ class EMA(WeightAveraging):
         return 0.5 ** (batch / max(half_life, 1e-8))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Note which parameters the step trains: the module forgets its gradients after it."""
+        """Note which parameters the step trains, where it chooses: the module forgets its gradients after it."""
+        if not getattr(pl_module, "chooses", True):
+            return
         self._parameters = self._parameters or list(pl_module.parameters())
         self._trained = [parameter.grad is not None for parameter in self._parameters]
 
@@ -90,7 +92,8 @@ class EMA(WeightAveraging):
         if self._pairs is None or self._pairs[0] is not average:  # walking through the modules takes longer than this
             self._pairs = average, _tensors(average), _tensors(pl_module)
         _, (means, mean_buffers), (weights, buffers) = self._pairs
-        means, weights = (list(itertools.compress(tensors, self._trained)) for tensors in (means, weights))
+        if self._trained:
+            means, weights = (list(itertools.compress(tensors, self._trained)) for tensors in (means, weights))
         if means:
             torch._foreach_lerp_(means, weights, weight=weight)
         for mean, current in zip(mean_buffers, buffers, strict=True):

@@ -6,9 +6,11 @@ import csv
 import io
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -36,14 +38,22 @@ def loss_due(trainer: Trainer) -> bool:
     return every > 0 and (trainer.global_step + 1) % every == 0
 
 
-def log_now(trainer: Trainer, metrics: dict[str, Any]) -> None:
+def log_now(trainer: Trainer, metrics: dict[str, Any], *, shown: Collection[str] = ()) -> None:
     """Log metrics of the step that was just completed.
 
-    Lightning's `self.log` repeats the last value of a metric that a later step does not have.
+    Lightning's `self.log` repeats the last value of a metric that a later step does not have, and takes milliseconds.
+
+    Args:
+        trainer: The trainer.
+        metrics: Name -> value.
+        shown: Those that the progress bar shows, and callbacks may watch.
     """
     values = {key: float(value) for key, value in metrics.items()}
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step - 1)
+    for key in shown:
+        trainer.progress_bar_metrics[key] = values[key]
+        trainer.callback_metrics[key] = torch.tensor(values[key])
 
 
 class RunLog(CSVLogger):

@@ -114,6 +114,7 @@ class DiffusionModule(LightningModule):
         self.on_failure, self.skipped, self.failure = on_failure, 0, ""
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
+        self._noted: dict[str, Tensor] = {}
         self.images_seen, self.train_seconds = 0, 0.0
         self.recipe: Mapping[str, Any] = {}
         """The resolved configuration, kept in every checkpoint, so that a checkpoint alone can be sampled."""
@@ -198,10 +199,7 @@ class DiffusionModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
         optimizer = self.optimizer_config.build(self.denoiser)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds)),
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _learning_rate(self, step: int) -> float:
@@ -244,8 +242,7 @@ class DiffusionModule(LightningModule):
         self.noise_bins.latest = None
         self.images_seen += size * self.trainer.world_size
         if loss_due(self.trainer):
-            nan = torch.full((), math.nan, device=self.device)
-            self.log("train/loss", nan, prog_bar=True, batch_size=size, sync_dist=True)
+            self._note("train/loss", torch.full((), math.nan, device=self.device))
 
     def _with_others(self, loss: Tensor | None) -> Tensor:
         """The loss, or if there is none a NaN, for which `Guard` skips the step on all processes: they wait for ours.
@@ -271,14 +268,18 @@ class DiffusionModule(LightningModule):
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
-        if loss_due(self.trainer):  # Lightning's log takes a millisecond, and several processes wait for each other
-            self._log_losses(efforts, losses, size)
+        if loss_due(self.trainer):  # several processes wait for each other here
+            self._note_losses(efforts, losses)
         return torch.stack([loss.loss for loss in losses]).sum()
 
-    def _log_losses(self, efforts: list[Effort], losses: list[Loss], size: int) -> None:
-        self.log("train/loss", losses[0].loss, prog_bar=True, batch_size=size, sync_dist=True)
-        if len(efforts) > 1:
-            self.log_dict({f"train/loss_at_{e:g}": x.per_sample.mean() for e, x in zip(efforts, losses, strict=True)})
+    def _note_losses(self, efforts: list[Effort], losses: list[Loss]) -> None:
+        self._note("train/loss", losses[0].loss)
+        for e, x in zip(efforts, losses, strict=True) if len(efforts) > 1 else ():
+            self._noted[f"train/loss_at_{e:g}"] = x.per_sample.mean().detach()
+
+    def _note(self, name: str, value: Tensor) -> None:
+        """Keep a value of a batch, the mean over processes, until the step is logged."""
+        self._noted[name] = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
 
     def _oppose(self, opponent: Opponent, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The adversary's gradient of one batch."""
@@ -291,7 +292,7 @@ class DiffusionModule(LightningModule):
         (loss / self.trainer.accumulate_grad_batches).backward()
         opponent.trains(False)
         if loss_due(self.trainer):
-            self.log("train/adversary_loss", loss.detach(), batch_size=len(batch["image"]), sync_dist=True)
+            self._note("train/adversary_loss", loss)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -344,11 +345,13 @@ class DiffusionModule(LightningModule):
         return (0, self.global_step, step, turn * self.trainer.world_size + self.global_rank)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the loss by noise level and the images seen as often as the loss."""
+        """Log the losses, also by noise level, and the images seen."""
         if log_due(self.trainer):
             means = self.noise_bins.means(self.trainer.strategy.reduce)
-            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()}
-            log_now(self.trainer, metrics | {"images_seen": self.images_seen})
+            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()} | self._noted
+            metrics |= {"images_seen": self.images_seen, "epoch": self.current_epoch}
+            log_now(self.trainer, metrics, shown={"train/loss"} & self._noted.keys())
+            self._noted.clear()
             self.noise_bins.reset()
 
     def on_validation_epoch_start(self) -> None:

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.allowed import BASES, subclasses
-from denoisezoo.train.callbacks import SampleGrid, Throughput
+from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.dashboard import Dashboard
 from denoisezoo.train.data import ImageData
@@ -185,7 +185,7 @@ class RecipeCLI(LightningCLI):
         refuse_strategy(trainer_config.get("strategy"))
         check_trainer(trainer_config)
         root = Path(trainer_config.get("default_root_dir") or "runs")
-        extra = [StopOnInterrupt(), Throughput(), Dashboard()]
+        extra = [StopOnInterrupt(), Throughput(), Dashboard(), Settled()]
         chosen = as_list(trainer_config.get("plugins"))
         plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)

@@ -215,10 +215,10 @@ def _leaves(loss: Tensor) -> set[int]:
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:
     """The 2-norm of each tensor, of all its shares together; all processes must ask for the same ones."""
-    local = torch.stack(torch._foreach_norm([mine(tensor) for tensor in tensors])).float()
     first = tensors[0]
     if not isinstance(first, DTensor):
-        return local
+        return torch.stack(torch._foreach_norm(list(tensors))).float()
+    local = torch.stack(torch._foreach_norm([mine(tensor) for tensor in tensors])).float()
     squares = local.double().square()  # in one go: a DTensor's own norm would wait for the others for each tensor
     dist.all_reduce(squares, group=first.device_mesh.get_group())
     return squares.sqrt().float()

@@ -1,5 +1,7 @@
 """Training a recipe: what the run folder holds, resuming, interrupting, and what is refused."""
 
+import contextlib
+import gc
 import json
 import signal
 
@@ -13,6 +15,7 @@ from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.train import fit
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import train
+from denoisezoo.train.log import read_log
 from denoisezoo.train.runs import load_run
 
 
@@ -95,6 +98,76 @@ def test_an_interrupted_run_stops_in_order_and_goes_on(arguments, tmp_path, monk
     train(arguments(folder="whole"))
     whole, broken = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
+
+
+class Look(Callback):
+    """Looks at what the progress bar and other callbacks are given, and at the garbage collector, after each step."""
+
+    def __init__(self, fails_at=None):
+        self.seen, self.fails_at = [], fails_at
+
+    def on_train_batch_start(self, trainer, *args):
+        watched = trainer.callback_metrics.get("train/loss")
+        self.seen.append((dict(trainer.progress_bar_metrics), watched, gc.isenabled() or gc.get_freeze_count()))
+        if trainer.global_step == self.fails_at:
+            raise ComputationError("it fails", "see what happens")
+
+
+@pytest.fixture
+def look(monkeypatch):
+    """Makes the next trainings have that callback."""
+    build = fit.parse_recipe
+
+    def with_callback(callback):
+        def parse(args):
+            cli = build(args)
+            cli.trainer.callbacks.append(callback)
+            return cli
+
+        monkeypatch.setattr(fit, "parse_recipe", parse)
+        return callback
+
+    return with_callback
+
+
+def test_the_progress_bar_shows_the_loss_of_the_log(arguments, tmp_path, look):
+    seen = look(Look()).seen
+    train(arguments())
+    logged = read_log(tmp_path / "run")
+    assert seen[0][0] == {}
+    for step, (shown, watched, _) in enumerate(seen[1:]):
+        assert shown["train/loss"] == float(watched) == pytest.approx(logged[step]["train/loss"])
+        assert shown["images_per_s"] == logged[step]["images_per_s"] > 0
+
+
+@pytest.mark.parametrize("fails_at", [None, 2])
+def test_the_garbage_collector_leaves_alone_what_was_there_while_training_lasts(arguments, look, fails_at):
+    assert gc.get_freeze_count() == 0
+    seen = look(Look(fails_at)).seen
+    with pytest.raises(ComputationError) if fails_at else contextlib.nullcontext():
+        train(arguments())
+    assert all(frozen > 10_000 for *_, frozen in seen)  # True, where it is enabled, is 1
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_steps_leave_no_tensors_to_the_garbage_collector(arguments, look, monkeypatch):
+    """So that it may wait until the log is due, and no memory waits with it."""
+    garbage = []
+
+    class Collect(Callback):
+        def on_train_batch_start(self, trainer, *args):
+            gc.set_debug(gc.DEBUG_SAVEALL * (trainer.global_step == 8))
+            if trainer.global_step in (2, 8):
+                gc.collect()
+                garbage.extend(gc.garbage)
+                gc.garbage.clear()
+                gc.set_debug(0)
+
+    look(Collect())
+    train(arguments("--trainer.max_steps", 9, "--trainer.log_every_n_steps", 100))
+    assert not any(isinstance(found, torch.Tensor) for found in garbage)
+    assert len(garbage) < 6 * 100
 
 
 @pytest.mark.parametrize("path", ["nowhere", "."])
