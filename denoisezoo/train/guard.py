@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.evaluation.ranks import gather
 from denoisezoo.train.checkpoint import newest_checkpoint
-from denoisezoo.train.log import log_due, log_now
+from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import bin_names, bin_of
+from denoisezoo.train.sharding import all_finite, whole
 from denoisezoo.train.sharding import norms as norms_of
-from denoisezoo.train.sharding import whole
 
 SCALE_FLOOR = 1.0
 """Loss scale of float16 below which a gradient that overflows is no matter of the scale."""
@@ -91,20 +91,19 @@ class Guard(Callback):
             self._missed(pl_module)
             return
         scale = loss_scale(trainer)
-        norms = norms_of(list(gradients.values()))
-        if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused: it divides by the scale itself
-            norms = norms / (scale or 1.0)
-        if self._good(trainer, norms, losses):
+        if self._good(trainer, losses, list(gradients.values())):
             self.in_row = 0
-            if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
-                self._norms = block_norms(list(gradients), norms)
+            if loss_due(trainer):
+                # A fused optimiser divides by the scale itself.
+                divisor = scale if getattr(optimizer, "_step_supports_amp_scaling", False) else None
+                self._norms = block_norms(list(gradients), norms_of(list(gradients.values())) / (divisor or 1.0))
             return
         self._norms = {}
-        if scale is not None and scale > SCALE_FLOOR and self._good(trainer, torch.zeros_like(norms), losses):
+        if scale is not None and scale > SCALE_FLOOR and self._good(trainer, losses):
             return  # an overflow of the gradient alone: the scaler skips the step and halves the scale
         self._skip(trainer, pl_module, samples)
         if self.in_row > self.max_in_row:
-            raise self._diagnosis(trainer, pl_module, losses, list(gradients), norms, batches)
+            raise self._diagnosis(trainer, pl_module, losses, gradients, batches)
         for _, parameter in self._named if scale is None else []:  # the scaler must see them, and skips by itself
             parameter.grad = None  # optimisers leave a parameter without a gradient alone
 
@@ -131,9 +130,11 @@ class Guard(Callback):
                 "leave out --model.on_failure skip to stop at the first, and see what it says",
             )
 
-    def _good(self, trainer: Trainer, norms: Tensor, losses: list[Tensor]) -> bool:
+    def _good(self, trainer: Trainer, losses: list[Tensor], gradients: Sequence[Tensor] = ()) -> bool:
         """Whether losses and gradients are finite, on every process."""
-        finite = norms.isfinite().all() & torch.stack([loss.isfinite().all() for loss in losses]).all()
+        finite = torch.stack([loss.isfinite().all() for loss in losses]).all()
+        if gradients:
+            finite = finite & all_finite(gradients)
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce(finite.float(), reduce_op="min") > 0
         return bool(finite)
@@ -153,13 +154,13 @@ class Guard(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         losses: list[Tensor],
-        names: list[str],
-        norms: Tensor,
+        gradients: dict[str, Tensor],
         batches: Any,
     ) -> DivergenceError:
+        norms = norms_of(list(gradients.values()))
         with whole(pl_module.denoiser.backbone):
             found = [first_non_finite(pl_module, *batch) for batch in batches]
-        where = first_of_all(trainer, next(filter(None, found), None)) or _gradient(names, norms)
+        where = first_of_all(trainer, next(filter(None, found), None)) or _gradient(list(gradients), norms)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         folder = Path(trainer.default_root_dir)
         good = newest_checkpoint(folder)

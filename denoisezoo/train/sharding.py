@@ -224,6 +224,20 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     return squares.sqrt().float()
 
 
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether all values are finite, as one boolean; of divided tensors, those of this process.
+
+    By the check that torch's own loss scaling makes, which is one kernel for all tensors on a GPU and takes half the
+    time of the norms on a CPU. It also multiplies by 1.
+    """
+    local = [mine(tensor) for tensor in tensors]
+    if {tensor.dtype for tensor in local} != {torch.float32}:
+        return torch.stack([tensor.isfinite().all() for tensor in local]).all()
+    found, one = local[0].new_zeros(1), local[0].new_ones(1)
+    torch._amp_foreach_non_finite_check_and_unscale_(local, found, one)
+    return found[0] == 0
+
+
 def mine(tensor: Tensor) -> Tensor:
     """This process's share of a tensor; of one that is not divided, all."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
