@@ -15,6 +15,7 @@ from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import train
 from denoisezoo.train.guard import Guard, block_norms, block_of
 from denoisezoo.train.log import read_log
+from denoisezoo.train.sharding import all_finite
 
 
 def with_callback(monkeypatch, callback):
@@ -284,3 +285,17 @@ def test_with_loss_scaling_bad_data_still_end_training(arguments, monkeypatch):
     with_callback(monkeypatch, Scaled(65536.0))
     with pytest.raises(ComputationError, match="2 steps in a row were not finite"):
         train(arguments("--guard.max_in_row", 1, "--trainer.max_steps", 20))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("index", range(3))
+def test_one_value_among_all_gradients_is_found_and_none_is_changed(dtype, bad, index):
+    gradients = [torch.randn(5, dtype=dtype), torch.randn(3, 4, 3, 3, dtype=dtype), torch.randn((), dtype=dtype)]
+    gradients[1] = gradients[1].to(memory_format=torch.channels_last)
+    gradients[0][0] = torch.finfo(dtype).max  # its square is not finite, and it is
+    before = [gradient.clone() for gradient in gradients]
+    assert all_finite(gradients)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, before, strict=True))
+    gradients[index][(-1,) * gradients[index].ndim] = bad
+    assert not all_finite(gradients)
