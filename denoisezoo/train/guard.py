@@ -90,13 +90,13 @@ class Guard(Callback):
         if not gradients:
             self._missed(pl_module)
             return
-        scale = loss_scale(trainer)
-        if self._good(trainer, losses, list(gradients.values())):
+        scale, grads = loss_scale(trainer), list(gradients.values())
+        if self._good(trainer, losses, grads):
             self.in_row = 0
             if loss_due(trainer):
                 # A fused optimiser divides by the scale itself.
                 divisor = scale if getattr(optimizer, "_step_supports_amp_scaling", False) else None
-                self._norms = block_norms(list(gradients), norms_of(list(gradients.values())) / (divisor or 1.0))
+                self._norms = block_norms(list(gradients), norms_of(grads) / (divisor or 1.0))
             return
         self._norms = {}
         if scale is not None and scale > SCALE_FLOOR and self._good(trainer, losses):
