@@ -10,6 +10,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.processes import uniform_grid
+from denoisezoo.diffusion.tables import Table
 from denoisezoo.diffusion.transforms import dct, inverse_dct, laplacian
 from denoisezoo.errors import UserError
 
@@ -52,7 +53,7 @@ class Blurring(DiagonalProcess):
             raise UserError(f"t_min {t_min} and t_max {t_max} are not in order", "give 0 < t_min < t_max <= 1")
         self.blur, self.schedule, self.d_min, self.resolution = blur, schedule, d_min, resolution
         self.t_min, self.t_max = t_min, t_max
-        self.laplacian = laplacian(resolution)
+        self.laplacian = Table(laplacian(resolution))
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
@@ -72,7 +73,7 @@ class Blurring(DiagonalProcess):
     def _fade(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """D_t and its derivative, maps (B, 1, N, N)."""
         t = t.reshape(-1, 1, 1, 1)
-        sine, rate = torch.sin(math.pi / 2 * t), self.laplacian.to(t)
+        sine, rate = torch.sin(math.pi / 2 * t), self.laplacian.like(t)
         decay = (1 - self.d_min) * torch.exp(-rate * (self.blur * sine**2) ** 2 / 2)
         # d/dt (sigma_B^2 / 2) = blur^2 d/dt sin^4 / 2 = pi blur^2 sin^3 cos.
         speed = math.pi * self.blur**2 * sine**3 * torch.cos(math.pi / 2 * t)

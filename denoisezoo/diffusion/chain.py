@@ -13,6 +13,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.process import PROCESSES, ScalarProcess
 from denoisezoo.diffusion.processes import uniform_grid
+from denoisezoo.diffusion.tables import Table
 from denoisezoo.errors import UserError
 
 
@@ -49,18 +50,10 @@ class VPDiscrete(ScalarProcess):
         self.schedule, self.T = schedule, T
         self.t_min, self.t_max = 1.0, float(T)
         self.betas = betas
-        self.log_alpha_bar = torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)])
-        self._on_device: dict[torch.device, Tensor] = {torch.device("cpu"): self.log_alpha_bar}
-
-    def _table(self, device: torch.device) -> Tensor:
-        if device.type == "meta":
-            return self.log_alpha_bar.to(device)
-        if device not in self._on_device:
-            self._on_device[device] = self.log_alpha_bar.to(device)
-        return self._on_device[device]
+        self.log_alpha_bar = Table(torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)]))
 
     def _log_alpha_bar(self, t: Tensor) -> Tensor:
-        table = self._table(t.device)
+        table = self.log_alpha_bar.like(t, torch.float64)
         low = t.floor().clamp(0, self.T - 1)
         index = low.long()
         return torch.lerp(table[index], table[index + 1], (t - low).to(table.dtype)).to(t.dtype)
@@ -90,7 +83,7 @@ class VPDiscrete(ScalarProcess):
 
     def t_of_sigma(self, sigma: Tensor) -> Tensor:
         """Inverse of the interpolated `edm_sigma`; levels outside the chain give 0 or T."""
-        rising = -self._table(sigma.device)
+        rising = -self.log_alpha_bar.like(sigma, torch.float64)
         wanted = torch.log1p(sigma.double() ** 2)
         high = torch.searchsorted(rising, wanted.contiguous()).clamp(1, self.T)
         below, above = rising[high - 1], rising[high]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.processes import uniform_grid
+from denoisezoo.diffusion.tables import Table
 from denoisezoo.diffusion.transforms import dct, haar, haar_bands, inverse_dct, inverse_haar, laplacian
 from denoisezoo.errors import UserError
 
@@ -62,8 +63,8 @@ class LogSNRProcess(DiagonalProcess):
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha' = l' sigma^2 alpha / 2 and sigma' = -l' alpha^2 sigma / 2 (preserving), with l the log-SNR."""
+        alpha, sigma = self.alpha_sigma(t)  # before any differentiation, so that the tables are copied outside of it
         half_rate = slope_of(self.log_snrs, t) / 2
-        alpha, sigma = self.alpha(t), self.sigma(t)
         if self.variance == "exploding":
             return torch.zeros_like(alpha), -half_rate * sigma
         return half_rate * sigma**2 * alpha, -half_rate * alpha**2 * sigma
@@ -118,8 +119,8 @@ class Diagonal(LogSNRProcess):
         self.basis, self.levels = basis, len(curves) - 1
         self.resolution = None if basis == "pixels" else resolution
         self.variance, self.t_min, self.t_max = variance, t_min, 1.0
-        self.curves = torch.tensor(curves, dtype=torch.float64, device="cpu")
-        self.weights = group_weights(basis, resolution, len(curves))
+        self.curves = Table(curves)
+        self.weights = Table(group_weights(basis, resolution, len(curves)))
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
@@ -128,14 +129,14 @@ class Diagonal(LogSNRProcess):
 
     def log_snrs(self, t: Tensor) -> Tensor:
         """Interpolated between the knots, then mixed over groups."""
-        curves, last = self.curves.to(t), self.curves.shape[1] - 2
+        curves, last = self.curves.like(t), self.curves.shape[1] - 2
         place = (t - self.t_min) / (1 - self.t_min) * (last + 1)
         left = place.detach().floor().clamp(0, last).long()
         share = torch.where(place < 0, 0.0, place) - left  # unlike clamp, with its slope at t_min itself
         values = curves[:, left] + (curves[:, left + 1] - curves[:, left]) * share  # (groups, B)
         if self.basis == "pixels":
             return values[0]
-        return torch.einsum("gb,ghw->bhw", values, self.weights.to(t))[:, None]
+        return torch.einsum("gb,ghw->bhw", values, self.weights.like(t))[:, None]
 
     def to_pixels(self, u: Tensor) -> Tensor:
         """Undo the basis."""

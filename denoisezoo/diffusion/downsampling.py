@@ -13,6 +13,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.diagonal import slope_of
 from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process
+from denoisezoo.diffusion.tables import Table
 from denoisezoo.diffusion.transforms import check_levels, haar, inverse_haar
 from denoisezoo.errors import UserError
 
@@ -58,6 +59,8 @@ class DownSampling(DiagonalProcess):
         self.alphas, self.sigmas, self.levels = tuple(alphas), tuple(sigmas), len(alphas)
         self.t_min, self.t_max = 1.0, float(self.levels)
         self.abar, self.std = marginals(alphas, sigmas)
+        self._log_abar = Table([math.log(abar) for abar in self.abar])
+        self._relative = Table([(s / abar) ** 2 for s, abar in zip(self.std, self.abar, strict=True)])
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
@@ -68,14 +71,13 @@ class DownSampling(DiagonalProcess):
     def alpha(self, t: Tensor) -> Tensor:
         """abar at whole times; between them its logarithm is linear."""
         left, share = self._place(t)
-        known = torch.tensor(self.abar, dtype=t.dtype, device=t.device).log()
+        known = self._log_abar.like(t)
         return torch.exp(known[left] + (known[left + 1] - known[left]) * share)
 
     def sigma(self, t: Tensor) -> Tensor:
         """s at whole times; between them (s / abar)^2, which only grows, is linear."""
         left, share = self._place(t)
-        abar, std = (torch.tensor(values, dtype=t.dtype, device=t.device) for values in (self.abar, self.std))
-        relative = (std / abar).square()
+        relative = self._relative.like(t)
         return self.alpha(t) * (relative[left] + (relative[left + 1] - relative[left]) * share).sqrt()
 
     def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:

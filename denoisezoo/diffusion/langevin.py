@@ -24,6 +24,7 @@ from torch import Tensor
 from denoisezoo.diffusion.blocks import apply_blocks, inverse, product, stack_blocks, transpose
 from denoisezoo.diffusion.process import PROCESSES, Process, check_finite
 from denoisezoo.diffusion.processes import with_zero
+from denoisezoo.diffusion.tables import Table
 from denoisezoo.errors import UserError
 
 
@@ -245,9 +246,8 @@ class AngleTable:
         inner = x[:-1, None] + self.step * (nodes + 1) / 2
         rates = self._rate(torch.from_numpy(inner).flatten()).reshape(inner.shape)
         steps = (rates * torch.from_numpy(weights)).sum(1) * self.step / 2
-        self.theta = torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), steps.cumsum(0)])
-        self.rate = self._rate(torch.from_numpy(x)) * self.step
-        self._on_device: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self.theta = Table(torch.cat([torch.zeros(1, dtype=torch.float64, device="cpu"), steps.cumsum(0)]))
+        self.rate = Table(self._rate(torch.from_numpy(x)) * self.step)
 
     def _rate(self, x: Tensor) -> Tensor:
         """d theta / dx with x = ln(B + delta)."""
@@ -257,7 +257,7 @@ class AngleTable:
 
     def __call__(self, B: Tensor) -> Tensor:
         """theta (n,) at B (n,), in its dtype."""
-        theta, rate = self._tables(B.device)
+        theta, rate = (table.like(B, torch.float64) for table in (self.theta, self.rate))
         place = (torch.log(B.double() + self.delta) - self.low) / self.step
         left = place.detach().floor().clamp(0, self.last).long()
         p = place - left
@@ -265,8 +265,3 @@ class AngleTable:
         rise = theta[right] - theta[left]
         bend = (1 - p) * (rate[left] - rise) - p * (rate[right] - rise)
         return (theta[left] + p * rise + p * (1 - p) * bend).to(B.dtype)
-
-    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if device not in self._on_device:
-            self._on_device[device] = self.theta.to(device), self.rate.to(device)
-        return self._on_device[device]

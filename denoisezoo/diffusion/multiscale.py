@@ -11,6 +11,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.diagonal import LogSNRProcess
 from denoisezoo.diffusion.process import PROCESSES, Process, check_finite
+from denoisezoo.diffusion.tables import Table
 from denoisezoo.diffusion.transforms import haar, haar_bands, inverse_haar
 from denoisezoo.errors import UserError
 
@@ -62,7 +63,8 @@ class MultiScale(LogSNRProcess):
         if len(band_std) != len(ends) or min(band_std) <= 0:
             raise UserError(f"band_std {band_std} for {len(ends)} bands", "give a positive number for each band")
         divisors = [*band_std[:-1], band_std[-1] * (2.0**levels if rescale else 1.0)]
-        self.scales = torch.tensor(divisors, dtype=torch.float64, device="cpu").reciprocal()
+        self.scales = Table(torch.tensor(divisors, dtype=torch.float64, device="cpu").reciprocal()[self.bands])
+        self._ends, self._stages = Table(ends), Table(self.stages[::-1])
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
@@ -87,8 +89,7 @@ class MultiScale(LogSNRProcess):
         return self._laid_out(torch.sigmoid(log_snr).sqrt()), self._laid_out(torch.sigmoid(-log_snr).sqrt())
 
     def _by_band(self, t: Tensor) -> Tensor:
-        ends = torch.tensor(self.ends, dtype=t.dtype, device=t.device)
-        share = (t[:, None] - self.t_min) / (ends - self.t_min)
+        share = (t[:, None] - self.t_min) / (self._ends.like(t) - self.t_min)
         share = torch.where(share > 1, 1.0, share)  # unlike clamp, with its slope up to the very end
         return self.highest - (self.highest - self.lowest) * share
 
@@ -123,7 +124,7 @@ class MultiScale(LogSNRProcess):
     def _scales(self, u: Tensor) -> Tensor:
         """By what each coefficient of a state is multiplied; (H, W)."""
         side = u.shape[-1]
-        return self.scales.to(u)[self.bands[:side, :side].to(u.device)]
+        return self.scales.like(u)[:side, :side]
 
     def encode(self, image: Tensor) -> Tensor:
         """The mosaic, its bands scaled if so set."""
@@ -142,7 +143,7 @@ class MultiScale(LogSNRProcess):
 
     def sample_times(self, uniform: Tensor) -> Tensor:
         """Every stage gets the same share of the images, whatever its length; uniform in t within it."""
-        stages = torch.tensor(self.stages[::-1], dtype=uniform.dtype, device=uniform.device)
+        stages = self._stages.like(uniform)
         place = uniform * len(stages)
         index = place.floor().long().clamp(max=len(stages) - 1)
         last, first = stages[index, 1], stages[index, 0]
