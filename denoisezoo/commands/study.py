@@ -38,8 +38,15 @@ COLUMNS = {
 
 
 NUM = 1000
-NOT_OF_RESOLUTIONS = {"num": NUM, "seed": 0, "plan": None, "guidance": None, "guidance_interval": None}
-"""Options of other studies that it has no use for, and their defaults."""
+UNUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "resolutions": (
+        {"num": NUM, "seed": 0, "plan": None, "guidance": None, "guidance_interval": None, "draws": 5}
+        | {"features": "pixels", "batch_size": 256},
+        "leave it out; its networks are untrained, and it has --batch-sizes",
+    ),
+    "samplers": ({"steps": 18}, "give --nfe; the steps of each sampler follow from it"),
+}
+"""Options that a study has no use for with their defaults, and what to do."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     """Run a study, print its rows and write its page."""
     from denoisezoo.report.study import write_study
 
+    refuse_unused(args)
     try:
         study = STUDIES[args.study](args)
     finally:
@@ -100,6 +108,18 @@ def run(args: argparse.Namespace) -> int:
     write_study(out, f"Study: {args.study}", study.rows, study.plots, keys, command)
     print(f"page: {out}")
     return 0
+
+
+def refuse_unused(args: argparse.Namespace) -> None:
+    """Refuse options that the study would ignore.
+
+    Raises:
+        UserError: Naming one.
+    """
+    options, advice = UNUSED.get(args.study, ({}, ""))
+    for name, default in options.items():
+        if getattr(args, name) != default:
+            raise UserError(f"{args.study} has no use for --{name.replace('_', '-')}", advice)
 
 
 def shown(value: Any) -> str:
@@ -173,8 +193,6 @@ def study_resolutions(args: argparse.Namespace) -> Study:
     from denoisezoo.profiling.setting import parse_dtype
     from denoisezoo.studies.resolutions import resolution_study
 
-    if unused := [f"--{name}" for name, default in NOT_OF_RESOLUTIONS.items() if getattr(args, name) != default]:
-        raise UserError(f"resolutions has no use for {unused[0]}", "leave it out; its networks are untrained")
     processes = str(args.processes or "").split(",")
     if len(args.subjects) != 2 or len(processes) != 2:
         raise UserError("resolutions compares two networks, each on its process", "give two names and --processes P,P")

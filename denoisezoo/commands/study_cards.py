@@ -17,7 +17,7 @@ ON_CPU = ("memory", "robustness")
 """Studies that know no other device."""
 
 FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
-OF_ROW = ("sampler", "steps", "nfe", "resolution", "num_generated", "macs_per_image")
+OF_ROW = ("sampler", "steps", "nfe", "resolution", "num_generated", "params", "macs_per_image")
 
 
 def with_cards(rows: Sequence[Row], args: argparse.Namespace, command: str) -> list[Row]:
@@ -52,6 +52,7 @@ def _of_row(row: Row, runs: Sequence[Run], args: argparse.Namespace) -> dict[str
     from denoisezoo.evaluation.card import seed_range
 
     found = training_facts([_facts(run) for run in runs])
+    found |= {"sampler": args.sampler} if args.study == "resolutions" else {}
     found |= {key: row[key] for key in (*FACTS, *OF_ROW) if key in row}
     return found | ({"seeds": seed_range(args.seed, row["num_generated"])} if "num_generated" in row else {})
 
@@ -70,13 +71,13 @@ def training_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _runs_of(row: Row, runs: Sequence[Run]) -> list[Run]:
     """The runs that a row is about: one by its folder, or the seeds that a method's row is the mean of."""
+    from denoisezoo.studies.base import titles_of
     from denoisezoo.studies.channel import name_of
 
     method = str(row.get("method", "")).partition(", mean of ")[0]
     named = [run for run in runs if method and name_of(run) == method]
-    return named or [run for run in runs if row.get("run") in names_of(run)][:1]
-
-
-def names_of(run: Run) -> tuple[str, ...]:
-    """What studies call a run in their rows: its folder, the last part of it, or the last two."""
-    return run.folder.name, "/".join(run.folder.parts[-2:]), str(run.folder)
+    titles = titles_of([run.folder for run in runs])
+    return (
+        named
+        or [run for run, title in zip(runs, titles, strict=True) if row.get("run") in (title, str(run.folder))][:1]
+    )

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.process import PROCESSES, ScalarProcess
+from denoisezoo.diffusion.process import PROCESSES, ScalarProcess, check_finite
 from denoisezoo.diffusion.processes import uniform_grid
 from denoisezoo.diffusion.tables import Table
 from denoisezoo.errors import UserError
@@ -40,8 +40,14 @@ class VPDiscrete(ScalarProcess):
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
     ) -> None:
+        check_finite(beta_start=beta_start, beta_end=beta_end)
         if T < 1:
             raise UserError(f"T is {T}", "give a whole number of at least 1")
+        if not 0 < beta_start <= beta_end < 1:
+            raise UserError(
+                f"beta_start {beta_start} and beta_end {beta_end} are not in order",
+                "give 0 < beta_start <= beta_end < 1",
+            )
         if schedule == "linear":
             betas = torch.linspace(beta_start, beta_end, T, dtype=torch.float64, device="cpu")
         else:

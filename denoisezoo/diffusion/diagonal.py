@@ -152,7 +152,12 @@ class Diagonal(LogSNRProcess):
 
 
 def group_weights(basis: str, resolution: int, groups: int) -> Tensor:
-    """Share (groups, N, N) of each group's curve in each coefficient, float64; sums to 1 over groups."""
+    """Share (groups, N, N) of each group's curve in each coefficient, float64; sums to 1 over groups.
+
+    Pixels have one group, whatever the size: (1, 1, 1).
+    """
+    if basis == "pixels":
+        return torch.ones(1, 1, 1, dtype=torch.float64, device="cpu")
     if basis == "haar":
         return torch.stack([(haar_bands(resolution, groups - 1) == g).double() for g in range(groups)])
     frequency = laplacian(resolution).sqrt()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoisezoo.diffusion.diagonal import slope_of
-from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process
+from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.tables import Table
 from denoisezoo.diffusion.transforms import check_levels, haar, inverse_haar
 from denoisezoo.errors import UserError
@@ -176,6 +176,7 @@ def check_schedule(alphas: Sequence[float], sigmas: Sequence[float]) -> None:
         raise UserError(
             f"{len(alphas)} alphas and {len(sigmas)} sigmas", "give one of each for every level, at least 2 levels"
         )
+    check_finite(alphas=alphas, sigmas=sigmas)
     if min(*alphas, *sigmas) <= 0 or max(alphas) > 1:
         raise UserError(
             f"alphas {list(alphas)} or sigmas {list(sigmas)} are out of range", "give 0 < alpha <= 1 and sigma > 0"

@@ -104,6 +104,11 @@ class Joint(TimesOfPart, DiagonalProcess):
         """The process of x."""
         return self.x
 
+    @property
+    def changing(self) -> tuple[float, ...]:
+        """The largest noise of y."""
+        return (self.sigma_max,)
+
     def advance(self, step: int) -> None:
         """sigma_max(n) = M y_T y_0 / (n (y_0 - y_T) + M y_T) (the code of arXiv 2111.13606), not below sigma_min."""
         if self.falls_to is not None:

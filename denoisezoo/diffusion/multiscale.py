@@ -173,13 +173,13 @@ def check_ends(ends: Sequence[float], levels: int, t_min: float) -> None:
         raise UserError(f"levels is {levels}", "give at least 1; the log-SNR-linear process of one band is Diagonal")
     if len(ends) != levels + 1:
         raise UserError(f"{len(ends)} ends for {levels + 1} bands", "give one for each band, the finest first")
+    even = [round((k + 1) / (levels + 1), 2) for k in range(levels + 1)]
     if not 0 < t_min < ends[0] or any(a >= b for a, b in itertools.pairwise(ends)):
         raise UserError(
-            f"ends {list(ends)} do not increase from above t_min {t_min}",
-            "finer bands end sooner: give e.g. [0.5, 1.0]",
+            f"ends {list(ends)} do not increase from above t_min {t_min}", f"finer bands end sooner: give e.g. {even}"
         )
     if ends[-1] > 1:
-        raise UserError(f"ends {list(ends)} go beyond 1, the time of the prior", "give e.g. [0.5, 1.0]")
+        raise UserError(f"ends {list(ends)} go beyond 1, the time of the prior", f"give e.g. {even}")
 
 
 def shares(steps: int, stages: int) -> list[int]:

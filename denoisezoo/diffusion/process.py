@@ -157,6 +157,11 @@ class Process(ABC):
         """First and last time of each stage, the noisiest stage first."""
         return ((self.t_max, self.t_min),)
 
+    @property
+    def changing(self) -> tuple[float, ...]:
+        """What of it changes in training, if anything: what is kept for a process holds for these values alone."""
+        return ()
+
     def dropped(self, t: float) -> int:
         """How often height and width of the state at time t have been halved, 0 for the whole state."""
         return 0
@@ -169,7 +174,9 @@ class Process(ABC):
             t: A time at which stages meet; at other times nothing enters.
             generator: Source of the noise.
         """
-        if self.resolution is None or u.shape[-1] == (side := self.resolution >> self.dropped(float(t))):
+        if self.resolution is None or not self.dropped(self.t_max):
+            return u
+        if u.shape[-1] == (side := self.resolution >> self.dropped(float(t))):
             return u
         eps = standard_normal((*u.shape[:2], side, side), generator, u.device, u.dtype)
         entered = apply_blocks(self.noise(t.reshape(1)), eps)

@@ -41,6 +41,10 @@ class VP(ScalarProcess):
             raise UserError(
                 f"beta_min {beta_min} and beta_max {beta_max} do not increase", "give 0 < beta_min < beta_max"
             )
+        if not 0 < t_min < 1 or not 0 <= t_train_min < 1:
+            raise UserError(
+                f"t_min {t_min} or t_train_min {t_train_min} is out of range", "give times from 0 to below 1"
+            )
         self.beta_min, self.beta_d = beta_min, beta_max - beta_min
         self.t_min, self.t_max, self.t_train_min = t_min, 1.0, t_train_min
 

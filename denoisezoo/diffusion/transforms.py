@@ -30,6 +30,16 @@ def check_levels(height: int, width: int, levels: int) -> None:
         )
 
 
+def check_resolution(resolution: int) -> None:
+    """Refuse images without pixels.
+
+    Raises:
+        UserError: Saying so.
+    """
+    if resolution < 1:
+        raise UserError(f"resolution is {resolution}", "give the height of the images, at least 1")
+
+
 def haar(image: Tensor, levels: int) -> Tensor:
     """Haar pyramid: image (..., H, W) to its mosaic (..., H, W).
 
@@ -78,7 +88,11 @@ def haar_bands(resolution: int, levels: int) -> Tensor:
     """Band of every coefficient of a square mosaic, (resolution, resolution) int64.
 
     0 are the finest details, `levels` - 1 the coarsest, and `levels` the approximation.
+
+    Raises:
+        UserError: A size that cannot be halved so often, or none.
     """
+    check_resolution(resolution)
     check_levels(resolution, resolution, levels)
     index = torch.arange(resolution, device="cpu")
     largest = torch.maximum(index[:, None], index)
@@ -121,6 +135,11 @@ def inverse_dct(frequencies: Tensor) -> Tensor:
 
 
 def laplacian(resolution: int) -> Tensor:
-    """Lambda_kl = f_k^2 + f_l^2 with f_k = pi k / N (blurring diffusion, arXiv 2209.05557): (N, N), float64."""
+    """Lambda_kl = f_k^2 + f_l^2 with f_k = pi k / N (blurring diffusion, arXiv 2209.05557): (N, N), float64.
+
+    Raises:
+        UserError: No pixels.
+    """
+    check_resolution(resolution)
     f = torch.arange(resolution, dtype=torch.float64, device="cpu") * math.pi / resolution
     return f[:, None] ** 2 + f**2

@@ -21,7 +21,7 @@ class Generated:
     Attributes:
         images: (N, C, H, W) float32 on the CPU, not clipped.
         labels: Class of each (N,) int64; None where they were given none.
-        nfe: Denoiser calls for each image.
+        nfe: Denoiser calls for each image; the mean, rounded, where an adaptive sampler made more for some batches.
         seconds: Wall time of sampling all of them.
     """
 
@@ -72,7 +72,7 @@ def generate(
     _check(num, batch_size)
     process = denoiser.process if cond is None else denoiser.process.free
     index = torch.arange(num) if cond_index is None else cond_index
-    batches, nfe, start = [], 0, time.perf_counter()
+    batches, calls, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
         noise = SeedBlock(range(first_seed + low, first_seed + high))
@@ -81,10 +81,10 @@ def generate(
         given = None if cond is None else cond[index[low:high]].to(device)
         result = sampler(denoiser, u_T, steps=steps, plan=plan, label=chosen, cond=given, generator=noise)
         batches.append(result.images.float().cpu())
-        nfe = result.nfe
+        calls += result.nfe * (high - low)
         if progress is not None:
             progress(high)
-    return Generated(torch.cat(batches), labels, nfe, time.perf_counter() - start)
+    return Generated(torch.cat(batches), labels, round(calls / num), time.perf_counter() - start)
 
 
 def _check(num: int, batch_size: int) -> None:

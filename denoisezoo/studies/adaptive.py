@@ -7,7 +7,7 @@ from pathlib import Path
 
 from denoisezoo.archs.solvers import SolverError
 from denoisezoo.errors import UserError
-from denoisezoo.studies.base import Plot, Row, Study
+from denoisezoo.studies.base import Plot, Row, Study, titles_of
 from denoisezoo.studies.solvers import with_other_solver
 from denoisezoo.train.assess import Settings, price
 from denoisezoo.train.checkpoint import FOLDER
@@ -36,14 +36,14 @@ def adaptive_study(
         UserError: A folder holds no numbered checkpoints.
     """
     rows: list[Row] = []
-    for folder in folders:
+    for folder, title in zip(folders, titles_of([Path(folder) for folder in folders]), strict=True):
         for checkpoint in numbered(folder):
             run = load_run(checkpoint)
             for solver in solvers:
                 for tolerance in tolerances:
                     progress(f"{checkpoint.stem} {solver} {tolerance:g}")
                     changed = with_other_solver(run, solver, rtol=tolerance, atol=tolerance)
-                    line = f"{Path(folder).name} {solver} {tolerance:g}"
+                    line = f"{title} {solver} {tolerance:g}"
                     row: Row = {"run": str(folder), "line": line, "checkpoint": checkpoint.name, **run.facts}
                     rows.append(row | _evaluations(changed, settings))
     return Study(rows, PLOTS)

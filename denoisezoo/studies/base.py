@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+
+
+def titles_of(folders: Sequence[Path]) -> list[str]:
+    """What tells folders apart: as few of their last parts as it takes, the same number for all."""
+    most = max((len(folder.parts) for folder in folders), default=0)
+    different, titles = len(set(folders)), [str(folder) for folder in folders]
+    for n in range(1, most):
+        short = ["/".join(folder.parts[-n:]) for folder in folders]
+        if len(set(short)) == different:
+            return short
+    return titles
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,17 @@ def resolution_study(
         for batch in batch_sizes:
             progress(f"{resolution}x{resolution}, batch {batch}")
             times = times_of(timed, sampler, steps, batch, rounds, device)
-            for name, ms, cost in zip(names, times, macs, strict=True):
-                row: Row = {"name": name, "resolution": resolution, "batch_size": batch, "steps": steps}
+            for name, process, denoiser, ms, cost in zip(names, processes, denoisers, times, macs, strict=True):
+                row: Row = {"name": name, "process": process, "resolution": resolution, "batch_size": batch}
+                row |= {
+                    "steps": steps,
+                    "params": sum(parameter.numel() for parameter in denoiser.backbone.parameters()),
+                }
                 row |= {"compiled": compile, "layout": "channels_last" if channels_last else "contiguous"}
-                row |= {"ms_per_image": ms, "macs_per_image": cost, "line_of_network": f"{name}, batch {batch}"}
-                if name == names[0]:
-                    row |= {"line": f"batch {batch}", "speed_up": times[1] / ms, "macs_ratio": macs[1] / cost}
-                rows.append(row)
+                row |= {"ms_per_image": ms, "macs_per_image": cost}
+                rows.append(row | {"line_of_network": f"{name} ({process}), batch {batch}"})
+            saved = {"speed_up": times[1] / times[0], "macs_ratio": macs[1] / macs[0]}
+            rows[-2] |= {"line": f"batch {batch}"} | saved
     return Study(rows, PLOTS)
 
 

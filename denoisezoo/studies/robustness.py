@@ -19,7 +19,7 @@ from torch import Tensor
 from denoisezoo.diffusion import Denoiser, ScalarProcess
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.images import to_float
-from denoisezoo.studies.base import Plot, Row, Study
+from denoisezoo.studies.base import Plot, Row, Study, titles_of
 from denoisezoo.train.runs import Run
 
 PLOTS = (
@@ -45,8 +45,7 @@ def robustness_study(
         progress: Told what is being denoised.
     """
     rows: list[Row] = []
-    for run in runs:
-        title = "/".join(run.folder.parts[-2:])
+    for run, title in zip(runs, titles_of([run.folder for run in runs]), strict=True):
         data = run.data()
         images = to_float((data.images("test") if len(data.images("test")) else data.images("train"))[:num])
         for eps in levels:

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from denoisezoo.diffusion import create_sampler
 from denoisezoo.errors import UserError
-from denoisezoo.studies.base import Plot, Row, Study
-from denoisezoo.train.assess import Settings, draw_with, make_evaluator, prepare
+from denoisezoo.studies.base import Plot, Row, Study, titles_of
+from denoisezoo.train.assess import Settings, calls_for, draw_with, make_evaluator, prepare
 from denoisezoo.train.runs import Run
 
 PLOTS = (
@@ -37,11 +37,11 @@ def sampler_study(
     rows: list[Row] = []
     evaluator = make_evaluator(runs[0].data(), settings)
     num = settings.num or len(evaluator.reference)
-    for run in runs:
+    for run, title in zip(runs, titles_of([run.folder for run in runs]), strict=True):
         for spec in samplers:
             for nfe in nfes[:1] if create_sampler(spec).adaptive else nfes:
-                progress(f"{run.folder.name} {spec} {nfe}")
-                row: Row = {"run": run.folder.name, "sampler": spec, "line": f"{run.folder.name} {spec}"}
+                progress(f"{title} {spec} {nfe}")
+                row: Row = {"run": title, "sampler": spec, "line": f"{title} {spec}"}
                 chosen = replace(settings, sampler=spec, steps=steps_within(spec, nfe))
                 try:
                     found = draw_with(prepare(run, chosen), run, chosen, num, steps=chosen.steps)
@@ -49,7 +49,8 @@ def sampler_study(
                 except UserError as error:  # a sampler that refuses, or images that overflow
                     rows.append(row | {"error": str(error)})
                     continue
-                row |= {"steps": chosen.steps, "nfe": found.nfe, "latency_ms_per_image": 1e3 * found.seconds / num}
+                row |= {"steps": chosen.steps, "nfe": calls_for(run, chosen, found)}
+                row |= {"latency_ms_per_image": 1e3 * found.seconds / num}
                 rows.append(row | {"quality": metrics[f"fd_{settings.features}"], "num_generated": num, **metrics})
     return Study(rows, PLOTS)
 

@@ -9,7 +9,7 @@ from typing import Any
 from denoisezoo.archs.ode import with_solver
 from denoisezoo.archs.solvers import ADAPTIVE, SolverError
 from denoisezoo.diffusion import NetworkDenoiser
-from denoisezoo.studies.base import Plot, Row, Study
+from denoisezoo.studies.base import Plot, Row, Study, titles_of
 from denoisezoo.train.assess import Settings, assess, make_evaluator
 from denoisezoo.train.runs import Run
 
@@ -48,32 +48,26 @@ def solver_study(
     """
     rows: list[Row] = []
     evaluator = None
-    for run in runs:
+    for run, title in zip(runs, titles_of([run.folder for run in runs]), strict=True):
         data = run.data()
         evaluator = evaluator or make_evaluator(data, settings)
         for solver in solvers:
             adaptive = solver in ADAPTIVE
             for n in [1] if adaptive else steps:
-                progress(f"{run.folder.name} {solver} {n}")
-                rows.append(_row(run, solver, None if adaptive else n, data, settings, evaluator))
+                progress(f"{title} {solver} {n}")
+                row: Row = {"run": title, "name": run.name, "solver": f"{title} {solver}"}
+                row |= {"solver_steps": None if adaptive else n}
+                rows.append(row | _assessed(with_other_solver(run, solver, steps=(n,)), data, settings, evaluator))
     return Study(rows, PLOTS)
 
 
-def _row(run: Run, solver: str, steps: int | None, data: Any, settings: Settings, evaluator: Any) -> Row:
-    changed = with_other_solver(run, solver, steps=(steps or 1,))
-    row: Row = {
-        "run": run.folder.name,
-        "name": run.name,
-        "solver": f"{run.folder.name} {solver}",
-        "solver_steps": steps,
-    }
+def _assessed(changed: Run, data: Any, settings: Settings, evaluator: Any) -> Row:
     try:
         found = assess(changed, data, settings, evaluator)
     except SolverError as error:
-        return row | {"error": str(error)}
-    quality = found.metrics[f"fd_{settings.features}"]
-    return row | {
-        "quality": quality,
+        return {"error": str(error)}
+    return {
+        "quality": found.metrics[f"fd_{settings.features}"],
         **found.metrics,
         "latency_ms_per_image": found.latency_ms,
         "macs_per_image": found.trajectory.macs_per_image,

@@ -11,6 +11,8 @@ import torch
 
 from denoisezoo.diffusion import Blurring, GaussianOracle, MultiScale, SeedBlock, apply_blocks, create_sampler
 from denoisezoo.diffusion.blocks import inverse, product, square_root, transpose
+from denoisezoo.diffusion.process import ScalarProcess
+from denoisezoo.diffusion.processes import VP, VPCosine
 from denoisezoo.diffusion.samplers.ode import slope as field_of
 from denoisezoo.diffusion.samplers.rk45 import advance
 from denoisezoo.diffusion.samplers.stochastic_multistep import StochasticDPMSolverPP2M
@@ -264,3 +266,18 @@ def test_the_stochastic_dpm_solver_is_gddim_where_a_step_has_no_history(lam):
         images = sampler(truth.oracle, u_T, steps=2, generator=torch.Generator().manual_seed(1)).images
         found.append(images)
     torch.testing.assert_close(*found, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("process", [VP(), VPCosine(), Blurring(blur=SIDE / 4, resolution=SIDE)])
+@pytest.mark.parametrize("steps", [10, 20, 50])
+def test_long_last_steps_of_even_grids_are_not_extrapolated_into(process, steps):
+    """The last step of an even grid is several times as long in lambda as the one before."""
+    truth = DiagonalTruth(process)
+    exact = true_moments(truth)[1]
+
+    def error(spec):
+        return (moments(truth, create_sampler(spec), steps)[1] - exact).abs().max()
+
+    solvers = ["dpmpp_2m_sde:tau=0"] + ["dpmpp_2m"] * isinstance(process, ScalarProcess)
+    assert all(error(spec) < error("gddim") for spec in solvers)
+    assert error("dpmpp_2m_sde") < error("ddpm:clip=false")

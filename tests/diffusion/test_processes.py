@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from denoisezoo.diffusion import PROCESSES, ScalarProcess, apply_blocks
+from denoisezoo.diffusion import PROCESSES, Blurring, Diagonal, DownSampling, MultiScale, ScalarProcess, apply_blocks
 from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS, edm_sigmas
 from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow
@@ -192,7 +192,19 @@ def test_langevin_like_blocks():
         lambda: VE(sigma_min=-1.0),
         lambda: VP(beta_min=3.0, beta_max=2.0),
         lambda: RectifiedFlow(shift=0.0),
+        lambda: VP(t_min=2.0),
+        lambda: VP(t_min=float("nan")),
+        lambda: VP(t_train_min=-1.0),
         lambda: VPDiscrete(T=0),
+        lambda: VPDiscrete(beta_end=2.0),
+        lambda: VPDiscrete(beta_end=float("nan")),
+        lambda: VPDiscrete(beta_start=-0.1),
+        lambda: VPDiscrete(beta_start=0.03),
+        lambda: DownSampling(alphas=[float("nan"), 0.1]),
+        lambda: DownSampling(alphas=[0.5, 0.1], sigmas=[float("inf"), 0.1]),
+        lambda: Blurring(resolution=-4),
+        lambda: MultiScale(resolution=0),
+        lambda: Diagonal(basis="dct", curves=[[1.0, 0.0], [1.0, 0.0]], resolution=0),
         lambda: VPDiscrete(T=10).grid(11),
         lambda: GRIDS["edm"](VPDiscrete(T=20), 19),
     ],
@@ -200,3 +212,13 @@ def test_langevin_like_blocks():
 def test_nonsense_is_refused(make):
     with pytest.raises(UserError):
         make()
+
+
+def test_pixels_with_one_curve_have_no_size():
+    assert Diagonal(resolution=0).resolution is None
+
+
+@pytest.mark.parametrize("make", [lambda: Blurring(resolution=16), lambda: Diagonal(basis="haar", resolution=16)])
+def test_states_of_another_size_are_not_filled_with_noise_where_none_has_left(make):
+    u = torch.zeros(1, 1, 8, 8)
+    assert make().expand(u, torch.tensor(1.0)) is u

@@ -1,6 +1,7 @@
 """The studies from the command line, on a network that has hardly been trained."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from denoisezoo.archs import create_denoiser
 from denoisezoo.archs.multiscale import Multiscale
 from denoisezoo.commands.study_cards import training_facts
 from denoisezoo.evaluation.card import device_name
+from denoisezoo.studies.base import titles_of
+from denoisezoo.train.runs import load_run
 
 NETWORK = "missing_u_second_order_tiny"
 
@@ -94,6 +97,8 @@ def test_memory(tmp_path):
         (["resolutions", "a", "b", "--num", "3"], "error: resolutions has no use for --num"),
         (["resolutions", "a", "b", "--seed", "3"], "error: resolutions has no use for --seed"),
         (["resolutions", "a", "b", "--plan", "p.json"], "error: resolutions has no use for --plan"),
+        (["resolutions", "a", "b", "--batch-size", "4"], "error: resolutions has no use for --batch-size"),
+        (["samplers", "a", "--steps", "30"], "error: samplers has no use for --steps; give --nfe"),
         (["resolutions", "a", "b", "--device", "tpu"], "error: "),
     ],
 )
@@ -126,6 +131,25 @@ def test_samplers(run, tmp_path):
     assert rows[4]["nfe"] > 7
     assert all(row["quality"] == row["fd_pixels"] for row in rows)
     check_cards(rows, weights="ema", images_seen=128, seeds="0-39")
+
+
+def test_runs_of_one_name_are_told_apart(trained, tmp_path):
+    """As compare lays them out, every run's folder is named after its seed."""
+    first = trained("--model.denoiser", NETWORK, folder="a/seed_0")
+    second = trained("--model.denoiser", "ddpm_tiny", folder="b/seed_0")
+    words = ["--samplers", "euler", "--nfe", "2", "--num", "40", "--device", "cpu"]
+    rows = study(tmp_path, "samplers", first, second, *words)
+    assert [row["line"] for row in rows] == ["a/seed_0 euler", "b/seed_0 euler"]
+    params = [sum(p.numel() for p in load_run(run).denoiser.backbone.parameters()) for run in (first, second)]
+    assert [row["card"]["params"] for row in rows] == params
+
+
+def test_titles_are_as_short_as_they_tell_folders_apart():
+    paths = [Path("runs/a/0"), Path("runs/b/0"), Path("runs/b/1")]
+    assert titles_of(paths) == ["a/0", "b/0", "b/1"]
+    assert titles_of(paths[1:]) == ["0", "1"]
+    assert titles_of([Path("x/0"), Path("0")]) == ["x/0", "0"]
+    assert titles_of([paths[0]] * 2) == ["0", "0"]
 
 
 def test_a_sampler_that_cannot_start_has_a_row_that_says_so(run, tmp_path):
@@ -164,3 +188,12 @@ def test_the_card_of_a_mean_over_runs_has_what_differs_of_each():
     facts = [{"training_seed": seed, "images_seen": 64} for seed in (0, 1)]
     assert training_facts(facts) == {"training_seed": [0, 1], "images_seen": 64}
     assert training_facts([]) == {}
+
+
+def test_one_network_on_two_processes_has_two_lines(tmp_path):
+    words = ["--processes", "multiscale,diagonal", "--resolutions", "16", "--steps", "3", "--batch-sizes", "1"]
+    rows = study(tmp_path, "resolutions", "ddpm_digits", "ddpm_digits", *words, "--sampler", "gddim")
+    lines = ["ddpm_digits (multiscale), batch 1", "ddpm_digits (diagonal), batch 1"]
+    assert [row["line_of_network"] for row in rows] == lines
+    assert [row.get("line") for row in rows] == ["batch 1", None]
+    check_cards(rows, sampler="gddim", steps=3, params=rows[0]["params"])

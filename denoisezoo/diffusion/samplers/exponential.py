@@ -25,32 +25,35 @@ _KEPT: WeakKeyDictionary[Process, dict[tuple[float, ...], list[Tensor]]] = WeakK
 _MOST_KEPT = 4096
 
 
-def multistep_coefficients(process: Process, s: Tensor, nodes: Tensor, lam: float = 0.0) -> list[Tensor]:
+def multistep_coefficients(
+    process: Process, s: Tensor, nodes: Tensor, lam: float = 0.0, image: bool = False
+) -> list[Tensor]:
     """Blocks C_j of every node but the first, for the step from nodes[0] to s; kept for the next walk on this grid.
 
     Args:
         process: The process.
         s: Where the step ends, ().
-        nodes: Times (n,) that eps, or with noise u_0, is interpolated at; the first is where the step begins.
+        nodes: Times (n,) that are interpolated at; the first is where the step begins.
         lam: lambda of the noise.
+        image: Whether u_0 is interpolated; else eps, for lam 0.
     """
     if len(nodes) == 1:
         return []
     kept = _KEPT.setdefault(process, {})
-    key = (float(s), lam, *nodes.tolist())
+    key = (float(s), lam, image, *process.changing, *nodes.tolist())
     if key not in kept:
         if len(kept) >= _MOST_KEPT:
             kept.clear()
-        kept[key] = _integrals(process, s.reshape(1), nodes, lam)
+        kept[key] = _integrals(process, s.reshape(1), nodes, lam, image)
     return kept[key]
 
 
-def _integrals(process: Process, s: Tensor, nodes: Tensor, lam: float) -> list[Tensor]:
+def _integrals(process: Process, s: Tensor, nodes: Tensor, lam: float, image: bool) -> list[Tensor]:
     """C_j = l_j(s) W(s) - integral from t to s of l_j' W, since l_j(t) = 0 for all but the first."""
     t = nodes[:1]
     x, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(POINTS))
     tau = t + (s - t) * (x + 1) / 2
-    W, W_s = transported(process, s, tau, lam) * ((s - t) / 2), transported(process, s, s, lam)
+    W, W_s = transported(process, s, tau, lam, image) * ((s - t) / 2), transported(process, s, s, lam, image)
     found = []
     for j in range(1, len(nodes)):
         slope = (weights * lagrange_slope(nodes, j, tau)).reshape(-1, *[1] * (W.ndim - 1))
@@ -58,9 +61,9 @@ def _integrals(process: Process, s: Tensor, nodes: Tensor, lam: float) -> list[T
     return found
 
 
-def transported(process: Process, s: Tensor, tau: Tensor, lam: float) -> Tensor:
-    """Blocks W(tau), tau (n,): psi(s, tau) R_tau for eps, and for u_0, with noise, Psihat(s, tau) A_tau."""
-    if lam == 0:
+def transported(process: Process, s: Tensor, tau: Tensor, lam: float, image: bool) -> Tensor:
+    """Blocks W(tau), tau (n,): psi(s, tau) R_tau for eps, and Psihat(s, tau) A_tau for u_0."""
+    if not image:
         return product(process.psi(s.expand(len(tau)), tau), process.noise(tau))
     return product(stochastic_transition(process, s, tau, lam), process.signal(tau))
 

@@ -119,6 +119,8 @@ class DDIM(GridSampler):
             found = call(u, t)
             if self.clip:
                 found = clip_prediction(found, call.process, u, t)
+            if s == 0:
+                return found.u_0
             u = self._noisy(call.process, found, s, t, generator) if self.eta else transfer(call.process, found, s)
         return u
 

@@ -6,6 +6,7 @@ eps makes it a method of order q.
 
 With noise, u(s) = Psihat(s, t) u(t) + (A_s - Psihat(s, t) A_t) u_0 + noise is exact in law for such data, and the
 polynomial goes through the last q predicted images: eps holds the fresh noise of every step, and is not smooth in time.
+So it does in a step from where no signal is left, as flows have it: psi from there is infinite.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, st
 from denoisezoo.diffusion.samplers.first_order import clip_prediction
 from denoisezoo.errors import UserError
 
-Node = tuple[Tensor, Tensor]
-"""A time (()) and what is interpolated there (B, C, H, W): the predicted noise, or with noise the predicted image."""
+Node = tuple[Tensor, Prediction]
+"""A time (()) and what is predicted there."""
 
 
 @SAMPLERS.register("gddim")
@@ -89,23 +90,21 @@ class GDDIM(GridSampler):
             found = self._call(call, u, t)
             if s == 0:
                 return found.u_0
-            here = self._node(t, found)
-            nodes = [here, *(node for node in nodes if node[1].shape == u.shape)][: self.q]
+            here = (t, found)
+            nodes = [here, *(node for node in nodes if node[1].eps.shape == u.shape)][: self.q]
             base, carry = self._base(process, found, s, t)
             if self.reuse and step is not None and step.base.shape == u.shape:
                 base = base + apply_blocks(carry, step.end(here) - u)
-            step = _Step(process, s, self.lam, self._with_noise(process, base, carry, (s, t), generator), nodes)
+            image = self.lam > 0 or no_signal(process, t)
+            step = _Step(process, s, self.lam, image, self._with_noise(process, base, carry, (s, t), generator), nodes)
             u = step.end()
             if self.corrector and not self.reuse:
-                u = step.end(self._node(s, self._call(call, u, s)))
+                u = step.end((s, self._call(call, u, s)))
         return u
 
     def _call(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
         found = call(u, t)
         return clip_prediction(found, call.process, u, t) if self.clip else found
-
-    def _node(self, t: Tensor, found: Prediction) -> Node:
-        return t, found.u_0 if self.lam else found.eps
 
     def _base(self, process: Process, found: Prediction, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The state at s of first order, without its noise, and what carries a change of the state at t to s."""
@@ -127,6 +126,11 @@ class GDDIM(GridSampler):
         return base + apply_blocks(square_root(P), normal_like(base, generator))
 
 
+def no_signal(process: Process, t: Tensor) -> bool:
+    """Whether nothing of the image is left at a time (()): psi from there is infinite."""
+    return not process.signal(t.reshape(1)).any()
+
+
 @dataclass(frozen=True)
 class _Step:
     """A step to s with its noise drawn: base + sum over j >= 1 of C_j (v_j - v_0), C_0 taken from the sum of all C_j.
@@ -135,20 +139,24 @@ class _Step:
         process: The process.
         s: Where it ends, ().
         lam: Noise.
+        image: Whether v is the predicted image; else it is the predicted noise.
         base: The state at s of first order (B, C, H, W).
-        nodes: Values v_j, the first where the step begins, then older ones.
+        nodes: Predictions, the first where the step begins, then older ones.
     """
 
     process: Process
     s: Tensor
     lam: float
+    image: bool
     base: Tensor
     nodes: list[Node]
 
     def end(self, *ahead: Node) -> Tensor:
         """The state at s; with the node at s, if it is there, among those that are interpolated."""
         nodes = [self.nodes[0], *ahead, *self.nodes[1:]]
-        times, v_0, u = torch.stack([time for time, _ in nodes]), nodes[0][1], self.base
-        for C_j, (_, v_j) in zip(multistep_coefficients(self.process, self.s, times, self.lam), nodes[1:], strict=True):
+        times, u = torch.stack([time for time, _ in nodes]), self.base
+        v_0, *others = (found.u_0 if self.image else found.eps for _, found in nodes)
+        coefficients = multistep_coefficients(self.process, self.s, times, self.lam, self.image)
+        for C_j, v_j in zip(coefficients, others, strict=True):
             u = u + apply_blocks(C_j, v_j - v_0)
         return u

@@ -70,12 +70,19 @@ class Heun(GridSampler):
         return u
 
 
+LONGEST = 2.0
+"""A multistep in lambda does not extrapolate what changed over a step less than half as long: the error, and with noise
+that of the step before, would grow with the ratio. Even times end with such a step; without the limit the variance of
+Gaussian data is 3 to 8 times as wrong after 10 to 20 steps of VP (tests/diffusion/test_nonuniform_samplers.py)."""
+
+
 @SAMPLERS.register("dpmpp_2m")
 @dataclass(frozen=True)
 class DPMSolverPP2M(GridSampler):
     """DPM-Solver++(2M): second-order multistep on the predicted image (arXiv 2211.01095, algorithm 2). NFE = N.
 
-    The first step and the last, which lands on the image itself, are of first order.
+    The first step, the last, which lands on the image itself, and those over `LONGEST` times the one before are of
+    first order.
     """
 
     name: ClassVar[str] = "dpmpp_2m"
@@ -88,18 +95,17 @@ class DPMSolverPP2M(GridSampler):
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """u_s = sigma_s/sigma_t u_t - alpha_s (e^-h - 1) D with D extrapolated from two predictions of u_0."""
         process = require_scalar(call.process, self.name)
-        lambdas = process.log_snr(grid) / 2
+        steps = process.log_snr(grid).diff() / 2
         previous: Tensor | None = None
         for i, (t, s) in enumerate(itertools.pairwise(grid)):
             found = call(u, t)
             if s == 0:
                 return found.u_0
-            # Nothing to extrapolate from at first, nor after a start with no signal, where the last step in lambda
-            # was infinite.
-            if previous is None or torch.isinf(lambdas[i - 1]):
+            h, h_last = steps[i], steps[i - 1]
+            # Nothing to extrapolate from at first, nor after a start with no signal, where the last step was infinite.
+            if previous is None or torch.isinf(h_last) or h > LONGEST * h_last:
                 u = transfer(process, found, s)
             else:
-                h, h_last = lambdas[i + 1] - lambdas[i], lambdas[i] - lambdas[i - 1]
                 D = found.u_0 + (h / (2 * h_last)).to(u.dtype) * (found.u_0 - previous)
                 decay = (process.sigma(s) / process.sigma(t)).to(u.dtype)
                 u = decay * u - (process.alpha(s) * torch.expm1(-h)).to(u.dtype) * D

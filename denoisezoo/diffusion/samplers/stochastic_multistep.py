@@ -14,6 +14,7 @@ from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.process import Process
 from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler
 from denoisezoo.diffusion.samplers.first_order import require_diagonal
+from denoisezoo.diffusion.samplers.ode import LONGEST
 from denoisezoo.errors import UserError
 
 
@@ -29,9 +30,9 @@ class StochasticDPMSolverPP2M(GridSampler):
               + sigma_s sqrt(1 - e^(-2 tau^2 h)) z.
 
     tau 0 is deterministic, 1 has the noise of DDPM. D' comes from the last two calls. The first step, the first of a
-    stage, and the last, which is the predicted image, are of first order. A step from where no signal is left has an
-    infinite h, one of a coefficient that stands still has h = 0: both are the formula's limits. A coefficient's own
-    first step after it stood still is of first order too. NFE = N.
+    stage, the last, which is the predicted image, and those over `LONGEST` times the one before are of first order. A
+    step from where no signal is left has an infinite h, one of a coefficient that stands still has h = 0: both are the
+    formula's limits. A coefficient's own first step after it stood still is of first order too. NFE = N.
 
     Attributes:
         tau: Noise, relative to that of the reverse SDE.
@@ -81,7 +82,9 @@ class StochasticDPMSolverPP2M(GridSampler):
         if self.tau:
             std = R_s * (-torch.expm1(-2 * self.tau**2 * h)).sqrt()
             kept = kept + apply_blocks(std, normal_like(u, noise))
-        before = None if last is None else (u_0 - last.u_0, last.whole)
+        before = None
+        if last is not None:
+            before = u_0 - last.u_0, torch.where(h > LONGEST * last.whole, torch.inf, last.whole)
         return _Step(kept, u_0, A_s, h, torch.where(moving(process, span[0]), h, torch.inf), 1 + self.tau**2, before)
 
 
@@ -103,7 +106,8 @@ class _Step:
         whole: h, or infinite for a coefficient that stood still for some of the step: what changed in D then has
             nothing to do with its lambda, and is no slope.
         c: 1 + tau^2.
-        before: D_t less the image of the call before, and `whole` of that step; None for a first step.
+        before: D_t less the image of the call before, and `whole` of that step, infinite where it is too short to
+            extrapolate from; None for a first step.
     """
 
     kept: Tensor
