@@ -216,11 +216,11 @@ _SMALL_64 = (
     _SMALL_32[1],
     _small("small64_a3", 8, 24, (1, 2), Cost(375_339, 9_705_984)),
 )
-_SMALL_128 = (  # at batch 1 the number of operators is what these cost: attention in the middle only
-    _small("small128_d1", 128, 16, (0.5, 0.5, 1, 2, 4), Cost(653_835, 245_732_352), attention=()),
-    _small("small128_d2", 64, 16, (0.5, 0.5, 1, 4.5), Cost(656_195, 92_231_168), attention=()),
-    _small("small128_d3", 32, 16, (0.5, 1, 5), Cost(784_083, 74_148_352), attention=()),
-    _small("small128_a3", 16, 16, (1, 3.5), Cost(408_763, 35_313_152), attention=()),
+_SMALL_128 = (  # at batch 1 the number of operators is what these cost: attention in the middle only, narrow stems
+    _small("small128_d1", 128, 8, (1, 1, 2, 4, 8), Cost(631_939, 220_153_088), attention=()),
+    _small("small128_d2", 64, 8, (1, 1, 1, 9), Cost(603_331, 78_420_736), attention=()),
+    _small("small128_d3", 32, 8, (1, 2, 9.75), Cost(728_597, 69_702_592), attention=()),
+    _small("small128_a3", 16, 16, (1, 4), Cost(517_299, 44_044_288), attention=()),
 )
 
 FAMILY.variant(
@@ -241,7 +241,7 @@ FAMILY.variant(
 FAMILY.variant(
     "multiscale_small128",
     MultiscaleConfig(resolution=128, base=_SMALL_128, levels=3),
-    Cost(2_502_876, 245_732_352),
+    Cost(2_481_166, 220_153_088),
     tags=("small",),
 )
 FAMILY.variant(

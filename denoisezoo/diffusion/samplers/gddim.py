@@ -85,18 +85,18 @@ class GDDIM(GridSampler):
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
         """Section 4 of the paper, a step at a time."""
         process, step, nodes = call.process, None, list[Node]()
-        for t, s in itertools.pairwise(grid):
+        blank = no_signal(process, grid[0])
+        for n, (t, s) in enumerate(itertools.pairwise(grid)):
             u = process.expand(u, t, generator)
             found = self._call(call, u, t)
             if s == 0:
                 return found.u_0
             here = (t, found)
             nodes = [here, *(node for node in nodes if node[1].eps.shape == u.shape)][: self.q]
-            base, carry = self._base(process, found, s, t)
+            base = self._base(process, found, (s, t), generator)
             if self.reuse and step is not None and step.base.shape == u.shape:
-                base = base + apply_blocks(carry, step.end(here) - u)
-            image = self.lam > 0 or no_signal(process, t)
-            step = _Step(process, s, self.lam, image, self._with_noise(process, base, carry, (s, t), generator), nodes)
+                base = base + apply_blocks(self._carry(process, s, t), step.end(here) - u)
+            step = _Step(process, s, self.lam, self.lam > 0 or (blank and n == 0), base, nodes)
             u = step.end()
             if self.corrector and not self.reuse:
                 u = step.end((s, self._call(call, u, s)))
@@ -106,24 +106,22 @@ class GDDIM(GridSampler):
         found = call(u, t)
         return clip_prediction(found, call.process, u, t) if self.clip else found
 
-    def _base(self, process: Process, found: Prediction, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The state at s of first order, without its noise, and what carries a change of the state at t to s."""
-        if not self.lam:
-            return transfer(process, found, s), process.psi(s.reshape(1), t.reshape(1))
-        carry = stochastic_transition(process, s, t, self.lam)
-        mean = apply_blocks(process.signal(s.reshape(1)), found.u_0)
-        return mean + apply_blocks(product(carry, process.noise(t.reshape(1))), found.eps), carry
+    def _carry(self, process: Process, s: Tensor, t: Tensor) -> Tensor:
+        """What carries a change of the state at t to s: psi, or Psihat."""
+        if self.lam:
+            return stochastic_transition(process, s, t, self.lam)
+        return process.psi(s.reshape(1), t.reshape(1))
 
-    def _with_noise(
-        self, process: Process, base: Tensor, carry: Tensor, span: tuple[Tensor, Tensor], generator: Noise
-    ) -> Tensor:
-        """`base` and a draw of covariance Sigma_s - Psihat Sigma_t Psihat^T (proposition 6)."""
+    def _base(self, process: Process, found: Prediction, span: tuple[Tensor, Tensor], generator: Noise) -> Tensor:
+        """The state at s of first order; with noise, a draw of covariance Sigma_s - Psihat Sigma_t Psihat^T (prop. 6)."""
+        s, t = span
         if not self.lam:
-            return base
+            return transfer(process, found, s)
         R_s, R_t = (process.noise(x.reshape(1)) for x in span)
-        carried = product(carry, R_t)
+        carried = product(self._carry(process, s, t), R_t)
         P = product(R_s, transpose(R_s)) - product(carried, transpose(carried))
-        return base + apply_blocks(square_root(P), normal_like(base, generator))
+        mean = apply_blocks(process.signal(s.reshape(1)), found.u_0) + apply_blocks(carried, found.eps)
+        return mean + apply_blocks(square_root(P), normal_like(mean, generator))
 
 
 def no_signal(process: Process, t: Tensor) -> bool:
