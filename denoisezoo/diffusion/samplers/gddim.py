@@ -113,7 +113,7 @@ class GDDIM(GridSampler):
         return process.psi(s.reshape(1), t.reshape(1))
 
     def _base(self, process: Process, found: Prediction, span: tuple[Tensor, Tensor], generator: Noise) -> Tensor:
-        """The state at s of first order; with noise, a draw of covariance Sigma_s - Psihat Sigma_t Psihat^T (prop. 6)."""
+        """The state at s of first order; with noise of covariance Sigma_s - Psihat Sigma_t Psihat^T (proposition 6)."""
         s, t = span
         if not self.lam:
             return transfer(process, found, s)
