@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,7 +56,9 @@ class OptimizerConfig:
 
     def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
         """The optimiser for the parameters of `module`, fused where torch offers it."""
-        from timm.optim import create_optimizer_v2, list_optimizers
+        with warnings.catch_warnings():  # timm scripts some optimisers as it is imported, which torch has deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            from timm.optim import create_optimizer_v2, list_optimizers
 
         names = [str(name) for name in list_optimizers()]
         if self.name not in names:
