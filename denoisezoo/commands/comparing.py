@@ -13,6 +13,7 @@ from typing import Any
 
 from denoisezoo.commands.assessing import progress_bar
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.evaluation.features import create_features
 from denoisezoo.evaluation.grid import image_grid, save_png
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.neighbours import neighbour_grid
@@ -154,11 +155,12 @@ def plan_jobs(
 
 
 def check_terms(settings: Settings, name: str, model: Any) -> None:
-    """Refuse a recipe's network (`DiffusionModule`) that cannot be sampled on the terms.
+    """Refuse a recipe's network (`DiffusionModule`) that cannot be sampled or judged on the terms.
 
     Raises:
-        UserError: It lacks an effort of the plan, or cannot be guided.
+        UserError: It lacks an effort of the plan, or cannot be guided; the features do not serve its images.
     """
+    create_features(settings.features).check(model.denoiser.image_shape)
     if settings.plan is not None:
         settings.plan.check(model.denoiser.efforts)
     check_guidance(settings, name, model.denoiser.backbone.spec.num_classes, model.label_dropout)

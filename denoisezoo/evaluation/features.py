@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -45,6 +46,9 @@ class Features(ABC):
         self.device = torch.device(device)
         return self
 
+    def check(self, shape: tuple[int, ...]) -> None:  # noqa: B027 - most serve all
+        """Refuse images of a shape (C, H, W) that these features do not serve."""
+
     @abstractmethod
     def __call__(self, pixels: Tensor) -> Tensor:
         """Features (B, D) of images, uint8 (B, C, H, W), which are on `device`."""
@@ -83,17 +87,21 @@ class Pixels(Features):
 
     name = "pixels"
 
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """See `Features`; D = C H W.
+    def check(self, shape: tuple[int, ...]) -> None:
+        """See `Features`.
 
         Raises:
             UserError: More dimensions than a covariance matrix is practical for.
         """
-        if (dimensions := pixels[0].numel()) > MAX_DIMENSIONS:
+        if (dimensions := math.prod(shape)) > MAX_DIMENSIONS:
             raise UserError(
-                f"images of shape {tuple(pixels.shape[1:])} have {dimensions} pixel features, over {MAX_DIMENSIONS}",
+                f"images of shape {shape} have {dimensions} pixel features, over {MAX_DIMENSIONS}",
                 "use the features inception, or pixels16 (images averaged down to 16x16)",
             )
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """See `Features`; D = C H W."""
+        self.check(tuple(pixels.shape[1:]))
         return to_float(pixels).flatten(1)
 
 

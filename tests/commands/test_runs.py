@@ -133,6 +133,8 @@ def test_a_training_that_fails_does_not_end_the_others(recipe, tmp_path):
         (["compare", "RECIPE", "--budget", "image=3"], "images"),
         (["compare", "RECIPE", "--budget", "images=-3"], "positive"),
         (["compare", "RECIPE", "--seeds", "0,0"], "different"),
+        (["compare", "RECIPE", "--features", "inceptoin"], "inception"),
+        (["compare", "RECIPE", "photos64/uniform"], "pixels16"),
         (["compare", "RECIPE", "--out", "FILE"], "is a file"),
     ],
 )
