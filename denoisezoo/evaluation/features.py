@@ -46,7 +46,7 @@ class Features(ABC):
         self.device = torch.device(device)
         return self
 
-    def check(self, shape: tuple[int, ...]) -> None:  # noqa: B027 - most serve all
+    def check(self, shape: tuple[int, ...]) -> None:  # noqa: B027 (most serve all)
         """Refuse images of a shape (C, H, W) that these features do not serve."""
 
     @abstractmethod
