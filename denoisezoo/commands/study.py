@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-sizes", metavar="N,...", type=numbers(int, 1), default=[1, 8], help="of resolutions (1,8)"
     )
+    parser.add_argument("--rounds", type=whole(1), default=3, help="of resolutions: walks, the fastest counts (3)")
     parser.add_argument("--channels-last", action="store_true", help="of resolutions: the layout of both networks")
     parser.add_argument(
         "--snr", metavar="DB,...", type=numbers(float, -100), default=[-20, -15, -10, -5, 0, 5, 10, 15, 20],
@@ -203,6 +204,7 @@ def study_resolutions(args: argparse.Namespace) -> Study:
         create_sampler(args.sampler),
         args.steps,
         args.batch_sizes,
+        args.rounds,
         device=parse_device(args.device),
         dtype=parse_dtype(args.dtype),
         compile=args.compile,

@@ -69,6 +69,7 @@ def resolution_study(
                 row: Row = {"name": name, "process": process, "resolution": resolution, "batch_size": batch}
                 row |= {
                     "steps": steps,
+                    "rounds": rounds,
                     "params": sum(parameter.numel() for parameter in denoiser.backbone.parameters()),
                 }
                 row |= {"compiled": compile, "layout": "channels_last" if channels_last else "contiguous"}

@@ -162,7 +162,8 @@ def test_a_sampler_that_cannot_start_has_a_row_that_says_so(run, tmp_path):
 def test_resolutions(tmp_path):
     names = ["multiscale_digits", "ddpm_digits"]
     words = ["--processes", "multiscale,diagonal", "--resolutions", "16,32", "--sampler", "gddim", "--steps", "6"]
-    rows = study(tmp_path, "resolutions", *names, *words, "--batch-sizes", "1", "--channels-last")
+    rows = study(tmp_path, "resolutions", *names, *words, "--batch-sizes", "1", "--channels-last", "--rounds", "2")
+    assert {row["rounds"] for row in rows} == {2}
     assert [(row["name"], row["resolution"]) for row in rows] == [(n, r) for r in (16, 32) for n in names]
     assert rows[0]["macs_ratio"] == pytest.approx(6 * 13_673_984 / (2 * (1_258_752 + 6_360_960 + 5_984_768)))
     assert rows[0]["speed_up"] == rows[1]["ms_per_image"] / rows[0]["ms_per_image"]
