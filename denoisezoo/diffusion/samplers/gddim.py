@@ -93,9 +93,10 @@ class GDDIM(GridSampler):
                 return found.u_0
             here = (t, found)
             nodes = [here, *(node for node in nodes if node[1].eps.shape == u.shape)][: self.q]
-            base = self._base(process, found, (s, t), generator)
-            if self.reuse and step is not None and step.base.shape == u.shape:
-                base = base + apply_blocks(self._carry(process, s, t), step.end(here) - u)
+            carry = self._carry(process, s, t)
+            base = self._base(process, found, (s, t), carry, generator)
+            if carry is not None and self.reuse and step is not None and step.base.shape == u.shape:
+                base = base + apply_blocks(carry, step.end(here) - u)
             step = _Step(process, s, self.lam, self.lam > 0 or (blank and n == 0), base, nodes)
             u = step.end()
             if self.corrector and not self.reuse:
@@ -106,19 +107,21 @@ class GDDIM(GridSampler):
         found = call(u, t)
         return clip_prediction(found, call.process, u, t) if self.clip else found
 
-    def _carry(self, process: Process, s: Tensor, t: Tensor) -> Tensor:
-        """What carries a change of the state at t to s: psi, or Psihat."""
+    def _carry(self, process: Process, s: Tensor, t: Tensor) -> Tensor | None:
+        """What carries a change of the state at t to s, psi or with noise Psihat; None where nothing is carried."""
         if self.lam:
             return stochastic_transition(process, s, t, self.lam)
-        return process.psi(s.reshape(1), t.reshape(1))
+        return process.psi(s.reshape(1), t.reshape(1)) if self.reuse else None
 
-    def _base(self, process: Process, found: Prediction, span: tuple[Tensor, Tensor], generator: Noise) -> Tensor:
+    def _base(
+        self, process: Process, found: Prediction, span: tuple[Tensor, Tensor], carry: Tensor | None, generator: Noise
+    ) -> Tensor:
         """The state at s of first order; with noise of covariance Sigma_s - Psihat Sigma_t Psihat^T (proposition 6)."""
-        s, t = span
-        if not self.lam:
+        s, _ = span
+        if carry is None or not self.lam:
             return transfer(process, found, s)
         R_s, R_t = (process.noise(x.reshape(1)) for x in span)
-        carried = product(self._carry(process, s, t), R_t)
+        carried = product(carry, R_t)
         P = product(R_s, transpose(R_s)) - product(carried, transpose(carried))
         mean = apply_blocks(process.signal(s.reshape(1)), found.u_0) + apply_blocks(carried, found.eps)
         return mean + apply_blocks(square_root(P), normal_like(mean, generator))
