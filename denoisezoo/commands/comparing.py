@@ -131,17 +131,19 @@ def plan_jobs(
     """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
 
     Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing; so are
-    the terms of sampling, where they are given.
+    the terms of sampling and the features, where they are given.
     """
     names = expand(recipes)
     limits: dict[str, list[str]] = {}
+    features = create_features(settings.features) if settings is not None else None
     for name in names:
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
         cli.model.check_data(cli.datamodule)
         if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
             raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
-        if settings is not None:
+        if settings is not None and features is not None:
             check_terms(settings, label(name), cli.model)
+            features.check(cli.model.denoiser.image_shape)
         limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
     jobs = []
     for seed in seeds:
@@ -155,12 +157,11 @@ def plan_jobs(
 
 
 def check_terms(settings: Settings, name: str, model: Any) -> None:
-    """Refuse a recipe's network (`DiffusionModule`) that cannot be sampled or judged on the terms.
+    """Refuse a recipe's network (`DiffusionModule`) that cannot be sampled on the terms.
 
     Raises:
-        UserError: It lacks an effort of the plan, or cannot be guided; the features do not serve its images.
+        UserError: It lacks an effort of the plan, or cannot be guided.
     """
-    create_features(settings.features).check(model.denoiser.image_shape)
     if settings.plan is not None:
         settings.plan.check(model.denoiser.efforts)
     check_guidance(settings, name, model.denoiser.backbone.spec.num_classes, model.label_dropout)
