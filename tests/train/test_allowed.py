@@ -109,5 +109,6 @@ def test_what_the_shipped_recipes_hold_is_allowed():
     """A few of each data set: everything that they resolve to is built again."""
     for name in list_recipes()[::9]:
         config = plain_config(parse_recipe(["--config", name, "--trainer.logger", "false"]))
-        build_module(config["model"])
-        build_data(config["data"])
+        module, data = build_module(config["model"]), build_data(config["data"])
+        assert type(data).__name__ == config["data"]["class_path"].rpartition(".")[2]
+        assert type(module.denoiser.process).__name__ == config["model"]["process"]["class_path"].rpartition(".")[2]

@@ -53,7 +53,10 @@ def refused(path, capsys):
 
 
 def test_a_checkpoint_has_its_checksum_as_sha256sum_writes_it(copy):
-    subprocess.run(["sha256sum", "--check", "--status", sum_path(copy).name], cwd=copy.parent, check=True)
+    command = ["sha256sum", "--check", "--status", sum_path(copy).name]
+    assert subprocess.run(command, cwd=copy.parent, check=False).returncode == 0
+    copy.write_bytes(flipped(copy.read_bytes(), 0))
+    assert subprocess.run(command, cwd=copy.parent, check=False).returncode == 1
 
 
 def flipped(data, position):
