@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from denoisezoo.archs import get_variant, list_denoisers
+from tests.train.wandb_file import wait_until_written
 
 RECIPE = """
 seed_everything: 0
@@ -94,6 +95,7 @@ def trained(runs_of_session, tiny, tmp_path):
             (home / "recipe.yaml").write_text(RECIPE.replace("NAME", tiny))
             original = home / str(len(folders))
             train(["--config", str(home / "recipe.yaml"), "--trainer.default_root_dir", str(original), *words])
+            wait_until_written(original)
             folders[words] = original
         return shutil.copytree(folders[words], tmp_path / folder, symlinks=True)
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +65,22 @@ def unfold(items):
     return found
 
 
+def ended(path):
+    """Whether a log has its last record."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    return any(Record.FromString(payload).WhichOneof("record_type") == "exit" for payload in payloads(path))
+
+
+def wait_until_written(folder: Path, seconds=60) -> None:
+    """W&B's service writes the log of a run that has ended a moment after `finish` returned, in one of 60 runs."""
+    last = time.monotonic() + seconds
+    for path in folder.glob("wandb/offline-run-*/*.wandb"):
+        while not ended(path):
+            assert time.monotonic() < last, f"{path} has no end"
+            time.sleep(0.02)
+
+
 def read_offline_run(folder: Path) -> OfflineRun:
     """Everything that the folder `offline-run-*` holds."""
     from wandb.proto.wandb_internal_pb2 import Record
@@ -90,5 +107,6 @@ def read_offline_run(folder: Path) -> OfflineRun:
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """The offline runs of a run folder, in the order of time."""
+    """The offline runs of a run folder, in the order of time; all of them have ended."""
+    wait_until_written(folder)
     return [read_offline_run(path) for path in sorted((folder / "wandb").glob("offline-run-*"))]
