@@ -52,10 +52,18 @@ def linear(in_features: int, out_features: int, init: Init, gain: float = 1.0, b
     return layer
 
 
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, without the check of the batch in Python that takes as long as the norm of a small image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def group_norm(channels: int, eps: float, most: int = 32) -> nn.GroupNorm:
     """GroupNorm of `most` groups; narrow layers have fewer, so that a group keeps at least four channels."""
     groups = next(g for g in range(max(1, min(most, channels // 4)), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels, eps=eps)
+    return GroupNorm(groups, channels, eps=eps)
 
 
 def silu(x: Tensor) -> Tensor:

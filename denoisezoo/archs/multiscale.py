@@ -216,11 +216,11 @@ _SMALL_64 = (
     _SMALL_32[1],
     _small("small64_a3", 8, 24, (1, 2), Cost(375_339, 9_705_984)),
 )
-_SMALL_128 = (  # at batch 1 the number of operators is what these cost: attention in the middle only, narrow stems
-    _small("small128_d1", 128, 8, (1, 1, 2, 4, 8), Cost(631_939, 220_153_088), attention=()),
-    _small("small128_d2", 64, 8, (1, 1, 1, 9), Cost(603_331, 78_420_736), attention=()),
-    _small("small128_d3", 32, 8, (1, 2, 9.75), Cost(728_597, 69_702_592), attention=()),
-    _small("small128_a3", 16, 16, (1, 4), Cost(517_299, 44_044_288), attention=()),
+_SMALL_128 = (  # at batch 1 narrow, large layers are what these cost: few channels at every size but the smallest
+    _small("small128_d1", 128, 8, (1, 1, 1, 2, 4, 8), Cost(638_955, 151_750_656), attention=()),
+    _small("small128_d2", 64, 8, (1, 1, 1, 2, 8), Cost(522_283, 43_113_472), attention=()),
+    _small("small128_d3", 32, 8, (1, 1, 2, 9), Cost(636_091, 21_357_056), attention=()),
+    _small("small128_a3", 16, 16, (1, 2, 4.25), Cost(698_319, 24_246_784), attention=()),
 )
 
 FAMILY.variant(
@@ -241,7 +241,7 @@ FAMILY.variant(
 FAMILY.variant(
     "multiscale_small128",
     MultiscaleConfig(resolution=128, base=_SMALL_128, levels=3),
-    Cost(2_481_166, 220_153_088),
+    Cost(2_495_648, 151_750_656),
     tags=("small",),
 )
 FAMILY.variant(

@@ -77,7 +77,7 @@ class MultiScale(LogSNRProcess):
 
     def _laid_out(self, by_band: Tensor) -> Tensor:
         """Values (B, K) of the bands as a map (B, 1, N, N)."""
-        laid_out = by_band[:, :1, None, None].repeat(1, 1, *self.bands.shape)
+        laid_out = by_band[:, :1, None, None].expand(-1, 1, *self.bands.shape).clone()
         for k in range(1, by_band.shape[1]):  # the classical mosaic: what is coarser lies in the top left quarter
             side = len(self.bands) >> k
             laid_out[..., :side, :side] = by_band[:, k, None, None, None]
@@ -86,7 +86,9 @@ class MultiScale(LogSNRProcess):
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """See `LogSNRProcess`: of a few numbers, then laid out; maps are most of what a step of small images costs."""
         log_snr = torch.where((t <= 0)[:, None], torch.inf, self._by_band(t))
-        return self._laid_out(torch.sigmoid(log_snr).sqrt()), self._laid_out(torch.sigmoid(-log_snr).sqrt())
+        both = self._laid_out(torch.sigmoid(torch.cat([log_snr, -log_snr])).sqrt())
+        alpha, sigma = both.split(len(t))
+        return alpha, sigma
 
     def _by_band(self, t: Tensor) -> Tensor:
         share = (t[:, None] - self.t_min) / (self._ends.like(t) - self.t_min)

@@ -38,9 +38,15 @@ def over_images(coefficient: Tensor, like: Tensor) -> Tensor:
             and whose first channels serve what has fewer.
         like: States (B, C, H, W).
     """
-    coefficient = coefficient.to(like.dtype)
     if coefficient.ndim == 1:
-        return coefficient.reshape(-1, *[1] * (like.ndim - 1))
+        return coefficient.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    return cropped_to(like, coefficient).to(like.dtype)
+
+
+def cropped_to(like: Tensor, coefficient: Tensor) -> Tensor:
+    """That part of a coefficient, (B,) or a map, that belongs to states (B, C, H, W)."""
+    if coefficient.ndim == 1:
+        return coefficient
     return coefficient[:, : like.shape[1], : like.shape[-2], : like.shape[-1]]
 
 
@@ -117,7 +123,8 @@ class LinearPreconditioning(Preconditioning):
     def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
         """The two equations of the module's docstring."""
         diagonal = _diagonal(process)
-        alpha, sigma, p, q = aligned(*diagonal.alpha_sigma(t), *self.mix(diagonal, t))
+        found = aligned(*diagonal.alpha_sigma(t), *self.mix(diagonal, t))
+        alpha, sigma, p, q = (cropped_to(u_t, coefficient) for coefficient in found)
         det = alpha * q - sigma * p
         F_x = with_channels(F_x, u_t.shape[1])
         u_0 = over_images(q / det, u_t) * u_t - over_images(sigma / det, u_t) * F_x
@@ -185,7 +192,8 @@ class V(LinearPreconditioning):
 
     def mix(self, process: DiagonalProcess, t: Tensor) -> tuple[Tensor, Tensor]:
         """F = -sigma u_0 + alpha eps."""
-        return -process.sigma(t), process.alpha(t)
+        alpha, sigma = process.alpha_sigma(t)
+        return -sigma, alpha
 
 
 @PRECONDITIONINGS.register("velocity")
@@ -229,17 +237,18 @@ class EDMPreconditioning(LinearPreconditioning):
             raise UserError(f"sigma_data is {sigma_data}", "give the positive standard deviation of the data")
         self.sigma_data = sigma_data
 
-    def _std(self, process: DiagonalProcess, t: Tensor) -> Tensor:
-        return (process.sigma(t) ** 2 + (process.alpha(t) * self.sigma_data) ** 2).sqrt()
+    def _std(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return (sigma**2 + (alpha * self.sigma_data) ** 2).sqrt()
 
     def mix(self, process: DiagonalProcess, t: Tensor) -> tuple[Tensor, Tensor]:
         """F = (u_0 - c_skip u_t) / c_out."""
-        std = self._std(process, t)
-        return process.sigma(t) / (self.sigma_data * std), -process.alpha(t) * self.sigma_data / std
+        alpha, sigma = process.alpha_sigma(t)
+        std = self._std(alpha, sigma)
+        return sigma / (self.sigma_data * std), -alpha * self.sigma_data / std
 
     def c_in(self, process: DiagonalProcess, t: Tensor) -> Tensor:
         """1 / sqrt(sigma^2 + alpha^2 sigma_data^2)."""
-        return 1 / self._std(process, t)
+        return 1 / self._std(*process.alpha_sigma(t))
 
     def c_noise(self, process: DiagonalProcess, t: Tensor) -> Tensor:
         """ln(sigma) / 4 with EDM's relative sigma, sigma^-2 = SNR."""

@@ -54,12 +54,14 @@ def haar(image: Tensor, levels: int) -> Tensor:
     check_levels(height, width, levels)
     if levels == 0:
         return image
-    a, b = image[..., 0::2, 0::2], image[..., 0::2, 1::2]
-    c, d = image[..., 1::2, 0::2], image[..., 1::2, 1::2]
-    low, low_x, high_y, high_xy = a + b, a - b, c + d, c - d
-    approximation = haar((low + high_y) / 2, levels - 1)
-    top = torch.cat([approximation, (low_x + high_xy) / 2], dim=-1)
-    return torch.cat([top, torch.cat([(low - high_y) / 2, (low_x - high_xy) / 2], dim=-1)], dim=-2)
+    top, bottom = image[..., 0::2, :], image[..., 1::2, :]
+    rows = torch.cat([top + bottom, top - bottom], dim=-2)
+    left, right = rows[..., 0::2], rows[..., 1::2]
+    mosaic = torch.cat([left + right, left - right], dim=-1) / 2
+    if levels > 1:
+        h, w = height // 2, width // 2
+        mosaic[..., :h, :w] = haar(mosaic[..., :h, :w], levels - 1)
+    return mosaic
 
 
 def inverse_haar(mosaic: Tensor, levels: int) -> Tensor:
@@ -77,11 +79,13 @@ def inverse_haar(mosaic: Tensor, levels: int) -> Tensor:
     if levels == 0:
         return mosaic
     h, w = height // 2, width // 2
-    low, x = inverse_haar(mosaic[..., :h, :w], levels - 1), mosaic[..., :h, w:]
-    y, xy = mosaic[..., h:, :w], mosaic[..., h:, w:]
-    rows = [torch.stack([low + x + y + xy, low - x + y - xy], dim=-1)]
-    rows.append(torch.stack([low + x - y - xy, low - x - y + xy], dim=-1))
-    return torch.stack(rows, dim=-3).flatten(-2).flatten(-3, -2) / 2
+    if levels > 1:
+        mosaic = mosaic.clone()
+        mosaic[..., :h, :w] = inverse_haar(mosaic[..., :h, :w], levels - 1)
+    low, high = mosaic[..., :h, :] / 2, mosaic[..., h:, :] / 2
+    rows = torch.stack([low + high, low - high], dim=-2).flatten(-3, -2)
+    low, high = rows[..., :w], rows[..., w:]
+    return torch.stack([low + high, low - high], dim=-1).flatten(-2)
 
 
 def haar_bands(resolution: int, levels: int) -> Tensor:
