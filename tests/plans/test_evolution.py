@@ -119,9 +119,11 @@ def slowly(candidate):
     return evaluate(candidate)
 
 
-def work(path, seed, trials):
+def work(path, seed, trials, together=None):
     search = evolution(path, seed=seed)
     search.seed(seeds())
+    if together is not None:
+        together.wait(60)
     search.run(slowly, trials)
 
 
@@ -181,11 +183,13 @@ def test_two_processes_share_one_search(tmp_path):
     path = tmp_path / "study.log"
     evolution(path).seed(seeds())
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=work, args=(path, seed, 24)) for seed in (1, 2)]
+    together = context.Barrier(2)  # on a busy machine the first could be through before the second is there
+    workers = [context.Process(target=work, args=(path, seed, 24, together)) for seed in (1, 2)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
     trials = evolution(path).shared.trials()
     by_worker = [sum(t.user_attrs.get(WORKER, "").endswith(f":{w.pid}") for t in trials) for w in workers]
     assert min(by_worker) >= 6
