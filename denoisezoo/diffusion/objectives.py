@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
+from denoisezoo.diffusion.coefficients import aligned, over_images
 from denoisezoo.diffusion.denoiser import Denoiser
 from denoisezoo.diffusion.grids import GRIDS
-from denoisezoo.diffusion.preconditioning import aligned, over_images
 from denoisezoo.diffusion.process import DiagonalProcess, Process, ScalarProcess
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry

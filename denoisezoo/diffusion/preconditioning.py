@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoisezoo.diffusion.blocks import apply_blocks, inverse, product
+from denoisezoo.diffusion.coefficients import aligned, cropped_to, over_images
 from denoisezoo.diffusion.downsampling import DownSampling
 from denoisezoo.diffusion.langevin import CLD
 from denoisezoo.diffusion.process import DiagonalProcess, Process
@@ -30,36 +31,9 @@ from denoisezoo.registry import Registry
 PRECONDITIONINGS: Registry[type[Preconditioning]] = Registry("preconditioning")
 
 
-def over_images(coefficient: Tensor, like: Tensor) -> Tensor:
-    """A coefficient in the dtype of `like` and shaped to broadcast over it.
-
-    Args:
-        coefficient: One per sample (B,), or a map (B, C or 1, H or 1, W or 1), whose top left serves a small state,
-            and whose first channels serve what has fewer.
-        like: States (B, C, H, W).
-    """
-    if coefficient.ndim == 1:
-        return coefficient.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
-    return cropped_to(like, coefficient).to(like.dtype)
-
-
-def cropped_to(like: Tensor, coefficient: Tensor) -> Tensor:
-    """That part of a coefficient, (B,) or a map, that belongs to states (B, C, H, W)."""
-    if coefficient.ndim == 1:
-        return coefficient
-    return coefficient[:, : like.shape[1], : like.shape[-2], : like.shape[-1]]
-
-
 def with_channels(F_x: Tensor, channels: int) -> Tensor:
     """A network's output (B, C, H, W) with zeros for the last parts of the state, where it says nothing of them."""
     return F_x if F_x.shape[1] >= channels else F.pad(F_x, (0, 0, 0, 0, 0, channels - F_x.shape[1]))
-
-
-def aligned(*coefficients: Tensor) -> list[Tensor]:
-    """Coefficients (B,) and maps (B, C or 1, H or 1, W or 1) in shapes that broadcast against each other."""
-    if all(c.ndim == 1 for c in coefficients):
-        return list(coefficients)
-    return [c.reshape(-1, 1, 1, 1) if c.ndim == 1 else c for c in coefficients]
 
 
 class Preconditioning(ABC):

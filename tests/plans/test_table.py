@@ -9,8 +9,8 @@ import torch
 
 from denoisezoo.archs import create_denoiser
 from denoisezoo.diffusion import PROCESSES, Denoiser, NetworkDenoiser, Prediction, create_sampler
+from denoisezoo.diffusion.coefficients import over_images
 from denoisezoo.diffusion.denoiser import default_denoiser
-from denoisezoo.diffusion.preconditioning import over_images
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan, extracted, find_plan
 from denoisezoo.plans.exact import best, exact_front
