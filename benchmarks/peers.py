@@ -6,7 +6,7 @@ Both run in one process and alternate, the first one changing from round to roun
 A round during which other programs took processor time is repeated, for a minute per case at most ("disturbed" counts
 them): two threads that wait for each other suffer from a third program beyond measure.
 diffusers runs as it comes: eager, default layout. Ours runs in channels_last; "compiled" is `torch.compile` with frozen
-weights; "compiled, Winograd" is that of `denoisezoo.archs.winograd.with_winograd(net)`, whose first compilation takes
+weights; "compiled, Winograd" is that of `denoisezoo.nn.winograd.with_winograd(net)`, whose first compilation takes
 two minutes. A case fails when outputs differ by more than 1e-4. Exit status 1 means that a target was missed. Needs the
 extra `bench`.
 """
@@ -31,9 +31,9 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import create_denoiser
-from denoisezoo.archs.blocks import ConvDown, ConvUp, ResidualBlock, SelfAttention
+from denoisezoo.nn.blocks import ConvDown, ConvUp, ResidualBlock, SelfAttention
 from denoisezoo.archs.ddpm import DDPM, DDPMConfig
-from denoisezoo.archs.winograd import with_winograd
+from denoisezoo.nn.winograd import with_winograd
 
 TOLERANCE = 1e-4
 QUIET = 0.06

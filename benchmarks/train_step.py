@@ -35,16 +35,16 @@ from lightning.pytorch import Callback, Trainer
 from denoisezoo.allocator import keep_freed_memory
 from denoisezoo.archs import get_variant, list_denoisers
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
-from denoisezoo.diffusion.objectives import EDMLoss, Simple
+from denoisezoo.diffusion.objectives.regression import EDMLoss, Simple
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.machine import device_name
 from denoisezoo.profiling.pairing import median_interval
 from denoisezoo.profiling.roofline import peaks
 from denoisezoo.train.callbacks import Settled, Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO
-from denoisezoo.train.data import ImageData, Split
-from denoisezoo.train.data.loader import TrainLoader
-from denoisezoo.train.data.store import TensorStore
+from denoisezoo.data import ImageData, Split
+from denoisezoo.data.loader import TrainLoader
+from denoisezoo.data.store import TensorStore
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import quiet
 from denoisezoo.train.guard import Guard

@@ -140,6 +140,6 @@ def test_names_are_seen():
     assert architectures_named(f"if family == '{family}': pass", path) == {family}
     assert architectures_named(f'"""{denoiser}"""', path) == set()
     assert processes_named(f"make({process!r})", path) == {process}
-    assert processes_named("from denoisezoo.diffusion.processes import VP", path) == {"VP"}
+    assert processes_named("from denoisezoo.diffusion.processes.scalar import VP", path) == {"VP"}
     assert processes_named("from denoisezoo.diffusion import processes", path) == {"processes"}
     assert processes_named(f"make({process!r})", PACKAGE / "diffusion/x.py") == set()

@@ -1,7 +1,7 @@
 """The zoo: one file per family, found by discovery."""
 
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort, ImageSpec
-from denoisezoo.archs.registry import (
+from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.archs.variants import (
     Cost,
     Family,
     Variant,

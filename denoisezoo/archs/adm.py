@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from denoisezoo.archs.blocks import (
+from denoisezoo.nn.blocks import (
     BlockStyle,
     Resample,
     ResidualBlock,
@@ -25,8 +25,8 @@ from denoisezoo.archs.blocks import (
     linear,
     nearest,
 )
-from denoisezoo.archs.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
-from denoisezoo.archs.registry import Cost, Family
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 from denoisezoo.errors import UserError
 

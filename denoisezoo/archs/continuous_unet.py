@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort
-from denoisezoo.archs.blocks import Conditioning, RMSAttention, Stage, kaiming
-from denoisezoo.archs.embeddings import BareEmbedding, NoiseEmbedding
-from denoisezoo.archs.ode import ApproximatorStyle, ODEBlock, UntiedBlock, VectorField
-from denoisezoo.archs.solvers import Solver
+from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
+from denoisezoo.nn.blocks import Conditioning, RMSAttention, Stage, kaiming
+from denoisezoo.nn.embeddings import BareEmbedding, NoiseEmbedding
+from denoisezoo.nn.ode_block import ApproximatorStyle, ODEBlock, UntiedBlock, VectorField
+from denoisezoo.nn.solvers import Solver
 from denoisezoo.archs.unet import check_inputs
 from denoisezoo.errors import UserError
 

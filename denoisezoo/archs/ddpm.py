@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
-from denoisezoo.archs.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
-from denoisezoo.archs.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
-from denoisezoo.archs.registry import Cost, Family
+from denoisezoo.nn.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 
 

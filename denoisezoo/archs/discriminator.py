@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs.base import ImageSpec
-from denoisezoo.archs.blocks import (
+from denoisezoo.archs.backbone import ImageSpec
+from denoisezoo.nn.blocks import (
     BlockStyle,
     Conditioning,
     ResidualBlock,
@@ -26,7 +26,7 @@ from denoisezoo.archs.blocks import (
     silu,
     xavier,
 )
-from denoisezoo.archs.embeddings import BareEmbedding, Extras, Fourier, OneHot
+from denoisezoo.nn.embeddings import BareEmbedding, Extras, Fourier, OneHot
 from denoisezoo.errors import UserError
 
 GROUP = 4

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort
-from denoisezoo.archs.blocks import (
+from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
+from denoisezoo.nn.blocks import (
     Conditioning,
     RMSAttention,
     ScaleShift,
@@ -31,9 +31,9 @@ from denoisezoo.archs.blocks import (
     rms_norm,
     silu,
 )
-from denoisezoo.archs.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
 from denoisezoo.archs.missing_u import FAMILY
-from denoisezoo.archs.registry import Cost
+from denoisezoo.archs.variants import Cost
 from denoisezoo.archs.unet import check_inputs
 from denoisezoo.errors import UserError
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from denoisezoo.archs.adm import FAMILY as ADM_FAMILY
 from denoisezoo.archs.adm import ADMConfig
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort
+from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
 from denoisezoo.archs.ddpm import FAMILY as DDPM_FAMILY
 from denoisezoo.archs.ddpm import DDPMConfig
-from denoisezoo.archs.registry import Cost, Family, get_variant, replace_config
+from denoisezoo.archs.variants import Cost, Family, get_variant, replace_config
 from denoisezoo.errors import UserError
 
 

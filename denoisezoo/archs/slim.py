@@ -22,10 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort, Extracted
-from denoisezoo.archs.embeddings import ClassTable, Extras, NoiseEmbedding, no_label
-from denoisezoo.archs.registry import Cost, Family, get_variant
-from denoisezoo.archs.slimmable import (
+from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, Extracted
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, no_label
+from denoisezoo.archs.variants import Cost, Family, get_variant
+from denoisezoo.nn.slimmable import (
     SlimClassTable,
     SlimConditioning,
     SlimConv2d,

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.archs.blocks import (
+from denoisezoo.nn.blocks import (
     BlockStyle,
     Resample,
     ResidualBlock,
@@ -35,8 +35,8 @@ from denoisezoo.archs.blocks import (
     nearest,
     xavier,
 )
-from denoisezoo.archs.embeddings import Extras, Fourier, NoiseEmbedding, OneHot, Sinusoidal
-from denoisezoo.archs.registry import Cost, Family
+from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, OneHot, Sinusoidal
+from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 from denoisezoo.errors import UserError
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.archs.base import Backbone, Effort, ImageSpec
-from denoisezoo.archs.blocks import xavier
-from denoisezoo.archs.registry import Cost, Family
+from denoisezoo.archs.backbone import Backbone, Effort, ImageSpec
+from denoisezoo.nn.blocks import xavier
+from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.archs.songunet import SongUNet, SongUNetConfig
 from denoisezoo.errors import UserError
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort, ImageSpec
-from denoisezoo.archs.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
-from denoisezoo.archs.embeddings import NoiseEmbedding
+from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.nn.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
+from denoisezoo.nn.embeddings import NoiseEmbedding
 from denoisezoo.errors import UserError
 
 

@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from denoisezoo.commands.launching import LAUNCHERS, parse_options
+from denoisezoo.compare.launching import LAUNCHERS, parse_options
 from denoisezoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from denoisezoo.commands.comparing import Budget
+    from denoisezoo.compare.comparison import Budget
 
 
 def seeds(text: str) -> list[int]:
@@ -31,7 +31,7 @@ seeds.__name__ = "list of whole numbers"
 
 def budget(text: str) -> Budget:
     """`images=N,macs=N,minutes=N`, any of them."""
-    from denoisezoo.commands.comparing import Budget
+    from denoisezoo.compare.comparison import Budget
 
     found: dict[str, float] = {}
     for part in text.split(","):
@@ -49,7 +49,7 @@ budget.__name__ = "budget such as images=64000"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, whole
+    from denoisezoo.commands.arguments import add_sampling_arguments, whole
 
     parser.add_argument(
         "recipes", metavar="RECIPE", nargs="+", help="recipe files, or names or patterns of shipped ones"
@@ -73,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare."""
-    from denoisezoo.commands.assessing import checked_lpips, refuse_file, settings_of
-    from denoisezoo.commands.comparing import Budget, Job, compare, launch, plan_jobs
+    from denoisezoo.commands.arguments import checked_lpips, refuse_file, settings_of
+    from denoisezoo.compare.comparison import Budget, Job, compare, launch, plan_jobs
 
     refuse_file(args.out, "--out")
     settings = settings_of(args, features=args.features, lpips=checked_lpips(args.lpips))
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return outcome.status
     if args.wandb and outcome.quality:
-        from denoisezoo.report.tracking import track_comparison
+        from denoisezoo.report.wandb_table import track_comparison
 
         track_comparison(args.wandb, args.out, outcome.records, outcome.quality, command_line())
     failed = [record.name for record in outcome.records if record.error]

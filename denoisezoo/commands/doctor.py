@@ -13,7 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from denoisezoo import __version__
-from denoisezoo.commands.tables import Column, add_output_arguments, human_bytes, print_table, write_rows
+from denoisezoo.commands.output import Column, add_output_arguments, human_bytes, print_table, write_rows
 from denoisezoo.errors import UserError
 
 COST_OF_MISSING = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, task_options
-    from denoisezoo.commands.tables import add_output_arguments
+    from denoisezoo.commands.arguments import add_sampling_arguments, task_options
+    from denoisezoo.commands.output import add_output_arguments
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=None)
@@ -37,13 +37,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.assessing import checked_lpips, progress_bar, refuse_file, settings_of
-    from denoisezoo.commands.tables import write_rows
+    from denoisezoo.commands.arguments import checked_lpips, progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.output import write_rows
     from denoisezoo.evaluation.grid import save_png
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
-    from denoisezoo.train.assess import assess, make_evaluator
-    from denoisezoo.train.runs import load_run, with_task
+    from denoisezoo.runs.assessor import assess, make_evaluator
+    from denoisezoo.runs.run import load_run, with_task
 
     settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
     found = load_run(args.run, args.weights)
@@ -70,7 +70,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
 
 def print_result(metrics: dict[str, float], card: dict[str, object]) -> None:
     """The metrics as a table, and the parts of the card that one looks for first."""
-    from denoisezoo.commands.tables import Column, print_table
+    from denoisezoo.commands.output import Column, print_table
 
     rows = [{"metric": name, "value": value} for name, value in metrics.items()]
     print_table(rows, (Column("metric", "metric"), Column("value", "value", "{:.4g}".format, right=True)))

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export."""
     from denoisezoo.errors import UserError
-    from denoisezoo.train.published import SUFFIX, publish
-    from denoisezoo.train.runs import load_run
+    from denoisezoo.runs.published import SUFFIX, publish
+    from denoisezoo.runs.run import load_run
 
     found = load_run(args.run, args.weights)
     out = args.out or found.folder / f"{found.name}{SUFFIX}"

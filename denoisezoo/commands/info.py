@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from denoisezoo.commands.list import row
-from denoisezoo.commands.tables import Column, add_output_arguments, human, plain, print_table, write_rows
+from denoisezoo.commands.output import Column, add_output_arguments, human, plain, print_table, write_rows
 
 if typing.TYPE_CHECKING:
     from denoisezoo.archs import BackboneConfig, Variant

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from denoisezoo.commands.tables import Column, add_output_arguments, human, print_table, several, write_rows
+from denoisezoo.commands.output import Column, add_output_arguments, human, print_table, several, write_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

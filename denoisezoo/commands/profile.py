@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.assessing import check_interval, interval
-from denoisezoo.commands.isolation import in_own_process
+from denoisezoo.commands.arguments import check_interval, interval
+from denoisezoo.profiling.isolation import in_own_process
 from denoisezoo.commands.profile_tables import print_rows
 from denoisezoo.commands.subjects import Subject, find_subjects
-from denoisezoo.commands.tables import add_output_arguments, write_rows
+from denoisezoo.commands.output import add_output_arguments, write_rows
 from denoisezoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     settings, walk = make_settings(args), make_walk(args)
     subjects = list(find_subjects(args.names, args.process, args.resolution))
     if args.compare:
-        from denoisezoo.commands.versus import compare
+        from denoisezoo.commands.profile_ratios import compare
 
         return compare(subjects, settings, args)
     rows: list[Row] = []
@@ -136,7 +136,7 @@ def deliver(rows: list[Row], args: argparse.Namespace) -> int:
     write_rows(rows, args)
     print_rows(found, args)
     if args.plot:
-        from denoisezoo.report.trajectory import write_trajectories
+        from denoisezoo.report.trajectory_page import write_trajectories
 
         write_trajectories(args.plot, found)
     for row in failed:

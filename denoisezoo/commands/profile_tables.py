@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.tables import Column, human, human_bytes, plain, print_table
+from denoisezoo.commands.output import Column, human, human_bytes, plain, print_table
 
 if TYPE_CHECKING:
     from denoisezoo.profiling.profile import Row

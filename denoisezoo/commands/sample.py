@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from denoisezoo.diffusion import NetworkDenoiser
-    from denoisezoo.train.assess import Settings
-    from denoisezoo.train.runs import Run
+    from denoisezoo.runs.assessor import Settings
+    from denoisezoo.runs.run import Run
 
 ROWS = 8
 """Rows of a picture of latents."""
@@ -19,7 +19,7 @@ ROWS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, task_options, whole
+    from denoisezoo.commands.arguments import add_sampling_arguments, task_options, whole
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.arguments import progress_bar, refuse_file, settings_of
     from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
-    from denoisezoo.train.assess import calls_for, draw_with, prepare
-    from denoisezoo.train.conditions import sample_picture
-    from denoisezoo.train.runs import load_run, with_task
+    from denoisezoo.runs.assessor import calls_for, draw_with, prepare
+    from denoisezoo.evaluation.conditions import sample_picture
+    from denoisezoo.runs.run import load_run, with_task
 
     settings = settings_of(args, condition=args.condition, label=args.label)
     found = load_run(args.run, args.weights)
@@ -104,8 +104,8 @@ def _latents(
     args: argparse.Namespace, found: Run, denoiser: NetworkDenoiser, settings: Settings
 ) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Any]]:
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
-    from denoisezoo.evaluation.latents import Walker, interpolate, perturb
-    from denoisezoo.train.assess import labels_for
+    from denoisezoo.evaluation.interpolation import Walker, interpolate, perturb
+    from denoisezoo.runs.assessor import labels_for
 
     conditions = found.conditions(args.num, args.draws, args.condition)
     walk = Walker(

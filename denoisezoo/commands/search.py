@@ -11,8 +11,8 @@ import argparse
 import math
 from pathlib import Path
 
-from denoisezoo.commands.assessing import add_sampling_arguments, whole
-from denoisezoo.commands.tables import add_output_arguments
+from denoisezoo.commands.arguments import add_sampling_arguments, whole
+from denoisezoo.commands.output import add_output_arguments
 from denoisezoo.errors import unknown
 
 METHODS = ("exact", "nsga2")
@@ -87,6 +87,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Search."""
-    from denoisezoo.commands.searching import search
+    from denoisezoo.search.search import search
 
     return search(args)

@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.assessing import add_sampling_arguments, settings_of, task_options, whole
+from denoisezoo.commands.arguments import add_sampling_arguments, settings_of, task_options, whole
 from denoisezoo.commands.profile import numbers, show_progress
-from denoisezoo.commands.study_cards import with_cards
-from denoisezoo.commands.tables import Column, add_output_arguments, print_table, write_rows
+from denoisezoo.studies.cards import with_cards
+from denoisezoo.commands.output import Column, add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError
 
 if TYPE_CHECKING:
-    from denoisezoo.studies.base import Study
+    from denoisezoo.studies.study import Study
 
 COLUMNS = {
     "solvers": ("solver", "solver_steps", "quality", "macs_per_image", "inner_nfe", "latency_ms_per_image", "error"),
@@ -94,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run a study, print its rows and write its page."""
-    from denoisezoo.report.study import write_study
+    from denoisezoo.report.study_page import write_study
 
     refuse_unused(args)
     try:
@@ -134,25 +134,25 @@ def names_of(args: argparse.Namespace, default: str) -> list[str]:
 
 
 def study_solvers(args: argparse.Namespace) -> Study:
-    """See `denoisezoo.studies.solvers`."""
-    from denoisezoo.studies.solvers import solver_study
-    from denoisezoo.train.runs import load_run
+    """See `denoisezoo.studies.solver_steps`."""
+    from denoisezoo.studies.solver_steps import solver_study
+    from denoisezoo.runs.run import load_run
 
     settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
     return solver_study(runs, names_of(args, "euler,midpoint,rk4"), args.solver_steps, settings, show_progress)
 
 
 def study_adaptive(args: argparse.Namespace) -> Study:
-    """See `denoisezoo.studies.adaptive`."""
-    from denoisezoo.studies.adaptive import adaptive_study
+    """See `denoisezoo.studies.adaptive_solver`."""
+    from denoisezoo.studies.adaptive_solver import adaptive_study
 
     solvers = names_of(args, "dopri5")
     return adaptive_study(args.subjects, solvers, args.tolerances, settings_of(args), show_progress)
 
 
 def study_memory(args: argparse.Namespace) -> Study:
-    """See `denoisezoo.studies.memory`."""
-    from denoisezoo.studies.memory import memory_study
+    """See `denoisezoo.studies.training_memory`."""
+    from denoisezoo.studies.training_memory import memory_study
 
     if len(args.subjects) != 1:
         raise UserError("memory studies one registered network", "name one, e.g. from denoisezoo list")
@@ -163,25 +163,25 @@ def study_memory(args: argparse.Namespace) -> Study:
 def study_robustness(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.robustness`."""
     from denoisezoo.studies.robustness import robustness_study
-    from denoisezoo.train.runs import load_run
+    from denoisezoo.runs.run import load_run
 
     runs = [load_run(path) for path in args.subjects]
     return robustness_study(runs, args.levels, args.denoising_steps, args.num, show_progress)
 
 
 def study_samplers(args: argparse.Namespace) -> Study:
-    """See `denoisezoo.studies.samplers`."""
-    from denoisezoo.studies.samplers import sampler_study
-    from denoisezoo.train.runs import load_run
+    """See `denoisezoo.studies.sampler_calls`."""
+    from denoisezoo.studies.sampler_calls import sampler_study
+    from denoisezoo.runs.run import load_run
 
     settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
     return sampler_study(runs, args.samplers or [args.sampler], args.nfe, settings, show_progress)
 
 
 def study_channel(args: argparse.Namespace) -> Study:
-    """See `denoisezoo.studies.channel`."""
-    from denoisezoo.studies.channel import channel_study
-    from denoisezoo.train.runs import load_run
+    """See `denoisezoo.studies.noisy_channel`."""
+    from denoisezoo.studies.noisy_channel import channel_study
+    from denoisezoo.runs.run import load_run
 
     runs = [load_run(path) for path in args.subjects]
     return channel_study(runs, args.snr, settings_of(args), args.task, show_progress)

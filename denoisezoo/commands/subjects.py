@@ -83,7 +83,7 @@ def _create(name: str, meta: bool, **overrides: int) -> Backbone:
 
 def _trained(path: str, process: str | None, resolution: int | None) -> Subject:
     from denoisezoo.diffusion import NetworkDenoiser
-    from denoisezoo.train.runs import load_run
+    from denoisezoo.runs.run import load_run
 
     if process is not None:
         raise UserError(f"{path} was trained with a process of its own", "leave --process out")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.process import Process, ScalarProcess
+from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 

@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.diffusion.blocks import apply_blocks, inverse, product
+from denoisezoo.diffusion.block_algebra import apply_blocks, inverse, product
 from denoisezoo.diffusion.coefficients import aligned, cropped_to, over_images
-from denoisezoo.diffusion.downsampling import DownSampling
-from denoisezoo.diffusion.langevin import CLD
-from denoisezoo.diffusion.process import DiagonalProcess, Process
+from denoisezoo.diffusion.processes.downsampling import DownSampling
+from denoisezoo.diffusion.processes.langevin import CLD
+from denoisezoo.diffusion.processes.process import DiagonalProcess, Process
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 

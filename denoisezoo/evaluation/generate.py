@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion import Denoiser, Sampler, SeedBlock
-from denoisezoo.diffusion.samplers.base import EffortPlan
+from denoisezoo.diffusion.samplers.sampler import EffortPlan
 from denoisezoo.errors import UserError
 
 

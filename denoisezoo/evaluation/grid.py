@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.images import to_uint8
+from denoisezoo.data.pixels import to_uint8
 from denoisezoo.files import atomic_path
 
 LEGIBLE = 64

@@ -9,7 +9,7 @@ from torch import Tensor
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.distances import nearest
 from denoisezoo.evaluation.grid import image_grid
-from denoisezoo.evaluation.images import to_float, to_uint8
+from denoisezoo.data.pixels import to_float, to_uint8
 
 COPY_RATIO = 1 / 3
 EQUAL = 1e-6

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Noise, Prediction, Sampler
-from denoisezoo.diffusion.samplers.base import EffortPlan
+from denoisezoo.diffusion.samplers.sampler import EffortPlan
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import counting
 from denoisezoo.profiling.latency import timer

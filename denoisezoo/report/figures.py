@@ -13,7 +13,7 @@ from typing import Any
 
 from denoisezoo.report.axes import finite, log_axis, value_axis
 from denoisezoo.report.columns import column, format_spread, format_value
-from denoisezoo.report.records import Comparison
+from denoisezoo.compare.records import Comparison
 from denoisezoo.report.summary import Entry, floor_of, front_of, shown_keys, value_of
 from denoisezoo.report.theme import INK, MUTED, SURFACE, Style, styles
 

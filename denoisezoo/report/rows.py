@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from denoisezoo.files import atomic_path, json_safe, write_text
-from denoisezoo.report.records import Comparison, RunRecord
+from denoisezoo.compare.records import Comparison, RunRecord
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from denoisezoo.diffusion import NetworkDenoiser, Sampler, SeedBlock, default_de
 from denoisezoo.plans import extracted
 from denoisezoo.profiling.latency import timer
 from denoisezoo.profiling.trajectory import counting_copy, trace
-from denoisezoo.studies.base import Plot, Row, Study
+from denoisezoo.studies.study import Plot, Row, Study
 
 PLOTS = (
     Plot("Time saved against resolution", "resolution", "speed_up", "line", log_x=True),

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from denoisezoo.diffusion import Denoiser, ScalarProcess
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.images import to_float
-from denoisezoo.studies.base import Plot, Row, Study, titles_of
-from denoisezoo.train.runs import Run
+from denoisezoo.data.pixels import to_float
+from denoisezoo.studies.study import Plot, Row, Study, titles_of
+from denoisezoo.runs.run import Run
 
 PLOTS = (
     Plot("PSNR of the denoised image, one step", "eps", "psnr_one_step", "run"),

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError
-from denoisezoo.train.data import ImageData, Task
+from denoisezoo.data import ImageData, Task
 
 PACKAGE = "denoisezoo."
 BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)

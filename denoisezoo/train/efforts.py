@@ -17,7 +17,7 @@ from torch import Tensor
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Objective
-from denoisezoo.diffusion.objectives import Loss
+from denoisezoo.diffusion.objectives.regression import Loss
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
 

@@ -19,8 +19,8 @@ from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.allowed import BASES, subclasses
 from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
-from denoisezoo.train.dashboard import Dashboard
-from denoisezoo.train.data import ImageData
+from denoisezoo.train.wandb_panels import Dashboard
+from denoisezoo.data import ImageData
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from denoisezoo.archs.base import ImageSpec
+from denoisezoo.archs.backbone import ImageSpec
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig, spread_in_groups
 from denoisezoo.errors import UserError
 

@@ -9,10 +9,10 @@ import torchdiffeq
 from torch import nn
 
 from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
-from denoisezoo.archs.blocks import RMSAttention
+from denoisezoo.nn.blocks import RMSAttention
 from denoisezoo.archs.lucid_unet import LinearAttention, LucidBlock
 from denoisezoo.archs.missing_u import ReleasedSinusoids, instance_norm
-from denoisezoo.archs.ode import with_solver
+from denoisezoo.nn.ode_block import with_solver
 from denoisezoo.diffusion import create_sampler, default_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from denoisezoo.archs import create_denoiser, list_denoisers
-from denoisezoo.archs.registry import get_variant
+from denoisezoo.archs.variants import get_variant
 from denoisezoo.errors import UserError
 
 NETWORKS = [

@@ -13,7 +13,7 @@ from denoisezoo.archs import (
     list_denoisers,
     list_families,
 )
-from denoisezoo.archs.registry import replace_config
+from denoisezoo.archs.variants import replace_config
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 

@@ -10,7 +10,7 @@ import torch
 
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
-from denoisezoo.commands.isolation import in_own_process
+from denoisezoo.profiling.isolation import in_own_process
 from denoisezoo.diffusion import default_denoiser
 
 
@@ -164,7 +164,7 @@ def test_a_plan_and_guidance_are_priced_and_plotted(tmp_path):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run folder, as far as `load_run` knows."""
-    from denoisezoo.train import runs
+    from denoisezoo.runs import run as runs
 
     denoiser = default_denoiser(create_denoiser("ddpm_tiny", num_classes=0), "flow").eval()
     monkeypatch.setattr(runs, "load_run", lambda path: SimpleNamespace(name="ddpm_tiny", denoiser=denoiser))

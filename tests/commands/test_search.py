@@ -142,7 +142,7 @@ def test_a_search_by_latency_is_joined_by_the_same_command(run, tmp_path, monkey
     """Each measures other latencies, from which other exact plans would follow; the first's hold."""
     import numpy as np
 
-    from denoisezoo.commands.search_task import Search
+    from denoisezoo.search.task import Search
 
     words = ["search", run, *EVOLUTION, *TERMS, "--cost", "latency", "--storage", str(tmp_path / "study.log")]
     shares = []

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from denoisezoo.commands.tables import Column, csv_text, human, human_bytes, plain, print_table, several, write_rows
+from denoisezoo.commands.output import Column, csv_text, human, human_bytes, plain, print_table, several, write_rows
 from denoisezoo.errors import UserError
 
 ROWS = [

@@ -3,7 +3,7 @@
 import pytest
 
 from denoisezoo.cli import main
-from denoisezoo.train.build import build_module
+from denoisezoo.runs.build import build_module
 from tests.train.test_allowed import MODEL
 
 

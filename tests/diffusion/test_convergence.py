@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import create_sampler
-from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow, VPCosine
+from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow, VPCosine
 
 PROCESSES = {"vp": VP(), "vp_cosine": VPCosine(), "edm": EDM(), "flow": RectifiedFlow()}
 

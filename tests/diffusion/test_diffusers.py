@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Denoiser, Prediction, create_sampler
-from denoisezoo.diffusion.chain import VPDiscrete
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
-from denoisezoo.diffusion.samplers.ode import DPMSolverPP2M
+from denoisezoo.diffusion.samplers.probability_flow import DPMSolverPP2M
 
 diffusers = pytest.importorskip("diffusers", reason="the test extra brings diffusers")
 SHAPE = (5, 3, 8, 8)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from denoisezoo.archs import BackboneConfig
-from denoisezoo.archs.base import Backbone
+from denoisezoo.archs.backbone import Backbone
 from denoisezoo.diffusion import Denoiser, Drift, GaussianOracle, Given, NetworkDenoiser, Prediction, create_sampler
 from denoisezoo.diffusion.preconditioning import EDMPreconditioning
 from denoisezoo.diffusion.samplers.first_order import bridge

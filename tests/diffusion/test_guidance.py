@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Denoiser, Guided, Prediction
-from denoisezoo.diffusion.processes import VP
+from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
 
 

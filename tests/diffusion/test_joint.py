@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from denoisezoo.archs import BackboneConfig
-from denoisezoo.archs.base import Backbone
+from denoisezoo.archs.backbone import Backbone
 from denoisezoo.diffusion import (
     GaussianOracle,
     Given,
@@ -16,13 +16,13 @@ from denoisezoo.diffusion import (
     create_sampler,
     with_condition,
 )
-from denoisezoo.diffusion.chain import VPDiscrete
-from denoisezoo.diffusion.diagonal import slope_of
-from denoisezoo.diffusion.geometric import GeometricVE
-from denoisezoo.diffusion.objectives import Likelihood, Simple
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
+from denoisezoo.diffusion.processes.diagonal import slope_of
+from denoisezoo.diffusion.processes.geometric import GeometricVE
+from denoisezoo.diffusion.objectives.regression import Likelihood, Simple
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Epsilon
-from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow
-from denoisezoo.diffusion.samplers.base import Caller
+from denoisezoo.diffusion.processes.scalar import EDM, VE, VP, RectifiedFlow
+from denoisezoo.diffusion.samplers.sampler import Caller
 from denoisezoo.errors import UserError
 
 f64 = torch.float64

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import CLD, Blurring, Diagonal, LogSNRProcess, MultiScale
-from denoisezoo.diffusion.blocks import product, square_root, transpose
-from denoisezoo.diffusion.processes import EDM, VE, VP
+from denoisezoo.diffusion.block_algebra import product, square_root, transpose
+from denoisezoo.diffusion.processes.scalar import EDM, VE, VP
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
 from denoisezoo.diffusion.transforms import haar, inverse_dct
 from denoisezoo.errors import UserError

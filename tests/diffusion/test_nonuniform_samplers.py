@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Blurring, GaussianOracle, MultiScale, SeedBlock, apply_blocks, create_sampler
-from denoisezoo.diffusion.blocks import inverse, product, square_root, transpose
-from denoisezoo.diffusion.process import ScalarProcess
-from denoisezoo.diffusion.processes import VP, VPCosine
-from denoisezoo.diffusion.samplers.ode import slope as field_of
+from denoisezoo.diffusion.block_algebra import inverse, product, square_root, transpose
+from denoisezoo.diffusion.processes.process import ScalarProcess
+from denoisezoo.diffusion.processes.scalar import VP, VPCosine
+from denoisezoo.diffusion.samplers.probability_flow import slope as field_of
 from denoisezoo.diffusion.samplers.rk45 import advance
 from denoisezoo.diffusion.samplers.stochastic_multistep import StochasticDPMSolverPP2M
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import GaussianOracle, MixtureOracle, PointsOracle, create_sampler
-from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 
 f64 = torch.float64
 

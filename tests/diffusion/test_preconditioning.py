@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from denoisezoo.archs import BackboneConfig
-from denoisezoo.archs.base import Backbone
+from denoisezoo.archs.backbone import Backbone
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, Drift, NetworkDenoiser, ScalarProcess
-from denoisezoo.diffusion.blocks import apply_blocks, inverse, transpose
-from denoisezoo.diffusion.chain import VPDiscrete
-from denoisezoo.diffusion.objectives import (
+from denoisezoo.diffusion.block_algebra import apply_blocks, inverse, transpose
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
+from denoisezoo.diffusion.objectives.regression import (
     EDMLoss,
     Likelihood,
     LogitNormalTimes,
@@ -19,8 +19,8 @@ from denoisezoo.diffusion.objectives import (
     UniformTimes,
 )
 from denoisezoo.diffusion.preconditioning import X0, EDMPreconditioning, Epsilon, V
-from denoisezoo.diffusion.process import Process
-from denoisezoo.diffusion.processes import EDM, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.process import Process
+from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 from denoisezoo.errors import UserError
 
 f64 = torch.float64

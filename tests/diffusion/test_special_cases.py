@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Blurring, Diagonal, GaussianOracle, LogSNRProcess, create_sampler
-from denoisezoo.diffusion.geometric import GeometricVE
-from denoisezoo.diffusion.processes import EDM, VE, VP
+from denoisezoo.diffusion.processes.geometric import GeometricVE
+from denoisezoo.diffusion.processes.scalar import EDM, VE, VP
 from denoisezoo.diffusion.transforms import dct
 
 from .truth import SIDE, at, f64

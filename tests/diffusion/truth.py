@@ -16,10 +16,10 @@ from denoisezoo.diffusion import (
     apply_blocks,
     create_sampler,
 )
-from denoisezoo.diffusion.blocks import inverse, product, transpose
-from denoisezoo.diffusion.geometric import GeometricVE
+from denoisezoo.diffusion.block_algebra import inverse, product, transpose
+from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.grids import GRIDS
-from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow, VPCosine, with_zero
+from denoisezoo.diffusion.processes.scalar import EDM, VE, VP, RectifiedFlow, VPCosine, with_zero
 
 f64 = torch.float64
 SIDE = 4

@@ -14,7 +14,7 @@ from denoisezoo.evaluation.features import (
     create_features,
     find_inception,
 )
-from denoisezoo.evaluation.images import to_float
+from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation.metrics import Evaluator, evaluate_images
 from denoisezoo.files import sha256
 

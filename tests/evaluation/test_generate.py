@@ -3,7 +3,7 @@
 import torch
 
 from denoisezoo.diffusion import GaussianOracle, create_sampler
-from denoisezoo.diffusion.processes import VP
+from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.evaluation.generate import generate
 
 

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
-from denoisezoo.evaluation.images import to_float
+from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation.metrics import Evaluator, evaluate_images, halves_distance, kernel_distance
 
 

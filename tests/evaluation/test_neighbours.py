@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.images import to_float
+from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation.neighbours import memorisation, neighbour_grid, training_neighbours
 
 

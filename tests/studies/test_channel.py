@@ -8,11 +8,11 @@ import yaml
 
 from denoisezoo import cli
 from denoisezoo.evaluation import digital
-from denoisezoo.evaluation.images import to_float
+from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation.linear import Moments
-from denoisezoo.studies.channel import METHODS, rows_of
-from denoisezoo.train import recognition
-from denoisezoo.train.data import Digits
+from denoisezoo.studies.noisy_channel import METHODS, rows_of
+from denoisezoo.evaluation import recognition
+from denoisezoo.data import Digits
 from denoisezoo.train.fit import train
 
 MEASURED = {"process": {"class_path": "Measured", "init_args": {"x": "EDM", "channels": 1}}}

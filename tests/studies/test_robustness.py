@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import GaussianOracle
-from denoisezoo.diffusion.processes import VP, RectifiedFlow
+from denoisezoo.diffusion.processes.scalar import VP, RectifiedFlow
 from denoisezoo.studies.robustness import denoise, psnr_of, ssim_of
 
 

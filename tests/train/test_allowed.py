@@ -7,18 +7,18 @@ import yaml
 
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
-from denoisezoo.train.build import build_data, build_module
+from denoisezoo.runs.build import build_data, build_module
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
 from denoisezoo.train.recipe import list_recipes, parse_recipe, plain_config
 from tests.conftest import RECIPE
 
 MODULE = "evil_canary"
 NAME = f"{MODULE}.X"
-EDM = "denoisezoo.diffusion.processes.EDM"
+EDM = "denoisezoo.diffusion.processes.scalar.EDM"
 MODEL = yaml.safe_load(RECIPE.replace("NAME", "ddpm_tiny"))["model"] | {
     "process": {"class_path": EDM},
     "preconditioning": {"class_path": "denoisezoo.diffusion.preconditioning.EDMPreconditioning"},
-    "objective": {"class_path": "denoisezoo.diffusion.objectives.EDMLoss"},
+    "objective": {"class_path": "denoisezoo.diffusion.objectives.regression.EDMLoss"},
 }
 
 
@@ -43,7 +43,7 @@ FORMS = {
     "a mapping in a mapping": {"class_path": {"class_path": NAME}},
     "arguments of our class": {"class_path": EDM, "init_args": {"class_path": NAME}},
     "more arguments of our class": {"class_path": EDM, "dict_kwargs": {"x": {"class_path": NAME}}},
-    "our package's imports": {"class_path": "denoisezoo.train.build.ArgumentParser"},
+    "our package's imports": {"class_path": "denoisezoo.runs.build.ArgumentParser"},
 }
 
 
@@ -56,7 +56,7 @@ def test_a_model_names_classes_of_this_package_alone(canary, form, key):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_so_do_the_classes_within_them(canary, form):
-    objective = {"class_path": "denoisezoo.diffusion.objectives.Simple", "init_args": {"times": FORMS[form]}}
+    objective = {"class_path": "denoisezoo.diffusion.objectives.regression.Simple", "init_args": {"times": FORMS[form]}}
     with pytest.raises(UserError, match=r"model\.objective\.times"):
         build_module(MODEL | {"objective": objective})
 
@@ -65,7 +65,7 @@ def test_so_do_the_classes_within_them(canary, form):
 def test_so_do_data(canary, form):
     with pytest.raises(UserError, match="data"):
         build_data(FORMS[form])
-    paired = {"class_path": "denoisezoo.train.data.Paired", "init_args": {"data": FORMS[form]}}
+    paired = {"class_path": "denoisezoo.data.Paired", "init_args": {"data": FORMS[form]}}
     with pytest.raises(UserError, match=r"data\.data"):
         build_data(paired)
 

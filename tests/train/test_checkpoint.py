@@ -16,7 +16,7 @@ from denoisezoo.cli import main
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, newest_checkpoint, read_checkpoint, sum_path, verify
 from denoisezoo.train.fit import train
-from denoisezoo.train.runs import load_run
+from denoisezoo.runs.run import load_run
 
 CANARY = "/tmp/denoisezoo_was_here"
 

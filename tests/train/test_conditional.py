@@ -11,11 +11,11 @@ from PIL import Image
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.generate import generate
-from denoisezoo.train.assess import Settings, price
-from denoisezoo.train.data import Digits
+from denoisezoo.runs.assessor import Settings, price
+from denoisezoo.data import Digits
 from denoisezoo.train.fit import train
 from denoisezoo.train.module import DiffusionModule
-from denoisezoo.train.runs import load_run
+from denoisezoo.runs.run import load_run
 
 JOINT = {"class_path": "Joint", "init_args": {"x": {"class_path": "GeometricVE"}, "channels": 1, "cond_channels": 1}}
 ESTIMATORS = {
@@ -270,9 +270,9 @@ def test_labels_are_dropped_as_often_as_asked():
 
 def module_of(**options):
     from denoisezoo.archs import get_variant, list_denoisers
-    from denoisezoo.diffusion.objectives import Simple
+    from denoisezoo.diffusion.objectives.regression import Simple
     from denoisezoo.diffusion.preconditioning import V
-    from denoisezoo.diffusion.processes import VP
+    from denoisezoo.diffusion.processes.scalar import VP
 
     tiny = next(name for name in list_denoisers() if "tiny" in get_variant(name).tags)
     network = {"in_channels": 1, "out_channels": 1, "resolution": 16, "num_classes": 10}

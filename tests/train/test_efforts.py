@@ -7,7 +7,7 @@ import torch
 
 from denoisezoo.archs import create_denoiser
 from denoisezoo.diffusion.denoiser import default_denoiser
-from denoisezoo.diffusion.objectives import EDMLoss
+from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.efforts import Sandwich, check_mode, choose, expected_macs, sandwich_losses, training_macs

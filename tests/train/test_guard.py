@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.train import fit
 from denoisezoo.train.checkpoint import read_checkpoint
-from denoisezoo.train.data.loader import TrainLoader
+from denoisezoo.data.loader import TrainLoader
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import train
 from denoisezoo.train.guard import Guard, block_norms, block_of
@@ -118,7 +118,7 @@ def test_a_bad_batch_is_skipped_and_changes_nothing(arguments, tmp_path, monkeyp
 
 def test_the_noise_level_of_a_bad_image_is_its_own(arguments, tmp_path, monkeypatch):
     """The bin that is logged is the one that the image's time falls into."""
-    from denoisezoo.diffusion.objectives import EDMLoss
+    from denoisezoo.diffusion.objectives.regression import EDMLoss
     from denoisezoo.train.noise_bins import bin_names, bin_of
 
     compute, expected = EDMLoss.__call__, []
@@ -246,7 +246,7 @@ def test_all_batches_of_a_step_are_looked_at(arguments, monkeypatch):
 
 
 def test_computations_that_all_give_up_end_training(arguments, monkeypatch):
-    from denoisezoo.diffusion.objectives import EDMLoss
+    from denoisezoo.diffusion.objectives.regression import EDMLoss
 
     def gives_up(*args, **kwargs):
         raise ComputationError("solver failed in block encoder.0", "raise rtol")

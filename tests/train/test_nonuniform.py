@@ -10,13 +10,13 @@ from denoisezoo import cli
 from denoisezoo.archs import create_denoiser, list_denoisers
 from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, create_sampler
 from denoisezoo.diffusion.preconditioning import MixedScore, V, Whitened
-from denoisezoo.diffusion.processes import VP
+from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import counting_copy, trace
 from denoisezoo.train.fit import train
-from denoisezoo.train.runs import load_run
+from denoisezoo.runs.run import load_run
 
 MULTISCALE = {"resolution": 16, "levels": 1}
 

@@ -6,18 +6,9 @@ import dataclasses
 import typing
 from typing import Any
 
-from denoisezoo.diffusion.samplers import (
-    edm,
-    first_order,
-    gddim,
-    maruyama,
-    ode,
-    predictor_corrector,
-    rk45,
-    stochastic_multistep,
-    upsampling,
-)
-from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
+from denoisezoo.diffusion.samplers import probability_flow as ode
+from denoisezoo.diffusion.samplers import edm, first_order, gddim, maruyama, predictor_corrector, rk45, stochastic_multistep, upsampling
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
 from denoisezoo.errors import UserError, unknown
 
 __all__ = [

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.blocks import identity_like, inverse, product, transpose
-from denoisezoo.diffusion.process import Process
+from denoisezoo.diffusion.block_algebra import identity_like, inverse, product, transpose
+from denoisezoo.diffusion.processes.process import Process
 
 POINTS = 64
 """Of the Gauss-Legendre quadrature over one step."""

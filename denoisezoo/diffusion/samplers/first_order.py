@@ -8,11 +8,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from denoisezoo.diffusion.blocks import apply_blocks, inverse
+from denoisezoo.diffusion.block_algebra import apply_blocks, inverse
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.process import DiagonalProcess, Process, ScalarProcess
-from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler, transfer
+from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.errors import UserError
 
 

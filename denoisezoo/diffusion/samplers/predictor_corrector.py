@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from denoisezoo.diffusion.blocks import apply_blocks
+from denoisezoo.diffusion.block_algebra import apply_blocks
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.process import DiagonalProcess, Process
-from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, GridSampler
+from denoisezoo.diffusion.processes.process import DiagonalProcess, Process
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
 from denoisezoo.diffusion.samplers.first_order import require_diagonal
 from denoisezoo.errors import UserError
 

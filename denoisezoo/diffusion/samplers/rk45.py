@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.noise import Noise
-from denoisezoo.diffusion.process import Process
-from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler
-from denoisezoo.diffusion.samplers.ode import slope
+from denoisezoo.diffusion.processes.process import Process
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
+from denoisezoo.diffusion.samplers.probability_flow import slope
 from denoisezoo.errors import ComputationError, UserError
 
 # Dormand and Prince 1980: nodes, rows of the tableau (the last is the fifth-order solution), error weights.

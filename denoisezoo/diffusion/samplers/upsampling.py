@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from denoisezoo.diffusion.downsampling import DownSampling
+from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.process import Process
-from denoisezoo.diffusion.samplers.base import SAMPLERS, Caller, Sampler
+from denoisezoo.diffusion.processes.process import Process
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
 from denoisezoo.errors import UserError
 
 

@@ -1,0 +1,159 @@
+"""Arguments and progress that sample, evaluate and compare share."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from denoisezoo.errors import UserError
+
+if TYPE_CHECKING:
+    from denoisezoo.runs.assessor import Settings
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers that are at least `least`."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} should be at least {least}")
+        return value
+
+    parse.__name__ = "whole number"
+    return parse
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} should be finite")
+    return value
+
+
+finite.__name__ = "number"
+
+
+def interval(text: str) -> tuple[float, float]:
+    """Two numbers, LOW,HIGH."""
+    low, high = (float(part) for part in text.split(","))
+    return low, high
+
+
+interval.__name__ = "pair of numbers such as 0.2,5"
+
+
+def check_interval(args: argparse.Namespace) -> None:
+    """Refuse an interval of a guidance that there is none of.
+
+    Raises:
+        UserError: Saying so.
+    """
+    if args.guidance_interval and args.guidance is None:
+        raise UserError("--guidance-interval is given without --guidance", "give both, e.g. --guidance 2")
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
+    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
+    group.add_argument("--steps", type=whole(1), default=18, help="sampler steps (%(default)s)")
+    shown = "as many as reference images" if num is None else str(num)
+    group.add_argument("--num", type=whole(1), default=num, help=f"images to generate ({shown})")
+    group.add_argument("--seed", type=whole(0), default=0, help="seed of the first image; image i has seed + i")
+    group.add_argument("--batch-size", type=whole(1), default=256, help="images at a time (%(default)s)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
+    group.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16 or float64")
+    group.add_argument(
+        "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
+    )
+    group.add_argument("--guidance", type=finite, metavar="W", help="scale of classifier-free guidance, such as 2")
+    group.add_argument(
+        "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
+    )
+    group.add_argument("--draws", type=whole(1), default=5, help="samples of each condition (%(default)s)")
+    group.add_argument("--compile", action="store_true", help="compile the network first")
+
+
+def settings_of(args: argparse.Namespace, **more: object) -> Settings:
+    """The terms that the arguments state.
+
+    Raises:
+        UserError: Unknown sampler, device, dtype or plan.
+    """
+    from denoisezoo.diffusion.guidance import EVERYWHERE
+    from denoisezoo.plans import find_plan
+    from denoisezoo.profiling.machine import parse_device
+    from denoisezoo.profiling.setting import parse_dtype
+    from denoisezoo.runs.assessor import Settings
+
+    check_interval(args)
+    settings = Settings(
+        sampler=args.sampler,
+        steps=args.steps,
+        num=args.num,
+        first_seed=args.seed,
+        batch_size=args.batch_size,
+        device=str(parse_device(args.device)),
+        dtype=parse_dtype(args.dtype),
+        compile=args.compile,
+        plan=find_plan(args.plan) if args.plan else None,
+        guidance=args.guidance,
+        guidance_interval=args.guidance_interval or EVERYWHERE,
+        draws=args.draws,
+        **more,  # type: ignore[arg-type]
+    )
+    settings.build_sampler()
+    return settings
+
+
+def task_options(text: str) -> dict[str, object]:
+    """`KEY=VALUE,...` with values as in a recipe."""
+    import yaml
+
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key and sign for key, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} should be KEY=VALUE,...")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
+
+
+task_options.__name__ = "task options"
+
+
+def checked_lpips(path: str | None) -> str | None:
+    """`path`, if it holds the weights that LPIPS needs, before anything long begins.
+
+    Raises:
+        UserError: It does not.
+    """
+    if path is not None:
+        from denoisezoo.evaluation.lpips import LPIPS
+
+        LPIPS(path)
+    return path
+
+
+@contextlib.contextmanager
+def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, if that is a terminal; yields the function that moves it to a number."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    # Where nobody watches it would leave an empty line, before that of an error too.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
+        task = progress.add_task(text, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def refuse_file(path: object, what: str) -> None:
+    """Refuse an output folder that is a file."""
+    from pathlib import Path
+
+    if Path(str(path)).is_file():
+        raise UserError(f"{what} {path} is a file", "give a folder")

@@ -1,0 +1,355 @@
+"""How `compare` works: jobs of equal budget, one after another, into records and a report."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import shlex
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denoisezoo.commands.arguments import progress_bar
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.evaluation.features import create_features
+from denoisezoo.evaluation.grid import image_grid, save_png
+from denoisezoo.evaluation.metrics import Evaluator
+from denoisezoo.evaluation.neighbours import neighbour_grid
+from denoisezoo.report import Comparison, RunRecord, write_report
+from denoisezoo.runs.assessor import Assessment, Settings, assess, check_guidance, make_evaluator
+from denoisezoo.data import ImageData
+from denoisezoo.train.fit import read_facts, train
+from denoisezoo.train.log import read_log
+from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
+from denoisezoo.runs.run import Run, load_run
+
+GRID_IMAGES = 36
+NEIGHBOUR_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Equal training for all; what is None does not limit.
+
+    Attributes:
+        images: Training images, repeats included.
+        macs: Multiply-adds of training, forward and backward.
+        minutes: Wall time of training.
+    """
+
+    images: float | None = None
+    macs: float | None = None
+    minutes: float | None = None
+
+    def arguments(self, batch_size: int, macs_per_image: int) -> list[str]:
+        """The budget as arguments of `train`."""
+        words: list[str] = []
+        images = [x for x in (self.images, self.macs and self.macs / macs_per_image) if x]
+        if images:
+            words += ["--trainer.max_steps", str(max(1, math.floor(min(images) / batch_size)))]
+        if self.minutes:
+            minutes, seconds = divmod(round(self.minutes * 60), 60)
+            hours, minutes = divmod(minutes, 60)
+            words += ["--trainer.max_time", f"00:{hours:02d}:{minutes:02d}:{seconds:02d}"]
+            if not images:
+                words += ["--trainer.max_steps", "-1"]
+        return words
+
+    def text(self) -> str:
+        """The budget in words."""
+        parts = [f"{value:g} {key}" for key, value in vars(self).items() if value]
+        return ", ".join(parts) or "as each recipe says"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        name: Name of the recipe.
+        seed: Training seed.
+        folder: Its run folder.
+        arguments: Arguments of `train`.
+        budget: The budget in words.
+    """
+
+    name: str
+    seed: int
+    folder: Path
+    arguments: list[str]
+    budget: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a comparison gave.
+
+    Attributes:
+        records: One record for each job that was reached.
+        report: The report, None if there was nothing to report yet.
+        status: Exit status that a signal asked for, such as 130 for Ctrl-C; 0 where none ended it.
+        quality: Name of the metric that is compared.
+    """
+
+    records: list[RunRecord]
+    report: Path | None
+    status: int
+    quality: str | None = None
+
+
+def expand(recipes: list[str]) -> list[str]:
+    """Recipes of names, paths and patterns, each once.
+
+    Raises:
+        UserError: A name or pattern that matches nothing.
+    """
+    found: list[str] = []
+    for name in recipes:
+        matching = (
+            [r for r in list_recipes() if fnmatch.fnmatchcase(r, name)] if any(c in name for c in "*?[") else [name]
+        )
+        if not matching:
+            raise unknown("recipe", name, list_recipes())
+        found += [r for r in matching if r not in found]
+    for name in found:
+        find_recipe(name)
+    return found
+
+
+def plan_jobs(
+    recipes: list[str],
+    seeds: list[int],
+    budget: Budget,
+    out: Path,
+    *,
+    wandb: str | None = None,
+    inline: bool = True,
+    settings: Settings | None = None,
+) -> list[Job]:
+    """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
+
+    Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing; so are
+    the terms of sampling and the features, where they are given.
+    """
+    names = expand(recipes)
+    limits: dict[str, list[str]] = {}
+    features = create_features(settings.features) if settings is not None else None
+    for name in names:
+        cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
+        cli.model.check_data(cli.datamodule)
+        if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
+            raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
+        if settings is not None and features is not None:
+            check_terms(settings, label(name), cli.model)
+            features.check(cli.model.denoiser.image_shape)
+        limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
+    jobs = []
+    for seed in seeds:
+        for name in names:
+            folder = out / "runs" / label(name) / f"seed_{seed}"
+            arguments = ["--config", name, "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
+            arguments += ["--trainer.default_root_dir", str(folder), *limits[name]]
+            arguments += ["--wandb", wandb] if wandb else []
+            jobs.append(Job(label(name), seed, folder, arguments, budget.text()))
+    return jobs
+
+
+def check_terms(settings: Settings, name: str, model: Any) -> None:
+    """Refuse a recipe's network (`DiffusionModule`) that cannot be sampled on the terms.
+
+    Raises:
+        UserError: It lacks an effort of the plan, or cannot be guided.
+    """
+    if settings.plan is not None:
+        settings.plan.check(model.denoiser.efforts)
+    check_guidance(settings, name, model.denoiser.backbone.spec.num_classes, model.label_dropout)
+
+
+def label(recipe: str) -> str:
+    """What the report calls a recipe: its file's name."""
+    return Path(recipe).stem
+
+
+def compare(
+    jobs: list[Job],
+    settings: Settings,
+    out: Path,
+    *,
+    title: str,
+    command: str,
+    launched: dict[Path, str | None] | None = None,
+) -> Outcome:
+    """Run the jobs and write the report, which is whole after every one of them.
+
+    Args:
+        jobs: The trainings.
+        settings: How runs are sampled and judged.
+        out: Folder of the report.
+        title: Its heading.
+        command: The command as it was typed.
+        launched: Run folder -> why it failed or None, of trainings that ran elsewhere; None trains here.
+    """
+    records: list[RunRecord] = []
+    bench: Bench | None = None
+    report: Path | None = None
+    for i, job in enumerate(jobs, 1):
+        say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: training")
+        try:
+            if launched is not None:
+                check_launched(job, launched[job.folder])
+            elif (trained := train(job.arguments)).interrupted:
+                return Outcome(records, report, trained.status)
+            run = load_run(job.folder)
+            bench = bench or Bench.of(run.data(), settings, out)
+            say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: sampling and evaluating")
+            records.append(bench.record(job, run))
+        except Exception as error:  # one failed training must not end the others; the report names it
+            records.append(failed(job, error))
+            say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed} failed: {records[-1].error}")
+        if bench is not None:
+            report = write_report(bench.comparison(jobs, records, title, command), out)
+    return Outcome(records, report, 0, bench.evaluator.features.distance_name if bench else None)
+
+
+def launch(jobs: list[Job], launcher: str, out: Path, options: dict[str, Any], at_once: int) -> dict[Path, str | None]:
+    """Train all jobs elsewhere: run folder -> why it failed, or None."""
+    from denoisezoo.compare.launching import JOBS, Launcher
+
+    say(f"training {len(jobs)} runs through submitit ({launcher})")
+    outcomes = Launcher(launcher, out / JOBS, options, at_once).run([job.arguments for job in jobs])
+    for job, error in zip(jobs, outcomes, strict=True):
+        say(f"{job.name}, seed {job.seed}: {'trained' if error is None else 'failed: ' + error}")
+    return {job.folder: error for job, error in zip(jobs, outcomes, strict=True)}
+
+
+def check_launched(job: Job, error: str | None) -> None:
+    """Refuse what a job of its own did not train to the end.
+
+    It is not trained here instead: a recipe of several processes would start this whole comparison in each.
+
+    Raises:
+        UserError: It failed, or was stopped.
+    """
+    if error is not None:
+        raise UserError(error, f"see {job.folder.parent.parent.parent / 'jobs'}; the same command tries again")
+    if read_facts(job.folder) is None:
+        raise UserError("its training was interrupted", "the same command goes on with it")
+
+
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def failed(job: Job, error: Exception) -> RunRecord:
+    """The record of a training that failed; the traceback goes into its folder."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return RunRecord(job.name, "", "", "", job.seed, error=reason, command=train_command(job))
+
+
+def train_command(job: Job) -> str:
+    """The command that repeats one training."""
+    return shlex.join(["denoisezoo", "train", *job.arguments])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a comparison share: the data, the reference side of the metrics, the terms."""
+
+    data: ImageData
+    settings: Settings
+    evaluator: Evaluator
+    out: Path
+
+    @classmethod
+    def of(cls, data: ImageData, settings: Settings, out: Path) -> Bench:
+        """Read the data, compute its features, and draw the real images."""
+        evaluator = make_evaluator(data, settings)
+        save_png(
+            image_grid(evaluator.reference[:: max(1, len(evaluator.reference) // GRID_IMAGES)][:GRID_IMAGES]),
+            out / "real.png",
+        )
+        return cls(data, settings, evaluator, out)
+
+    def record(self, job: Job, run: Run) -> RunRecord:
+        """Assess one run on the shared terms.
+
+        Raises:
+            UserError: The run was trained on other data than the others.
+        """
+        if run.data().content_hash() != self.data.content_hash():
+            raise UserError(f"{job.name} was trained on other data than the rest", "compare recipes of one data set")
+        with progress_bar("sampling", self.settings.num or len(self.evaluator.reference)) as progress:
+            found = assess(run, self.data, self.settings, self.evaluator, progress)
+        pictures = self.out / "pictures"
+        samples, neighbours = (pictures / f"{job.name}_{job.seed}_{kind}.png" for kind in ("samples", "neighbours"))
+        save_png(found.picture(GRID_IMAGES), samples)
+        save_png(neighbour_grid(found.generated.images[:NEIGHBOUR_ROWS], self.data.images("train")), neighbours)
+        return RunRecord(
+            name=job.name,
+            denoiser=run.name,
+            family=run.family,
+            process=type(run.denoiser.process).__name__,
+            seed=job.seed,
+            metrics=found.metrics,
+            costs=costs(run, found),
+            card=found.card.as_dict(),
+            loss_curve=loss_curve(job.folder),
+            loss_by_noise=found.noise_curve,
+            trajectory=found.trajectory.to_dict()["trajectory"],
+            samples=samples,
+            neighbours=neighbours,
+            command=train_command(job),
+        )
+
+    def comparison(self, jobs: list[Job], records: list[RunRecord], title: str, command: str) -> Comparison:
+        """Everything found so far."""
+        card = next((r.card for r in records if r.card), {})
+        terms = {
+            "budget": jobs[0].budget,
+            "batch size": self.data.batch_size,
+            "sampler": self.settings.sampler,
+            "sampler steps": self.settings.steps,
+            "images evaluated": self.settings.num or len(self.evaluator.reference),
+            "reference images": len(self.evaluator.reference),
+            "sampling batch": self.settings.batch_size,
+            "guidance": self.settings.guidance_text() or "none",
+            "plan": "none" if self.settings.plan is None else self.settings.plan.to_json(),
+            "weights": "ema",
+        }
+        machine = {key: card.get(key) for key in ("device", "device_name", "versions", "git_commit")}
+        return Comparison(
+            title=title,
+            command=command,
+            runs=records,
+            data=self.data.card() | {"split": self.settings.split},
+            terms=terms,
+            real=self.out / "real.png",
+            created=str(card.get("date", "")),
+            machine=machine,
+            quality=self.evaluator.features.distance_name,
+        )
+
+
+def costs(run: Run, found: Assessment) -> dict[str, Any]:
+    """What a run costs, by the report's names."""
+    seconds, images = found.card.train_seconds, found.card.images_seen
+    return {
+        "params": found.card.params,
+        "macs_per_call": max(call.macs for call in found.trajectory.calls),
+        "macs_per_image": found.trajectory.macs_per_image,
+        "nfe": found.trajectory.nfe,
+        "latency_ms_per_image": found.latency_ms,
+        "train_seconds": seconds,
+        "train_macs": found.card.train_macs,
+        "images_per_s_training": images / seconds if images and seconds else None,
+    }
+
+
+def loss_curve(folder: Path) -> list[tuple[float, float]]:
+    """(step, training loss) from the log of a run."""
+    return [(float(step), row["train/loss"]) for step, row in read_log(folder).items() if "train/loss" in row]

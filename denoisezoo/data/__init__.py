@@ -1,0 +1,29 @@
+"""Data sets: Lightning data modules of square images, by name in `DATASETS`."""
+
+from denoisezoo.data.image_data import DATASETS, ImageData, Split
+from denoisezoo.data.channel import Channel
+from denoisezoo.data.cifar import Cifar10
+from denoisezoo.data.embedded import Digits, Photos
+from denoisezoo.data.folders import ImageFolder, ImageZip
+from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader
+from denoisezoo.data.paired import Paired
+from denoisezoo.data.tasks import RENDERINGS, TASKS, Task
+
+__all__ = [
+    "DATASETS",
+    "RENDERINGS",
+    "TASKS",
+    "Batch",
+    "Channel",
+    "Cifar10",
+    "Digits",
+    "EvalLoader",
+    "ImageData",
+    "ImageFolder",
+    "ImageZip",
+    "Paired",
+    "Photos",
+    "Split",
+    "Task",
+    "TrainLoader",
+]

@@ -1,0 +1,150 @@
+"""Images of your own: a folder or a zip file of them, one sub-folder per class."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from denoisezoo.errors import UserError
+from denoisezoo.data.image_data import DATASETS, ImageData, Split, holdout_mask, require_not_negative
+from denoisezoo.data.sources import Decoder, FolderSource, Source, ZipSource, class_of
+
+
+class FileImages(ImageData):
+    """Base of `ImageFolder` and `ImageZip`. The folder that an image lies in is its class.
+
+    Broken images and sizes are found while decoding: at the start where the images fit in `memory_limit_gb`, else when
+    a batch needs them.
+    """
+
+    source_class: ClassVar[type[Source]]
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        resolution: int,
+        test_path: str | None = None,
+        holdout_every: int = 20,
+        resize: bool = False,
+        channels: Literal[1, 3] = 3,
+        batch_size: int = 128,
+        horizontal_flip: bool = True,
+        labels: bool = False,
+        seed: int = 0,
+        memory_limit_gb: float = 4.0,
+    ) -> None:
+        super().__init__(
+            resolution=resolution,
+            batch_size=batch_size,
+            horizontal_flip=horizontal_flip,
+            labels=labels,
+            seed=seed,
+            memory_limit_gb=memory_limit_gb,
+        )
+        require_not_negative("holdout_every", holdout_every)
+        if channels not in (1, 3):
+            raise UserError(f"channels is {channels}", "give 3 for RGB or 1 for grey")
+        self.path, self.test_path, self.holdout_every = path, test_path, holdout_every
+        self.resize, self.channels = resize, channels
+        self._sources: dict[str, Source] = {}
+
+    @property
+    def title(self) -> str:
+        """Registry name and the name of the file or folder."""
+        return f"{self.dataset}:{self.source().path.resolve().name}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The folders that images lie in, sorted."""
+        return tuple(sorted({class_of(name) for name in self.source().names}))
+
+    def source(self, path: str | None = None) -> Source:
+        """What is at `path` (the training images if None), opened once."""
+        path = path or self.path
+        if path not in self._sources:
+            self._sources[path] = self.source_class(path)
+        return self._sources[path]
+
+    def content_hash(self) -> str:
+        """Of the zip file, or over the names and contents in the folder."""
+        return self.source().sha256()
+
+    def card(self) -> dict[str, Any]:
+        """See `ImageData`; `test_sha256` is the hash of `test_path`, None where there is none."""
+        return super().card() | {"test_sha256": self.source(self.test_path).sha256() if self.test_path else None}
+
+    def load(self) -> dict[str, Split]:
+        """See `ImageData`."""
+        names, labels = self._labelled(self.source())
+        if self.test_path:
+            return {"train": self._split(self.path, names, labels), "test": self._test()}
+        held_out = holdout_mask(torch.tensor(labels), self.holdout_every).tolist()
+        parts = {}
+        for part, wanted in (("train", False), ("test", True)):
+            chosen = [i for i, out in enumerate(held_out) if out is wanted]
+            parts[part] = self._split(self.path, [names[i] for i in chosen], [labels[i] for i in chosen])
+        return parts
+
+    def _test(self) -> Split:
+        assert self.test_path is not None
+        source = self.source(self.test_path)
+        names, labels = self._labelled(source)
+        if self.with_labels and -1 in labels:
+            strange = class_of(names[labels.index(-1)])
+            raise UserError(f"class {strange!r} of {source.path} is not among the training classes", "remove it")
+        return self._split(self.test_path, names, labels)
+
+    def _labelled(self, source: Source) -> tuple[list[str], list[int]]:
+        """Names and labels of all images; -1 for a class that the training images do not have."""
+        label_of = {name: i for i, name in enumerate(self.class_names)}
+        return source.names, [label_of.get(class_of(name), -1) for name in source.names]
+
+    def _split(self, path: str, names: list[str], labels: list[int]) -> Split:
+        decoder = Decoder(self.source(path), self.resolution, self.channels, self.resize)
+        return Split(self.store(names, decoder), torch.tensor(labels, dtype=torch.int64))
+
+
+@DATASETS.register("image_folder")
+class ImageFolder(FileImages):
+    """A folder of images, one sub-folder per class.
+
+    Args:
+        path: The folder; images in sub-folders of any depth count.
+        resolution: Height and width in pixels.
+        test_path: A folder of held-out images.
+        holdout_every: Without `test_path`, every so-many-th image of each class is held out; 0 holds out none.
+        resize: Cut the middle square from each image and resize it, instead of refusing any size but `resolution`.
+        channels: 3 for RGB (grey images are converted), 1 for grey.
+        batch_size: Images per optimiser step, over all devices together.
+        horizontal_flip: Mirror each training image with probability one half.
+        labels: Give class labels with the batches.
+        seed: Seed of the order and of the flips.
+        memory_limit_gb: Decoded images larger than this are decoded batch by batch instead.
+    """
+
+    dataset = "image_folder"
+    source_class = FolderSource
+
+
+@DATASETS.register("image_zip")
+class ImageZip(FileImages):
+    """A zip file of images, `CLASS/NAME.jpg`.
+
+    Args:
+        path: The zip file.
+        resolution: Height and width in pixels.
+        test_path: A zip file of held-out images.
+        holdout_every: Without `test_path`, every so-many-th image of each class is held out; 0 holds out none.
+        resize: Cut the middle square from each image and resize it, instead of refusing any size but `resolution`.
+        channels: 3 for RGB (grey images are converted), 1 for grey.
+        batch_size: Images per optimiser step, over all devices together.
+        horizontal_flip: Mirror each training image with probability one half.
+        labels: Give class labels with the batches.
+        seed: Seed of the order and of the flips.
+        memory_limit_gb: Decoded images larger than this are decoded batch by batch instead.
+    """
+
+    dataset = "image_zip"
+    source_class = ZipSource

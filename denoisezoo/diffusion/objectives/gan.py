@@ -1,0 +1,92 @@
+"""A plain GAN in the place of a diffusion model: what few-step methods with an adversarial loss are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoisezoo.archs import Effort
+from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
+from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, Rehearsal, opposing_loss
+from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
+from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, UniformTimes
+from denoisezoo.diffusion.processes.process import ScalarProcess
+from denoisezoo.errors import UserError
+
+
+@OBJECTIVES.register("gan")
+class PlainGAN(AdversarialObjective):
+    """One call makes an image of the process's last state, which holds noise alone; only a discriminator judges it.
+
+    The non-saturating loss with R1 (Goodfellow et al. 2014, arXiv 1406.2661; Mescheder et al. 2018, arXiv 1801.04406).
+    Sample with one step of a deterministic sampler, e.g. --sampler ddim --steps 1.
+
+    Args:
+        r1: gamma, the weight of gamma/2 |grad D(real)|^2.
+        discriminator: Sizes of the discriminator.
+    """
+
+    def __init__(self, r1: float = 0.1, discriminator: DiscriminatorConfig = PUBLISHED) -> None:
+        super().__init__(UniformTimes())
+        if r1 < 0:
+            raise UserError(f"r1 is {r1}", "give a number of at least 0")
+        discriminator.validate()
+        self.r1, self.discriminator = r1, discriminator
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Scalar processes, whose last state has the image's size, and no condition."""
+        process = denoiser.process
+        if not isinstance(process, ScalarProcess) or process.given_channels:
+            raise UserError(f"PlainGAN cannot train a denoiser of {type(process).__name__}", "use EDM, VP or VE")
+
+    def build_adversary(self, denoiser: NetworkDenoiser) -> nn.Module | None:
+        """The discriminator."""
+        return Discriminator(self.discriminator, denoiser.backbone.spec)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        batch: Mapping[str, Tensor],
+        generator: torch.Generator | None = None,
+        effort: Effort | None = None,
+        teacher: Tensor | None = None,
+    ) -> Loss:
+        """See `Objective`; `per_sample` is the squared distance to an image that the noise has nothing to do with."""
+        fake, t = self._made(denoiser, batch, generator, effort)
+        error = fake - batch["image"]
+        loss = F.softplus(-self._judge(fake, t, batch)).mean()
+        return Loss(loss, error.detach().float().square().mean((1, 2, 3)), t, error)
+
+    def adversary_loss(
+        self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """See `AdversarialObjective`."""
+        with torch.no_grad():
+            fake, t = self._made(denoiser, batch, generator)
+        return opposing_loss(lambda image: self._judge(image, t, batch), batch["image"], fake, self.r1)
+
+    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
+        """See `AdversarialObjective`: every step is alike."""
+        yield Rehearsal(1.0, lambda: self(denoiser, batch).loss + self.adversary_loss(denoiser, batch))
+
+    def _made(
+        self,
+        denoiser: Denoiser,
+        batch: Mapping[str, Tensor],
+        generator: torch.Generator | None,
+        effort: Effort | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Images of noise, as many as the batch has (B, C, H, W), and the time (B,) of that noise."""
+        image, process = batch["image"], denoiser.process
+        t = torch.full((len(image),), process.t_max, dtype=torch.float64, device=image.device)
+        u_T = process.perturb(torch.zeros_like(image), torch.empty_like(image).normal_(generator=generator), t)
+        given = {key: batch.get(key) for key in ("label", "cond", "augment")}
+        return process.to_pixels(denoiser(u_T, t, **given, effort=effort).u_0), t
+
+    def _judge(self, image: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        assert self.adversary is not None, "set before training"
+        judged: Tensor = self.adversary(image, torch.zeros_like(t), batch.get("label"))
+        return judged

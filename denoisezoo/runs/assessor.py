@@ -1,0 +1,385 @@
+"""Sampling, evaluating and pricing a trained run: one result with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoisezoo.archs import Effort
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.diffusion.guidance import EVERYWHERE, guided
+from denoisezoo.errors import UserError
+from denoisezoo.evaluation.card import ResultCard, seed_range
+from denoisezoo.evaluation.reconstruction import DRAWS, conditional_figures
+from denoisezoo.evaluation.generate import Generated, generate
+from denoisezoo.data.pixels import to_float
+from denoisezoo.evaluation.metrics import Evaluator
+from denoisezoo.evaluation.noise_curve import denoising_error
+from denoisezoo.evaluation.lpips import LPIPS, mean_distance
+from denoisezoo.evaluation.ranks import gather, share
+from denoisezoo.plans import Plan, extracted
+from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
+from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_picture
+from denoisezoo.data import ImageData
+from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
+from denoisezoo.runs.run import Run, to_device
+
+REFERENCE_PAIRS = 10_000
+"""Real pairs at most that the joint distance of a conditional task is taken to."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """On what terms a run is assessed.
+
+    Attributes:
+        sampler: Sampler with its options.
+        steps: Its steps.
+        num: Images to generate; None is as many as there are reference images.
+        first_seed: Seed of the first image.
+        features: Feature extractor of the Frechet distance.
+        split: Reference images: "train", "test" or "all".
+        batch_size: Images at a time.
+        device: Where to sample.
+        dtype: Of the network while sampling.
+        compile: Compile the network first.
+        plan: How much of the network to use at each noise level; None is all of it.
+        guidance: Scale of classifier-free guidance; None is the network itself.
+        guidance_interval: Noise levels, relative to the image, between which it guides.
+        draws: Samples of each condition, for a conditional run.
+        condition: Image file or folder of conditions; None takes those of held-out images.
+        label: One class for all images; None takes those of the held-out images, or all classes in turns.
+        lpips: File of AlexNet's weights, with which conditional runs are also judged by LPIPS.
+    """
+
+    sampler: str = "heun"
+    steps: int = 18
+    num: int | None = None
+    first_seed: int = 0
+    features: str = "pixels"
+    split: Any = "all"
+    batch_size: int = 256
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    compile: bool = False
+    plan: Plan | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] = EVERYWHERE
+    draws: int = DRAWS
+    condition: str | None = None
+    label: int | None = None
+    lpips: str | None = None
+
+    def build_sampler(self) -> Sampler:
+        """The sampler, or a `UserError` that names the nearest."""
+        return create_sampler(self.sampler)
+
+    def guided(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser with the settings' guidance around it."""
+        return guided(denoiser, self.guidance, self.guidance_interval)
+
+    def guidance_text(self) -> str | None:
+        """What a card says of it."""
+        if self.guidance is None:
+            return None
+        low, high = self.guidance_interval
+        limited = self.guidance_interval != EVERYWHERE
+        return f"{self.guidance:g}" + (f" for sigma {low:g} to {high:g}" if limited else "")
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What was found of one run.
+
+    Attributes:
+        metrics: Figures by name.
+        card: Their circumstances.
+        generated: The images.
+        trajectory: Cost of every denoiser call; measured at batch 1.
+        noise_curve: Denoising error by noise level on held-out images.
+        latency_ms: Sampling time per image at `Settings.batch_size`.
+        conditions: What the images were given, for a conditional run.
+    """
+
+    metrics: dict[str, float]
+    card: ResultCard
+    generated: Generated
+    trajectory: Trajectory
+    latency_ms: float
+    noise_curve: list[tuple[float, float, float, float]] = field(default_factory=list)
+    conditions: Conditions | None = None
+
+    def picture(self, num: int) -> np.ndarray:
+        """A grid of some samples; of a conditional run, with the condition before and the truth after each row."""
+        images = self.generated.images
+        return sample_picture(images[:num] if self.conditions is None else images, self.conditions)
+
+
+def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
+    """The run's denoiser where and as the settings want it, ready to be timed.
+
+    With a plan, each effort that it uses is a network of its own, made for speed. Every effort first makes a walk of
+    the fewest steps, with a batch of the size to come.
+
+    Raises:
+        UserError: The device is absent, or the network lacks an effort of the plan.
+    """
+    model = run.config["model"]
+    check_guidance(settings, run.name, run.denoiser.backbone.spec.num_classes, model.get("label_dropout", 0.0))
+    denoiser = to_device(run, settings.device, settings.dtype)
+    if settings.plan is not None:
+        settings.plan.check(denoiser.efforts)
+        denoiser = extracted(denoiser, settings.plan.efforts, settings.compile)
+    elif settings.compile:
+        denoiser.backbone.compile()
+    batch = min(settings.num or settings.batch_size, settings.batch_size)
+    fewest = settings.build_sampler().fewest(denoiser.process)
+    for effort in settings.plan.efforts if settings.plan else [denoiser.efforts[-1]]:
+        draw_with(denoiser, run, replace(settings, plan=Plan((effort,))), batch, steps=fewest)
+    return denoiser
+
+
+def check_guidance(settings: Settings, name: str, num_classes: int, label_dropout: float) -> None:
+    """Refuse to guide a network that knows no labels, or that has never been without one.
+
+    Args:
+        settings: The terms.
+        name: What the network or its recipe is called.
+        num_classes: Classes that it knows.
+        label_dropout: Share of the images that it is trained on without their label.
+
+    Raises:
+        UserError: Saying which.
+    """
+    if settings.guidance is None:
+        return
+    if not num_classes:
+        cure = "train on data with labels, --data.labels true --model.network.num_classes N --model.label_dropout 0.1"
+        raise UserError(f"{name} knows no class labels to guide by", cure)
+    if not label_dropout:
+        raise UserError(
+            f"{name} is trained with a label on every image, and guidance also asks it without",
+            "train it with --model.label_dropout 0.1",
+        )
+
+
+def draw_with(
+    denoiser: NetworkDenoiser,
+    run: Run,
+    settings: Settings,
+    num: int,
+    *,
+    steps: int,
+    progress: Callable[[int], None] | None = None,
+) -> Generated:
+    """`num` images of a prepared denoiser on the settings' terms; several processes share them, and each gets all."""
+    mine = share(num)
+    conditions = run.conditions(num, settings.draws, settings.condition)
+    labels = labels_for(run, settings, num, conditions)
+    found = generate(
+        settings.guided(denoiser),
+        settings.build_sampler(),
+        len(mine),
+        run.image_shape,
+        steps=steps,
+        first_seed=settings.first_seed + mine.start,
+        batch_size=settings.batch_size,
+        labels=None if labels is None else labels[mine.start : mine.stop],
+        cond=conditions.pair.y if conditions else None,
+        cond_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
+        plan=settings.plan,
+        device=settings.device,
+        progress=progress,
+    )
+    images = gather(found.images.to(settings.device)).cpu()
+    return Generated(images, labels, found.nfe, found.seconds)
+
+
+def labels_for(run: Run, settings: Settings, num: int, conditions: Conditions | None) -> Tensor | None:
+    """`sample_labels` on the settings' terms.
+
+    Raises:
+        UserError: See there; or labels are needed, and nothing says those of the conditions.
+    """
+    classes = run.denoiser.backbone.spec.num_classes
+    found = sample_labels(num, classes, conditions, settings.label)
+    needed = settings.guidance is not None or not run.config["model"].get("label_dropout")
+    if classes and found is None and needed:
+        why = "guidance needs labels" if settings.guidance is not None else f"{run.name} always had labels in training"
+        raise UserError(f"{why}, and nothing says those of these conditions", f"give --label, 0 to {classes - 1}")
+    return found
+
+
+def price(
+    run: Run,
+    settings: Settings,
+    timed: bool = True,
+    denoiser: NetworkDenoiser | None = None,
+    effort: Effort | None = None,
+) -> Trajectory:
+    """One image by the real sampler: what every denoiser call costs.
+
+    Args:
+        run: The run.
+        settings: The terms.
+        timed: Time the calls; otherwise they are only counted, without computing anything.
+        denoiser: From `prepare`, where the run's own is not what samples.
+        effort: For all calls, instead of the plan.
+    """
+    subject: Denoiser = denoiser or run.denoiser
+    subject = subject if timed else counting_copy(subject)
+    sampler = settings.build_sampler()
+    device = settings.device if timed else "cpu"
+    noise = SeedBlock([settings.first_seed])
+    shape = (1, *run.image_shape)
+    process = subject.process.free  # of what is sampled
+    u_T = sampler.prior(process, shape, settings.steps, noise, device=device, dtype=torch.float32)
+    label = torch.zeros(1, dtype=torch.int64, device=device) if run.denoiser.backbone.spec.num_classes else None
+    cond_shape = run.denoiser.cond_shape
+    return trace(
+        subject,
+        sampler,
+        u_T,
+        steps=settings.steps,
+        plan=settings.plan if effort is None else ConstantPlan(effort),
+        label=label,
+        cond=None if cond_shape is None else torch.zeros(1, *cond_shape, device=device),
+        generator=noise,
+        timed=timed,
+        wrap=settings.guided,
+    )
+
+
+def calls_for(run: Run, settings: Settings, generated: Generated, trajectory: Trajectory | None = None) -> int:
+    """Calls of the network for an image: where guidance calls it twice, twice those that the sampler knows of.
+
+    Args:
+        run: The run.
+        settings: The terms.
+        generated: What was sampled.
+        trajectory: From `price`; found here where it is needed.
+    """
+    if settings.guidance is None:
+        return generated.nfe
+    if trajectory is None:
+        # The steps of an adaptive sampler depend on what the network answers.
+        trajectory = price(run, settings, timed=settings.build_sampler().adaptive)
+    return trajectory.nfe
+
+
+def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
+    """The reference side of the metrics, computed once for all runs on the same data."""
+    held_out = data.images("test")
+    return Evaluator(
+        data.images(settings.split),
+        features=settings.features,
+        training=data.images("train"),
+        held_out=held_out if len(held_out) else None,
+    )
+
+
+def assess(
+    run: Run,
+    data: ImageData,
+    settings: Settings,
+    evaluator: Evaluator | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Assessment:
+    """Sample a run, evaluate the images and price them.
+
+    Args:
+        run: The trained run.
+        data: The data that it was trained on.
+        settings: The terms.
+        evaluator: From `make_evaluator`, to share it between runs.
+        progress: Called with the number of images done.
+    """
+    evaluator = evaluator or make_evaluator(data, settings)
+    num = settings.num or len(evaluator.reference)
+    denoiser = prepare(run, settings)
+    generated = draw_with(denoiser, run, settings, num, steps=settings.steps, progress=progress)
+    trajectory = price(run, settings, denoiser=denoiser)
+    conditions = run.conditions(num, settings.draws)
+    metrics = evaluator.evaluate(generated.images)
+    facts: dict[str, Any] = {}
+    if conditions is not None:
+        found, facts = figures_of_task(generated.images, conditions, data, settings, evaluator)
+        metrics |= found
+    return Assessment(
+        metrics=metrics,
+        card=replace(make_card(run, data, settings, evaluator, generated, trajectory), **facts),
+        generated=generated,
+        trajectory=trajectory,
+        latency_ms=1000 * generated.seconds / num,
+        noise_curve=held_out_curve(run, data),
+        conditions=conditions,
+    )
+
+
+def figures_of_task(
+    images: Tensor, conditions: Conditions, data: Any, settings: Settings, evaluator: Evaluator
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What samples (N, C, H, W) of a task are judged by beside their distribution, and facts for their card."""
+    index, reference = conditions.index(len(images)), data.pairs(settings.split, REFERENCE_PAIRS)
+    figures = conditional_figures(images, conditions.pair, index, evaluator.features, reference)
+    facts: dict[str, Any] = {"num_conditions": len(index.unique())}
+    if data.task.classified and (recogniser := recogniser_of(data.data)) is not None:
+        figures |= recogniser.figures(images, held_out_labels(data)[index])
+    if settings.lpips is not None:
+        lpips = LPIPS(settings.lpips)
+        figures["lpips"] = mean_distance(lpips, images, conditions.pair.x[index])
+        facts["lpips_sha256"] = lpips.weights_sha256
+    return figures, facts
+
+
+def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float, float]]:
+    """Denoising error by noise level on the held-out images (the training images where nothing is held out)."""
+    split: Any = "test" if len(data.images("test")) else "train"
+    label = data.labels(split)[:1024] if run.denoiser.backbone.spec.num_classes else None
+    if run.denoiser.cond_shape is not None:
+        pair = data.pairs(split, 1024)
+        return denoising_error(run.denoiser, pair.x, label=label, cond=pair.y)
+    images: Tensor = to_float(data.images(split)[:1024])
+    return denoising_error(run.denoiser, images, label=label)
+
+
+def make_card(
+    run: Run, data: ImageData, settings: Settings, evaluator: Evaluator, generated: Generated, trajectory: Trajectory
+) -> ResultCard:
+    """The circumstances of the metrics (DESIGN, section 7)."""
+    facts = data.card()
+    return ResultCard.here(
+        settings.device,
+        dataset=facts["dataset"],
+        dataset_sha256=facts["dataset_sha256"],
+        split=settings.split,
+        resolution=data.resolution,
+        num_generated=len(generated.images),
+        num_reference=len(evaluator.reference),
+        features=settings.features,
+        features_sha256=evaluator.features.weights_sha256,
+        weights=run.weights,
+        sampler=settings.sampler,
+        steps=settings.steps,
+        nfe=calls_for(run, settings, generated, trajectory),
+        guidance=settings.guidance_text(),
+        task=facts.get("task"),
+        plan=None if settings.plan is None else settings.plan.to_json(),
+        seeds=seed_range(settings.first_seed, len(generated.images)),
+        training_seed=run.facts.get("seed"),
+        images_seen=run.facts.get("images_seen"),
+        train_steps=run.facts.get("train_steps"),
+        train_seconds=run.facts.get("train_seconds"),
+        train_macs=run.facts.get("train_macs"),
+        perceptual=run.facts.get("perceptual"),
+        params=sum(p.numel() for p in run.denoiser.backbone.parameters()),
+        macs_per_image=trajectory.macs_per_image,
+        dtype=str(settings.dtype).removeprefix("torch."),
+        compiled=settings.compile,
+        threads=torch.get_num_threads(),
+    )

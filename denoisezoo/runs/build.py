@@ -1,0 +1,58 @@
+"""From the plain configuration that a checkpoint keeps back to objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from denoisezoo.errors import UserError
+from denoisezoo.train.allowed import check_arguments, check_class
+from denoisezoo.data import ImageData
+from denoisezoo.train.module import DiffusionModule
+
+
+def build_module(config: dict[str, Any]) -> DiffusionModule:
+    """The training module of a recipe's `model` section, uncompiled.
+
+    Raises:
+        UserError: The section does not fit this version.
+    """
+    check_arguments(config, DiffusionModule, "model")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DiffusionModule, "model")
+    return _instantiate(parser, "model", config | {"compile": False})
+
+
+def build_data(config: dict[str, Any]) -> ImageData:
+    """The data module of a recipe's `data` section.
+
+    Raises:
+        UserError: The section does not fit this version.
+    """
+    check_class(config, ImageData, "data")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ImageData, "data")
+    return _instantiate(parser, "data", config)
+
+
+def _instantiate(parser: ArgumentParser, key: str, config: dict[str, Any]) -> Any:
+    from jsonargparse import ArgumentError
+
+    try:
+        parsed = parser.parse_object({key: config})
+    except ArgumentError as error:
+        from denoisezoo.train.recipe import explain
+
+        raise UserError(
+            f"the checkpoint's {key} section does not fit this version: {explain(str(error), error)[0]}",
+            "use the version of denoisezoo that wrote it",
+        ) from error
+    try:
+        return parser.instantiate_classes(parsed)[key]
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        from denoisezoo.train.recipe import explain
+
+        raise UserError(*explain(str(error), error)) from error

@@ -1,0 +1,121 @@
+"""Published weights: one safetensors file that holds the weights of a run, its configuration and its card.
+
+The format can hold tensors and text, and nothing that could be run. The header has one key, "denoisezoo": JSON with
+`version`, `weights`, `recipe`, `card`, and `sha256`, which covers all of these and every tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from denoisezoo import __version__
+from denoisezoo.errors import UserError
+from denoisezoo.evaluation.card import ResultCard
+from denoisezoo.files import atomic_path, json_safe
+
+if TYPE_CHECKING:
+    from denoisezoo.runs.run import Run
+
+FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
+SUFFIX, KEY = ".safetensors", "denoisezoo"
+CURE = "fetch it again, or export it again with `denoisezoo export`"
+
+
+def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write the weights of a run as safetensors.
+
+    Args:
+        run: The run; its averaged or raw weights are written, whichever it was loaded with.
+        path: The file.
+
+    Returns:
+        The header.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    state = run.denoiser.state_dict(prefix="denoiser.")
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    header = {"version": __version__, "weights": run.weights, "recipe": json_safe(run.config), "card": _card(run)}
+    header["sha256"] = digest(header, tensors)
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={KEY: json.dumps(header)})
+    return header
+
+
+def _card(run: Run) -> dict[str, Any]:
+    """What training was, and the row of the evaluation of this checkpoint, if there is one."""
+    facts: dict[str, Any] = {key: run.facts.get(key) for key in FACTS}
+    data = _json(run.folder / "run.json").get("data") or {}
+    card = ResultCard.here(
+        dataset=data.get("dataset"),
+        dataset_sha256=data.get("dataset_sha256"),
+        resolution=run.image_shape[-1],
+        weights=run.weights,
+        training_seed=run.facts.get("seed"),
+        params=sum(parameter.numel() for parameter in run.denoiser.backbone.parameters()),
+        **facts,
+    )
+    result = _json(run.folder / "evaluation" / "result.json")
+    fits = result.get("weights") == run.weights and result.get("train_steps") == facts["train_steps"]
+    return {"name": run.name, "family": run.family, **json_safe(card.as_dict()), "result": result if fits else None}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is none."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a published file.
+
+    Raises:
+        UserError: The file is missing, damaged, or not one that `denoisezoo export` wrote.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if text else {}  # noqa: SIM118
+    except (SafetensorError, ValueError, OverflowError, MemoryError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:80]
+        raise UserError(f"{path} is damaged or no safetensors file ({reason})", CURE) from error
+    if not text:
+        raise UserError(f"{path} is no file of denoisezoo: its header lacks {KEY!r}", "give one that `export` wrote")
+    return _checked(path, text, tensors), tensors
+
+
+def _checked(path: str | os.PathLike[str], text: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+        expected = header.pop("sha256")
+        whole = expected == digest(header, tensors)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is damaged: it differs from the checksum in its header", CURE)
+    return {**header, "sha256": expected}
+
+
+def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of a header and of the names, types, shapes and bytes of tensors."""
+    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,193 @@
+"""Trained runs: from a run folder or a checkpoint to a denoiser that can be sampled."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.evaluation.reconstruction import DRAWS
+from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
+from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
+from denoisezoo.runs.published import FACTS, SUFFIX, read_published
+from denoisezoo.train.resumable import read_summary
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained denoiser.
+
+    Attributes:
+        name: Registry name of its backbone.
+        family: Family of the backbone.
+        denoiser: With the averaged (or raw) weights, in evaluation mode, on the CPU.
+        config: The resolved recipe.
+        folder: Its run folder.
+        checkpoint: The file that the weights come from.
+        weights: "ema" or "raw".
+        facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed.
+    """
+
+    name: str
+    family: str
+    denoiser: NetworkDenoiser
+    config: dict[str, Any]
+    folder: Path
+    checkpoint: Path
+    weights: str
+    facts: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.denoiser.image_shape
+
+    def data(self) -> Any:
+        """The data module that the run was trained on, not yet read; the same one each time."""
+        return self._data
+
+    @cached_property
+    def _data(self) -> Any:
+        from denoisezoo.runs.build import build_data
+
+        return build_data(self.config["data"])
+
+    def conditions(self, num: int, draws: int = DRAWS, path: str | None = None) -> Conditions | None:
+        """What `num` samples are given: held-out conditions of the data, or those at `path`; None without a task.
+
+        Raises:
+            UserError: Conditions for a network that takes none, or such that it cannot take.
+        """
+        shape = self.denoiser.cond_shape
+        if shape is None:
+            if path is not None:
+                raise UserError(f"{self.name} takes no condition", "leave --condition out")
+            return None
+        return held_out(self.data(), num, draws) if path is None else from_files(path, shape, draws)
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The newest whole checkpoint of a run folder, or the file itself.
+
+    Raises:
+        UserError: There is nothing there, or all checkpoints of the folder are damaged.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if (newest := newest_checkpoint(path)) is not None:
+        return newest
+    if path.is_dir():
+        raise UserError(f"{path} holds no run", f"train into it, or give a folder with {FOLDER}/{LAST} in it")
+    raise UserError(f"there is no run {path}", "give a run folder, or a file that train or export has written")
+
+
+def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
+    """Load a run.
+
+    Args:
+        path: Run folder, checkpoint, or a safetensors file that `export` wrote.
+        weights: "ema" for the averaged weights, "raw" for those of the optimiser; a safetensors file has one of them.
+
+    Raises:
+        UserError: There is no run, or its file is damaged, of another network, or lacks these weights.
+    """
+    file = find_checkpoint(path)
+    if file.suffix == SUFFIX:
+        return _load_published(file, weights)
+    found = read_checkpoint(file)
+    state: Any = found.get("state_dict" if weights == "ema" else "current_model_state")
+    if not holds_tensors(state):
+        raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
+    folder = file.parent.parent if file.parent.name == FOLDER else file.parent
+    return _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
+
+
+def _load_published(file: Path, weights: str) -> Run:
+    header, state = read_published(file)
+    if header["weights"] != weights:
+        raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
+    card = header["card"]
+    facts = {key: card.get(key) for key in FACTS}
+    return _make_run(file, file.parent, header["recipe"], state, weights, facts | {"seed": card.get("training_seed")})
+
+
+def _make_run(
+    file: Path, folder: Path, recipe: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
+) -> Run:
+    from denoisezoo.runs.build import build_module
+
+    module = build_module(recipe["model"])
+    try:
+        # What training alone needs, such as an adversary, is left in the file.
+        own = {name: value for name, value in state.items() if name.startswith("denoiser.")}
+        module.load_state_dict(own)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
+            "use the version of denoisezoo that wrote it",
+        ) from error
+    module.denoiser.process.advance(facts.get("train_steps") or 0)
+    return Run(
+        name=module.name,
+        family=module.family,
+        denoiser=module.denoiser.eval(),
+        config=recipe,
+        folder=folder,
+        checkpoint=file,
+        weights=weights,
+        facts=facts,
+    )
+
+
+def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
+    facts = {k: found["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
+    facts |= {"train_steps": found.get("global_step"), "train_macs": None}
+    written = read_summary(folder)
+    if written.get("train_steps") == facts["train_steps"]:
+        facts["train_macs"] = written.get("train_macs")
+    return facts
+
+
+def with_task(run: Run, options: dict[str, Any]) -> Run:
+    """The run on a variety of its task, such as another noise level than it was trained on.
+
+    Args:
+        run: A conditional run.
+        options: Arguments of the task to change.
+
+    Raises:
+        UserError: The run has no task, or the task no such argument.
+    """
+    config = copy.deepcopy(run.config)
+    task = config["data"].get("init_args", {}).get("task")
+    if task is None:
+        raise UserError(f"{run.name} was trained without a task", "leave --task out")
+    known = task.setdefault("init_args", {})
+    for key in options:
+        if key not in known:
+            raise unknown("option of the task", key, known)
+    known |= options
+    return replace(run, config=config)
+
+
+def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:
+    """The run's denoiser on a device, its network in a dtype.
+
+    Raises:
+        UserError: The device is absent.
+    """
+    try:
+        run.denoiser.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used", "give cpu, or cuda where there is a GPU") from error
+    run.denoiser.backbone.to(dtype)
+    return run.denoiser

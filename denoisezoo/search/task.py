@@ -1,0 +1,177 @@
+"""What a search for plans knows of its run: costs of calls, the loss table, the quality of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.errors import UserError
+from denoisezoo.data.pixels import to_float
+from denoisezoo.evaluation.metrics import Evaluator
+from denoisezoo.plans import Plan
+from denoisezoo.search.exact import Choice
+from denoisezoo.search.propagation import Propagation
+from denoisezoo.search.loss_table import Floats, LossTable, make_levels, measure
+from denoisezoo.profiling.latency import latency
+from denoisezoo.profiling.trajectory import Trajectory
+from denoisezoo.runs.assessor import Settings, draw_with, make_evaluator, prepare, price
+from denoisezoo.runs.run import Run, to_device
+
+PROPAGATED = 4096
+Row = dict[str, Any]
+
+
+@dataclass
+class Search:
+    """A search for plans of one run.
+
+    Attributes:
+        run: The run.
+        settings: On what terms plans are to be good: sampler, steps, images.
+        cost: "macs" or "latency": what a budget limits.
+        spent: Multiply-adds of the search: of the table, and of the samples that evolution judges by.
+    """
+
+    run: Run
+    settings: Settings
+    cost: str = "macs"
+    spent: int = field(default=0, init=False)
+
+    @cached_property
+    def efforts(self) -> tuple[float, ...]:
+        """The efforts of the network.
+
+        Raises:
+            UserError: There is only one.
+        """
+        efforts = self.run.denoiser.efforts
+        if len(efforts) < 2:
+            cure = "train a network with several efforts, such as digits/slim"
+            raise UserError(f"{self.run.name} has one effort: there is nothing to choose", cure)
+        if self.run.denoiser.cond_shape is not None:
+            raise UserError(
+                f"{self.run.name} takes conditions, which the loss table has none of", "give a plan instead"
+            )
+        return efforts
+
+    @cached_property
+    def data(self) -> Any:
+        """What the run was trained on."""
+        return self.run.data()
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The reference side of the quality."""
+        return make_evaluator(self.data, self.settings)
+
+    @cached_property
+    def macs(self) -> Floats:
+        """Multiply-adds of each denoiser call at each effort (calls, E), per image."""
+        walks = [price(self.run, self.settings, timed=False, effort=effort) for effort in self.efforts]
+        return np.array([[call.macs for call in walk.calls] for walk in walks], dtype=np.float64).T
+
+    @cached_property
+    def times(self) -> list[float]:
+        """Times of the denoiser calls."""
+        return [call.t for call in price(self.run, self.settings, timed=False).calls]
+
+    @cached_property
+    def costs(self) -> Floats:
+        """What the budget counts: of each call at each effort (calls, E), per image."""
+        if self.cost == "macs":
+            return self.macs
+        return np.stack([self.latencies[self.run.denoiser.process.dropped(t)] for t in self.times])
+
+    @cached_property
+    def latencies(self) -> Floats:
+        """Milliseconds per image of a call, as sampling by a plan makes it, at each effort (H, E).
+
+        A row for every number of times that the state may have been halved, 0 first; calls alike in that cost alike.
+        """
+        settings = replace(self.settings, plan=Plan(self.efforts, tuple(range(1, len(self.efforts)))))
+        denoiser = prepare(self.run, settings)
+        first = {denoiser.process.dropped(t): t for t in self.times}
+        rows = [self._latencies_at(denoiser, first.get(n)) for n in range(max(first) + 1)]
+        return np.array(rows)
+
+    def _latencies_at(self, denoiser: NetworkDenoiser, time: float | None) -> list[float]:
+        """Those of the calls at a time (E,); nothing where there is no such call."""
+        if time is None:
+            return [0.0] * len(self.efforts)
+        batch, device = self.settings.batch_size, self.settings.device
+        u = torch.zeros(denoiser.process.state_shape((batch, *self.run.image_shape), time), device=device)
+        t = torch.full((batch,), time, dtype=torch.float64, device=device)
+        with torch.inference_mode():
+            timed = [latency(lambda e=e: denoiser(u, t, effort=e), u.device) for e in self.efforts]  # type: ignore[misc]
+        return [found.median / batch for found in timed]
+
+    def table(self, levels: int, images: int) -> LossTable:
+        """The loss table, measured on held-out images (training images where nothing is held out)."""
+        held_out: Any = "test" if len(self.data.images("test")) else "train"
+        pictures = to_float(self.data.images(held_out))
+        label = self.data.labels(held_out) if self.run.denoiser.backbone.spec.num_classes else None
+        denoiser = to_device(self.run, self.settings.device)
+        known = denoiser.process.encode(to_float(self.data.images("train")[:PROPAGATED]))
+        parts = make_levels(self.times, denoiser.process, levels)
+        self.spent += int(sum(self.macs[level.calls[0]].sum() for level in parts)) * images
+        return measure(denoiser, pictures, parts, Propagation(known), per_level=images, label=label)
+
+    def walk(self, plan: Plan, settings: Settings) -> Trajectory:
+        """The calls of a walk by a plan, counted; on another time grid a plan has other calls at its efforts."""
+        return price(self.run, replace(settings, plan=plan), timed=False)
+
+    def cost_of(self, walk: Trajectory) -> float:
+        """What the budget counts of a walk, per image."""
+        if self.cost == "macs":
+            return float(walk.macs_per_image)
+        dropped = self.run.denoiser.process.dropped
+        return float(sum(self.latencies[dropped(call.t), self.efforts.index(call.effort)] for call in walk.calls))
+
+    def quality(self, plan: Plan, settings: Settings | None = None) -> float:
+        """Frechet distance of samples by a plan, from the same noise for every plan."""
+        settings = replace(settings or self.settings, plan=plan)
+        generated = draw_with(prepare(self.run, settings), self.run, settings, self.num, steps=settings.steps)
+        return self.evaluator.evaluate(generated.images)[self.evaluator.features.distance_name]
+
+    @property
+    def num(self) -> int:
+        """Images that a quality is measured with."""
+        return self.settings.num or len(self.evaluator.reference)
+
+    def on_grid(self, name: str) -> Settings:
+        """The settings with another time grid.
+
+        Raises:
+            UserError: The sampler has a grid of its own.
+        """
+        if name == "process":
+            return self.settings
+        GRIDS[name]
+        joined = "," if ":" in self.settings.sampler else ":"
+        settings = replace(self.settings, sampler=f"{self.settings.sampler}{joined}time_grid={name}")
+        settings.build_sampler()
+        return settings
+
+
+def plan_row(name: str, table: LossTable, efforts: Sequence[int], choice: Choice | None, task: Search) -> Row:
+    """What is known of a plan without sampling."""
+    rows = np.arange(len(efforts))
+    plan, index = table.plan(efforts), list(efforts)
+    macs, cost = (table.costs(of)[rows, index].sum() for of in (task.macs, task.costs))
+    return {
+        "plan": name,
+        "cost_share": float(cost / task.costs[:, -1].sum()),
+        "macs_per_image": int(macs),
+        "macs_share": float(macs / task.macs[:, -1].sum()),
+        "excess": float(table.excess[rows, index].sum()),
+        "excess_standard_error": table.excess_error(index),
+        "segments": " ".join(f"{effort:g}" for effort in plan.efforts),
+        "json": plan.to_json(),
+    }
