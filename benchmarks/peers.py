@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import create_denoiser
-from denoisezoo.nn.blocks import ConvDown, ConvUp, ResidualBlock, SelfAttention
 from denoisezoo.archs.ddpm import DDPM, DDPMConfig
+from denoisezoo.nn.blocks import ConvDown, ConvUp, ResidualBlock, SelfAttention
 from denoisezoo.nn.winograd import with_winograd
 
 TOLERANCE = 1e-4

@@ -34,6 +34,9 @@ from lightning.pytorch import Callback, Trainer
 
 from denoisezoo.allocator import keep_freed_memory
 from denoisezoo.archs import get_variant, list_denoisers
+from denoisezoo.data import ImageData, Split
+from denoisezoo.data.loader import TrainLoader
+from denoisezoo.data.store import TensorStore
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
 from denoisezoo.diffusion.objectives.regression import EDMLoss, Simple
 from denoisezoo.errors import UserError
@@ -42,9 +45,6 @@ from denoisezoo.profiling.pairing import median_interval
 from denoisezoo.profiling.roofline import peaks
 from denoisezoo.train.callbacks import Settled, Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO
-from denoisezoo.data import ImageData, Split
-from denoisezoo.data.loader import TrainLoader
-from denoisezoo.data.store import TensorStore
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import quiet
 from denoisezoo.train.guard import Guard

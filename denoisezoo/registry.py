@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
+import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from denoisezoo.errors import UserError, unknown
@@ -71,3 +73,14 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._items)
+
+
+def import_all(package: str, path: Iterable[str]) -> None:
+    """Import every file of a package, so that each registers what it holds: an addition is one new file.
+
+    Args:
+        package: Dotted name of the package.
+        path: Its `__path__`.
+    """
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")

@@ -14,15 +14,18 @@ PACKAGE = Path(denoisezoo.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "registry", "files", "allocator"},
+    {"errors", "registry", "files", "progress", "allocator"},
+    {"nn"},
     {"archs"},
     {"diffusion"},
+    {"data"},
     {"plans"},
     {"profiling"},
     {"evaluation"},
     {"train"},
-    {"studies"},
-    {"interop", "report"},
+    {"runs"},
+    {"search", "compare", "studies", "interop"},
+    {"report"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -117,7 +120,7 @@ BAD_IMPORTS = {
     "upward for types": ("diffusion/x.py", "if TYPE_CHECKING:\n    from denoisezoo import report"),
     "upward, relative": ("archs/x.py", "from ..diffusion import Denoiser"),
     "upward by name": ("plans/x.py", "import_module('denoisezoo.evaluation.card')"),
-    "sideways": ("report/x.py", "from denoisezoo.interop import edm"),
+    "sideways": ("search/x.py", "from denoisezoo.compare import records"),
     "leaf": ("errors.py", "from denoisezoo.archs import Backbone"),
 }
 

@@ -14,6 +14,9 @@ from functools import partial
 
 import torch
 
+from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
+from denoisezoo.archs.variants import Cost, Family
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import (
     BlockStyle,
     Resample,
@@ -26,9 +29,6 @@ from denoisezoo.nn.blocks import (
     nearest,
 )
 from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
-from denoisezoo.archs.variants import Cost, Family
-from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
-from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

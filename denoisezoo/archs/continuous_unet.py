@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
+from denoisezoo.archs.unet import check_inputs
+from denoisezoo.archs.variants import replace_config
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import Conditioning, RMSAttention, Stage, kaiming
 from denoisezoo.nn.embeddings import BareEmbedding, NoiseEmbedding
 from denoisezoo.nn.ode_block import ApproximatorStyle, ODEBlock, UntiedBlock, VectorField
 from denoisezoo.nn.solvers import Solver
-from denoisezoo.archs.unet import check_inputs
-from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,3 +195,25 @@ class ContinuousUNet(Backbone):
         if embedding is None or self.conditioning is None:
             return iter([h.new_empty(len(h), 0)] * len(self.blocks))
         return iter(self.conditioning(embedding.to(self.conditioning.weight.dtype)))
+
+
+def with_solver(net: Backbone, solver: str, **overrides: Any) -> Backbone:
+    """The network under another solver. Its weights are the same tensors, so it costs no memory and follows training.
+
+    Args:
+        net: A network of ODE blocks; it stays as it is.
+        solver: Name of the solver, e.g. "euler" or "dopri5".
+        **overrides: Further fields of its configuration, e.g. `steps=(8,)` or `rtol=1e-4, atol=1e-4`.
+
+    Raises:
+        UserError: The network has no solver, or there is no such solver or field.
+    """
+    if not hasattr(net.config, "solver"):
+        raise UserError(f"{type(net).__name__} has no solver", "choose a network of ODE blocks")
+    config = replace_config(net.config, {"solver": solver, **overrides}, type(net).__name__)
+    with torch.device("meta"):
+        twin = type(net)(config)
+    twin.load_state_dict(net.state_dict(), assign=True)
+    for parameter, original in zip(twin.parameters(), net.parameters(), strict=True):
+        parameter.requires_grad_(original.requires_grad)
+    return twin.train(net.training)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
+from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.nn.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
 from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
-from denoisezoo.archs.variants import Cost, Family
-from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import ImageSpec
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import (
     BlockStyle,
     Conditioning,
@@ -27,7 +28,6 @@ from denoisezoo.nn.blocks import (
     xavier,
 )
 from denoisezoo.nn.embeddings import BareEmbedding, Extras, Fourier, OneHot
-from denoisezoo.errors import UserError
 
 GROUP = 4
 """Images whose standard deviation is compared."""

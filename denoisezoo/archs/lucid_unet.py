@@ -18,6 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
+from denoisezoo.archs.missing_u import FAMILY
+from denoisezoo.archs.unet import check_inputs
+from denoisezoo.archs.variants import Cost
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import (
     Conditioning,
     RMSAttention,
@@ -32,10 +36,6 @@ from denoisezoo.nn.blocks import (
     silu,
 )
 from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
-from denoisezoo.archs.missing_u import FAMILY
-from denoisezoo.archs.variants import Cost
-from denoisezoo.archs.unet import check_inputs
-from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

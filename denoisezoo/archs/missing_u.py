@@ -41,12 +41,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.nn.blocks import average_pool, conv, group_norm, kaiming, linear, nearest, silu
 from denoisezoo.archs.continuous_unet import ContinuousDesign, ContinuousUNet, ContinuousUNetConfig
-from denoisezoo.nn.embeddings import BareEmbedding, ClassTable, Extras, NoiseEmbedding, Sinusoidal
-from denoisezoo.nn.ode_block import ApproximatorStyle, FirstOrder, Growing, SecondOrder
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
+from denoisezoo.nn.blocks import average_pool, conv, group_norm, kaiming, linear, nearest, silu
+from denoisezoo.nn.embeddings import BareEmbedding, ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.ode_block import ApproximatorStyle, FirstOrder, Growing, SecondOrder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, Extracted
-from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, no_label
+from denoisezoo.archs.unet import check_inputs
 from denoisezoo.archs.variants import Cost, Family, get_variant
+from denoisezoo.errors import UserError
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, no_label
 from denoisezoo.nn.slimmable import (
     SlimClassTable,
     SlimConditioning,
@@ -36,8 +38,6 @@ from denoisezoo.nn.slimmable import (
     replace_layers,
     slim,
 )
-from denoisezoo.archs.unet import check_inputs
-from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
+from denoisezoo.archs.variants import Cost, Family
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import (
     BlockStyle,
     Resample,
@@ -36,9 +39,6 @@ from denoisezoo.nn.blocks import (
     xavier,
 )
 from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, OneHot, Sinusoidal
-from denoisezoo.archs.variants import Cost, Family
-from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
-from denoisezoo.errors import UserError
 
 
 class Filter(nn.Module):

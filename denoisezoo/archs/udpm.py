@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoisezoo.archs.backbone import Backbone, Effort, ImageSpec
-from denoisezoo.nn.blocks import xavier
-from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.archs.songunet import SongUNet, SongUNetConfig
+from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
+from denoisezoo.nn.blocks import xavier
 
 SCALE = 2
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
 from denoisezoo.nn.embeddings import NoiseEmbedding
-from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import importlib
-import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, ImageSpec
 from denoisezoo.errors import UserError, unknown
-from denoisezoo.registry import Registry
+from denoisezoo.registry import Registry, import_all
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ _VARIANTS: Registry[Variant] = Registry("denoiser", see="denoisezoo list")
 def _discover() -> Registry[Variant]:
     """Import every file of `archs/` once; each registers its own family."""
     package = importlib.import_module("denoisezoo.archs")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"denoisezoo.archs.{module.name}")
+    import_all("denoisezoo.archs", package.__path__)
     return _VARIANTS
 
 

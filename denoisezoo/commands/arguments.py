@@ -1,11 +1,10 @@
-"""Arguments and progress that sample, evaluate and compare share."""
+"""Arguments that sample, evaluate, search and compare share."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from denoisezoo.errors import UserError
@@ -135,20 +134,6 @@ def checked_lpips(path: str | None) -> str | None:
 
         LPIPS(path)
     return path
-
-
-@contextlib.contextmanager
-def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, if that is a terminal; yields the function that moves it to a number."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    # Where nobody watches it would leave an empty line, before that of an error too.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
-        task = progress.add_task(text, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def refuse_file(path: object, what: str) -> None:

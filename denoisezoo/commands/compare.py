@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare."""
     from denoisezoo.commands.arguments import checked_lpips, refuse_file, settings_of
     from denoisezoo.compare.comparison import Budget, Job, compare, launch, plan_jobs
+    from denoisezoo.report import write_report
 
     refuse_file(args.out, "--out")
     settings = settings_of(args, features=args.features, lpips=checked_lpips(args.lpips))
@@ -84,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
         args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline, settings=settings
     )
     launched = None if inline else launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
-    outcome = compare(jobs, settings, args.out, title=args.title, command=command_line(), launched=launched)
+    outcome = compare(
+        jobs, settings, args.out, title=args.title, command=command_line(), launched=launched, report=write_report
+    )
     if outcome.status:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return outcome.status

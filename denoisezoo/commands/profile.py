@@ -16,11 +16,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.commands.arguments import check_interval, interval
-from denoisezoo.profiling.isolation import in_own_process
+from denoisezoo.commands.output import add_output_arguments, write_rows
 from denoisezoo.commands.profile_tables import print_rows
 from denoisezoo.commands.subjects import Subject, find_subjects
-from denoisezoo.commands.output import add_output_arguments, write_rows
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.profiling.isolation import in_own_process
 
 if TYPE_CHECKING:
     from denoisezoo.archs import Backbone

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from denoisezoo.commands.output import Column, human, print_table, write_rows
 from denoisezoo.commands.profile_tables import latency_text, present
 from denoisezoo.commands.subjects import Subject
-from denoisezoo.commands.output import Column, human, print_table, write_rows
 from denoisezoo.errors import UserError
 
 if TYPE_CHECKING:

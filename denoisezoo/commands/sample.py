@@ -55,11 +55,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.arguments import progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.arguments import refuse_file, settings_of
+    from denoisezoo.evaluation.conditions import sample_picture
     from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
+    from denoisezoo.progress import progress_bar
     from denoisezoo.runs.assessor import calls_for, draw_with, prepare
-    from denoisezoo.evaluation.conditions import sample_picture
     from denoisezoo.runs.run import load_run, with_task
 
     settings = settings_of(args, condition=args.condition, label=args.label)

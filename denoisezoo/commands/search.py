@@ -8,12 +8,24 @@ samples; the same command goes on with a search that was stopped, and joins one 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
+import shlex
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.arguments import add_sampling_arguments, whole
-from denoisezoo.commands.output import add_output_arguments
-from denoisezoo.errors import unknown
+from denoisezoo.commands.arguments import add_sampling_arguments, refuse_file, whole
+from denoisezoo.commands.output import Column, add_output_arguments, csv_text, print_table, write_rows
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from denoisezoo.search.evolved_front import EvolutionOptions
+    from denoisezoo.search.search import SearchResult
+
+SHOWN = 12
+"""Plans of the front that are printed."""
 
 METHODS = ("exact", "nsga2")
 
@@ -86,7 +98,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search."""
-    from denoisezoo.search.search import search
+    """Search, write plans, tables and the page, and print the front."""
+    from denoisezoo.commands.arguments import settings_of
+    from denoisezoo.runs.run import load_run
+    from denoisezoo.search.search import SearchOptions, search
 
-    return search(args)
+    evolution = evolution_options(args)
+    if args.plan:
+        raise UserError("--plan is given to a search for one", "leave it out")
+    settings = settings_of(args, features=args.features)
+    found = load_run(args.run, args.weights)
+    out = args.out or found.folder / "search"
+    refuse_file(out, "--out")
+    options = SearchOptions(
+        budget=args.budget,
+        cost=args.cost,
+        levels=args.levels,
+        images=args.images,
+        min_segment=args.min_segment,
+        switch_penalty=args.switch_penalty,
+        evaluate=args.evaluate,
+        evolution=evolution,
+    )
+    result = search(found, settings, options, out)
+    write(result, out, args)
+    return 0
+
+
+def evolution_options(args: argparse.Namespace) -> EvolutionOptions | None:
+    """The options of evolution, if it is asked for.
+
+    Raises:
+        UserError: Options for an evolution that is not asked for.
+    """
+    from denoisezoo.search.evolved_front import EvolutionOptions
+
+    names = [field.name for field in dataclasses.fields(EvolutionOptions)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if "nsga2" in args.method:
+        return EvolutionOptions(**given)
+    if given:
+        raise UserError(
+            f"--{next(iter(given))} is for evolution, which is not asked for", "add --method nsga2, or leave it out"
+        )
+    return None
+
+
+def write(result: SearchResult, out: Path, args: argparse.Namespace) -> None:
+    """Plans, tables and the page; then the front and what the search cost."""
+    from denoisezoo.plans import Plan
+    from denoisezoo.report.search_page import write_search
+
+    picked = [row for row in result.plans if "budget" in row]
+    for row in picked:
+        write_json(plan_file(row, out), Plan.from_json(row["json"]).to_dict())
+    write_text(out / "table.csv", csv_text(result.table.to_rows()))
+    write_text(out / "front.csv", csv_text(result.front))
+    spent = {"search_macs": result.macs, "search_seconds": result.seconds, "train_macs": result.train_macs}
+    rows = [row | spent for row in result.plans]
+    write_rows(rows, args)
+    command = "denoisezoo " + shlex.join(sys.argv[1:])
+    write_search(
+        out / "search.html",
+        result.table,
+        result.front,
+        rows,
+        quality=result.quality,
+        command=command,
+        cost=result.cost,
+    )
+    shown = sorted({round(i * (len(result.front) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
+    front = [result.front[i] for i in shown]
+    print_table(front, columns(result.cost, None), title="the front under the loss table")
+    print_table(rows, columns(result.cost, result.quality), title="plans")
+    text = f"search: {result.macs:.3e} MACs, {result.seconds:.0f} s"
+    if result.train_macs:
+        text += f", {result.macs / result.train_macs:.2%} of training's {result.train_macs:.3e} MACs"
+    print(text)
+    print(f"plans, tables and page: {out}")
+    for row in picked:
+        words = ["denoisezoo", "sample", args.run, "--plan", str(plan_file(row, out))]
+        words += ["--sampler", row.get("sampler") or args.sampler, "--steps", str(args.steps)]
+        print(shlex.join(words))
+
+
+def plan_file(row: dict[str, Any], out: Path) -> Path:
+    """Where the plan of a row is written."""
+    return out / f"plan_{row['plan'].replace(' ', '_')}.json"
+
+
+def columns(cost: str, quality: str | None) -> list[Column]:
+    """What is printed of a plan."""
+    found = [
+        Column("plan", "plan"),
+        Column(f"{cost} share", "cost_share", "{:.3f}".format, right=True),
+        Column("MACs per image", "macs_per_image", "{:,}".format, right=True),
+        Column("excess loss", "excess", "{:.3e}".format, right=True),
+        Column("+-", "excess_standard_error", "{:.1e}".format, right=True),
+        Column("efforts, noise to image", "segments"),
+    ]
+    if quality:
+        found.insert(5, Column(quality, "quality", lambda v: "-" if v is None else f"{v:.3f}", right=True))
+    return found

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.commands.arguments import add_sampling_arguments, settings_of, task_options, whole
-from denoisezoo.commands.profile import numbers, show_progress
-from denoisezoo.studies.cards import with_cards
 from denoisezoo.commands.output import Column, add_output_arguments, print_table, write_rows
+from denoisezoo.commands.profile import numbers, show_progress
 from denoisezoo.errors import UserError
+from denoisezoo.studies.cards import with_cards
 
 if TYPE_CHECKING:
     from denoisezoo.studies.study import Study
@@ -135,8 +135,8 @@ def names_of(args: argparse.Namespace, default: str) -> list[str]:
 
 def study_solvers(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.solver_steps`."""
-    from denoisezoo.studies.solver_steps import solver_study
     from denoisezoo.runs.run import load_run
+    from denoisezoo.studies.solver_steps import solver_study
 
     settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
     return solver_study(runs, names_of(args, "euler,midpoint,rk4"), args.solver_steps, settings, show_progress)
@@ -162,8 +162,8 @@ def study_memory(args: argparse.Namespace) -> Study:
 
 def study_robustness(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.robustness`."""
-    from denoisezoo.studies.robustness import robustness_study
     from denoisezoo.runs.run import load_run
+    from denoisezoo.studies.robustness import robustness_study
 
     runs = [load_run(path) for path in args.subjects]
     return robustness_study(runs, args.levels, args.denoising_steps, args.num, show_progress)
@@ -171,8 +171,8 @@ def study_robustness(args: argparse.Namespace) -> Study:
 
 def study_samplers(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.sampler_calls`."""
-    from denoisezoo.studies.sampler_calls import sampler_study
     from denoisezoo.runs.run import load_run
+    from denoisezoo.studies.sampler_calls import sampler_study
 
     settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
     return sampler_study(runs, args.samplers or [args.sampler], args.nfe, settings, show_progress)
@@ -180,8 +180,8 @@ def study_samplers(args: argparse.Namespace) -> Study:
 
 def study_channel(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.noisy_channel`."""
-    from denoisezoo.studies.noisy_channel import channel_study
     from denoisezoo.runs.run import load_run
+    from denoisezoo.studies.noisy_channel import channel_study
 
     runs = [load_run(path) for path in args.subjects]
     return channel_study(runs, args.snr, settings_of(args), args.task, show_progress)

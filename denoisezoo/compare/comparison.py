@@ -1,4 +1,4 @@
-"""How `compare` works: jobs of equal budget, one after another, into records and a report."""
+"""Jobs of equal budget, one after another, into records that a report is made of."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import math
 import shlex
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from denoisezoo.commands.arguments import progress_bar
+from denoisezoo.compare.records import Comparison, RunRecord
+from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.features import create_features
 from denoisezoo.evaluation.grid import image_grid, save_png
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.neighbours import neighbour_grid
-from denoisezoo.report import Comparison, RunRecord, write_report
+from denoisezoo.progress import progress_bar
 from denoisezoo.runs.assessor import Assessment, Settings, assess, check_guidance, make_evaluator
-from denoisezoo.data import ImageData
+from denoisezoo.runs.run import Run, load_run
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
-from denoisezoo.runs.run import Run, load_run
 
 GRID_IMAGES = 36
 NEIGHBOUR_ROWS = 8
@@ -180,8 +181,9 @@ def compare(
     title: str,
     command: str,
     launched: dict[Path, str | None] | None = None,
+    report: Callable[[Comparison, Path], Path],
 ) -> Outcome:
-    """Run the jobs and write the report, which is whole after every one of them.
+    """Run the jobs and report, after every one of them.
 
     Args:
         jobs: The trainings.
@@ -190,17 +192,18 @@ def compare(
         title: Its heading.
         command: The command as it was typed.
         launched: Run folder -> why it failed or None, of trainings that ran elsewhere; None trains here.
+        report: Writes the report of what there is into a folder, and returns its path.
     """
     records: list[RunRecord] = []
     bench: Bench | None = None
-    report: Path | None = None
+    page: Path | None = None
     for i, job in enumerate(jobs, 1):
         say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: training")
         try:
             if launched is not None:
                 check_launched(job, launched[job.folder])
             elif (trained := train(job.arguments)).interrupted:
-                return Outcome(records, report, trained.status)
+                return Outcome(records, page, trained.status)
             run = load_run(job.folder)
             bench = bench or Bench.of(run.data(), settings, out)
             say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: sampling and evaluating")
@@ -209,8 +212,8 @@ def compare(
             records.append(failed(job, error))
             say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed} failed: {records[-1].error}")
         if bench is not None:
-            report = write_report(bench.comparison(jobs, records, title, command), out)
-    return Outcome(records, report, 0, bench.evaluator.features.distance_name if bench else None)
+            page = report(bench.comparison(jobs, records, title, command), out)
+    return Outcome(records, page, 0, bench.evaluator.features.distance_name if bench else None)
 
 
 def launch(jobs: list[Job], launcher: str, out: Path, options: dict[str, Any], at_once: int) -> dict[Path, str | None]:

@@ -1,13 +1,14 @@
 """Data sets: Lightning data modules of square images, by name in `DATASETS`."""
 
-from denoisezoo.data.image_data import DATASETS, ImageData, Split
 from denoisezoo.data.channel import Channel
 from denoisezoo.data.cifar import Cifar10
 from denoisezoo.data.embedded import Digits, Photos
 from denoisezoo.data.folders import ImageFolder, ImageZip
+from denoisezoo.data.image_data import DATASETS, ImageData, Split
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader
 from denoisezoo.data.paired import Paired
 from denoisezoo.data.tasks import RENDERINGS, TASKS, Task
+from denoisezoo.registry import import_all
 
 __all__ = [
     "DATASETS",
@@ -27,3 +28,5 @@ __all__ = [
     "Task",
     "TrainLoader",
 ]
+
+import_all(__name__, __path__)

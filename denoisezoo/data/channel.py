@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from denoisezoo.errors import UserError, unknown
-from denoisezoo.evaluation.reconstruction import Pair
+from denoisezoo.data.pairs import Pair
 from denoisezoo.data.tasks import TASKS, Task
+from denoisezoo.errors import UserError, unknown
 
 FADINGS = ("none", "rayleigh")
 NOISES = ("gaussian", "laplace")

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from denoisezoo.errors import UserError
 from denoisezoo.data.image_data import DATASETS, ImageData, Split
 from denoisezoo.data.store import TensorStore
+from denoisezoo.errors import UserError
 
 FOLDER = "cifar-10-batches-py"
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from denoisezoo.errors import UserError
 from denoisezoo.data.image_data import DATASETS, ImageData, Split, holdout_mask, require_not_negative, require_positive
 from denoisezoo.data.store import TensorStore
+from denoisezoo.errors import UserError
 
 TEST_COLUMNS = 128
 """Columns at the right of each photograph that only held-out crops may touch."""

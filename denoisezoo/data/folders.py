@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from denoisezoo.errors import UserError
 from denoisezoo.data.image_data import DATASETS, ImageData, Split, holdout_mask, require_not_negative
 from denoisezoo.data.sources import Decoder, FolderSource, Source, ZipSource, class_of
+from denoisezoo.errors import UserError
 
 
 class FileImages(ImageData):

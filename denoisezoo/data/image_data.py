@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from denoisezoo.errors import UserError
-from denoisezoo.registry import Registry
 from denoisezoo.data.loader import EvalLoader, TrainLoader
 from denoisezoo.data.store import Decode, ImageStore, LazyStore, TensorStore, decode_all
+from denoisezoo.errors import UserError
+from denoisezoo.registry import Registry
 
 SplitName = Literal["train", "test", "all"]
 

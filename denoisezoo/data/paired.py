@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoisezoo.evaluation.reconstruction import Pair
-from denoisezoo.data.pixels import to_float, to_uint8
 from denoisezoo.data.image_data import DATASETS, ImageData, Split, SplitName
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader, mixed_seed
+from denoisezoo.data.pairs import Pair
+from denoisezoo.data.pixels import to_float, to_uint8
 from denoisezoo.data.tasks import Task
 
 CHECKED = 1024

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.errors import UserError, unknown
-from denoisezoo.evaluation.reconstruction import Pair, check_mask
-from denoisezoo.registry import Registry
 from denoisezoo.data.edges import canny
+from denoisezoo.data.pairs import Pair, check_mask
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.registry import Registry
 
 
 class Task(ABC):

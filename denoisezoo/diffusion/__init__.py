@@ -1,9 +1,6 @@
 """Processes, preconditioning, objectives, samplers and exact oracles."""
 
-from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, UDPMLoss
-from denoisezoo.diffusion.block_algebra import apply_blocks
-from denoisezoo.diffusion.processes.blurring import Blurring
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
+from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.denoiser import (
     Denoiser,
     Given,
@@ -13,22 +10,25 @@ from denoisezoo.diffusion.denoiser import (
     default_denoiser,
     with_condition,
 )
-from denoisezoo.diffusion.processes.diagonal import Diagonal, LogSNRProcess
-from denoisezoo.diffusion.processes.downsampling import DownSampling
-from denoisezoo.diffusion.processes.drift import Drift
-from denoisezoo.diffusion.objectives.gan import PlainGAN
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
-from denoisezoo.diffusion.processes.joint import Joint
-from denoisezoo.diffusion.processes.langevin import CLD
-from denoisezoo.diffusion.processes.measured import Measured
-from denoisezoo.diffusion.processes.sub_bands import MultiScale
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
+from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, UDPMLoss
+from denoisezoo.diffusion.objectives.gan import PlainGAN
 from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
+from denoisezoo.diffusion.processes.blurring import Blurring
+from denoisezoo.diffusion.processes.diagonal import Diagonal, LogSNRProcess
+from denoisezoo.diffusion.processes.downsampling import DownSampling
+from denoisezoo.diffusion.processes.drift import Drift
+from denoisezoo.diffusion.processes.joint import Joint
+from denoisezoo.diffusion.processes.langevin import CLD
+from denoisezoo.diffusion.processes.measured import Measured
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, ScalarProcess
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
+from denoisezoo.diffusion.processes.sub_bands import MultiScale
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers import SAMPLERS, Sampler, SampleResult, StepInfo, create_sampler
 
 __all__ = [

@@ -1,7 +1,14 @@
-"""Coefficients of diagonal processes, one per sample (B,) or maps (B, C or 1, H or 1, W or 1), over their states."""
+"""Coefficients over image-shaped states: numbers (B,) or maps (B, C or 1, H or 1, W or 1) of diagonal processes.
+
+And the algebra of blocks, (k, k) matrices per coefficient, as tensors (B or 1, k, k, C or 1, H or 1, W or 1).
+
+k is 1, or 2 for a state that stacks position and velocity along its channels. Everything here is elementwise in the
+image axes, so it stays exact under autocast, and blocks of different maps broadcast against each other.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -30,3 +37,77 @@ def aligned(*coefficients: Tensor) -> list[Tensor]:
     if all(c.ndim == 1 for c in coefficients):
         return list(coefficients)
     return [c.reshape(-1, 1, 1, 1) if c.ndim == 1 else c for c in coefficients]
+
+
+def apply_blocks(blocks: Tensor, u: Tensor) -> Tensor:
+    """Multiply an image-shaped state by (k, k) blocks.
+
+    Args:
+        blocks: (B or 1, k, k, C or 1, H or 1, W or 1). A map larger than the state is cropped to its top left, where
+            the coefficients lie that are left when others have been dropped.
+        u: State (B, k*C, H, W).
+
+    Returns:
+        (B, k*C, H, W), in the dtype of `u`.
+    """
+    k = blocks.shape[1]
+    blocks = blocks[..., : u.shape[-2], : u.shape[-1]].to(u)
+    if k == 1:
+        return blocks[:, 0, 0] * u
+    return (blocks * u.unflatten(1, (k, -1))[:, None]).sum(2).flatten(1, 2)
+
+
+def scalar_blocks(coefficient: Tensor) -> Tensor:
+    """A scalar per sample (B,) as blocks (B, 1, 1, 1, 1, 1)."""
+    return coefficient.reshape(-1, 1, 1, 1, 1, 1)
+
+
+def map_blocks(coefficient: Tensor) -> Tensor:
+    """A scalar (B,) or a map (B, C or 1, H or 1, W or 1) per sample as blocks of k = 1."""
+    return scalar_blocks(coefficient) if coefficient.ndim == 1 else coefficient[:, None, None]
+
+
+def stack_blocks(rows: list[list[Tensor]]) -> Tensor:
+    """Blocks (B, k, k, 1, 1, 1) of k x k entries, each (B,)."""
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)[..., None, None, None]
+
+
+def _matrices(blocks: Tensor) -> Tensor:
+    return blocks.movedim((1, 2), (-2, -1))
+
+
+def _blocks(matrices: Tensor) -> Tensor:
+    return matrices.movedim((-2, -1), (1, 2))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Block by block a b."""
+    return a * b if a.shape[1] == 1 else _blocks(_matrices(a) @ _matrices(b))
+
+
+def transpose(a: Tensor) -> Tensor:
+    """Block by block a^T."""
+    return a.transpose(1, 2)
+
+
+def inverse(a: Tensor) -> Tensor:
+    """Block by block a^-1; infinite where a block of k = 1 is zero."""
+    return 1 / a if a.shape[1] == 1 else _blocks(torch.linalg.inv(_matrices(a)))
+
+
+def square_root(a: Tensor) -> Tensor:
+    """The symmetric root of positive semi-definite blocks, which may be singular; k is 1 or 2.
+
+    For k = 2 by Cayley and Hamilton: sqrt(A) = (A + sqrt(det A) I) / sqrt(tr A + 2 sqrt(det A)).
+    """
+    if a.shape[1] == 1:
+        return a.clamp(min=0).sqrt()
+    root = (a[:, 0, 0] * a[:, 1, 1] - a[:, 0, 1] * a[:, 1, 0]).clamp(min=0).sqrt()[:, None, None]
+    trace = (a[:, 0, 0] + a[:, 1, 1])[:, None, None]
+    scale = (trace + 2 * root).clamp(min=torch.finfo(a.dtype).tiny).sqrt()
+    return (a + root * identity_like(a)) / scale
+
+
+def identity_like(a: Tensor) -> Tensor:
+    """Identity blocks (1, k, k, 1, 1, 1) for blocks `a`."""
+    return torch.eye(a.shape[1], dtype=a.dtype, device=a.device)[None, :, :, None, None, None]

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
-from denoisezoo.diffusion.processes.joint import Joint
-from denoisezoo.diffusion.processes.measured import Measured
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
+from denoisezoo.diffusion.processes.joint import Joint
+from denoisezoo.diffusion.processes.measured import Measured
 from denoisezoo.diffusion.processes.process import PROCESSES, Process
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
@@ -262,7 +262,7 @@ class Given(Denoiser):
 
 
 class Matched(Denoiser):
-    """An unconditional denoiser as one of x given a measurement y = x + s n: see `denoisezoo.diffusion.processes.measured`.
+    """An unconditional denoiser as one of x given a measurement y = x + s n: see `processes.measured`.
 
     Args:
         denoiser: Of a `Measured` process.

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks, inverse, product
-from denoisezoo.diffusion.coefficients import aligned, cropped_to, over_images
+from denoisezoo.diffusion.coefficients import aligned, apply_blocks, cropped_to, inverse, over_images, product
 from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.langevin import CLD
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from denoisezoo.errors import UserError
 from denoisezoo.data.pixels import to_float, to_uint8
+from denoisezoo.errors import UserError
 from denoisezoo.files import sha256
 from denoisezoo.registry import Registry
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.errors import UserError
 from denoisezoo.data.pixels import to_uint8
+from denoisezoo.errors import UserError
 from denoisezoo.files import atomic_path
 
 LEGIBLE = 64

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoisezoo.data.pixels import to_float, to_uint8
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.distances import nearest
 from denoisezoo.evaluation.grid import image_grid
-from denoisezoo.data.pixels import to_float, to_uint8
 
 COPY_RATIO = 1 / 3
 EQUAL = 1e-6

@@ -8,14 +8,13 @@ sees whether they fit each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.errors import UserError
+from denoisezoo.data.pairs import Pair
 from denoisezoo.evaluation.features import Features
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
 
@@ -23,53 +22,14 @@ DRAWS = 5
 """Draws per condition over which diversity is taken."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Images and their conditions.
-
-    Attributes:
-        x: The truth (N, C, H, W) in [-1, 1].
-        y: The condition (N, Cy, H, W), what networks see.
-        mask: 1 where y shows x as it is, else 0, (N, 1, H, W); None where there is no such thing.
-        operator: What of an image the condition determines, (N, C, H, W) -> (N, ...) in [-1, 1]; None is the image.
-    """
-
-    x: Tensor
-    y: Tensor
-    mask: Tensor | None = None
-    operator: Callable[[Tensor], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        if self.mask is not None:
-            check_mask(self.mask)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def take(self, index: Tensor) -> Pair:
-        """The pairs `index` (M,)."""
-        mask = None if self.mask is None else self.mask[index]
-        return replace(self, x=self.x[index], y=self.y[index], mask=mask)
-
-    def consistency(self, sample: Tensor) -> Tensor:
-        """PSNR (N,) in dB between what the condition determines of samples and of the truth."""
-        shown, true = ((self.operator or _same)(image.clamp(-1, 1)) for image in (sample, self.x))
-        return psnr(shown, true, self.mask)
-
-
 def _same(image: Tensor) -> Tensor:
     return image
 
 
-def check_mask(mask: Tensor) -> None:
-    """Refuse a mask with other values than 0 and 1.
-
-    Raises:
-        UserError: Naming one of them.
-    """
-    wrong = mask[(mask != 0) & (mask != 1)]
-    if wrong.numel():
-        raise UserError(f"the mask holds the value {float(wrong[0]):g}", "give 1 for known pixels and 0 for the others")
+def consistency(pair: Pair, sample: Tensor) -> Tensor:
+    """PSNR (N,) in dB between what the condition determines of samples (N, C, H, W) and of the truth."""
+    shown, true = ((pair.operator or _same)(image.clamp(-1, 1)) for image in (sample, pair.x))
+    return psnr(shown, true, pair.mask)
 
 
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -193,7 +153,7 @@ def conditional_figures(
     means = means_of_draws(samples, index)
     figures = reconstruction_figures(samples, drawn.x) | {
         "mse_db_mean": mse_db(means, pair.x[: len(means)]),
-        "consistency": float(drawn.consistency(samples).mean()),
+        "consistency": float(consistency(drawn, samples).mean()),
     }
     spread = diversity(samples, index)
     figures |= {} if spread is None else {"diversity": spread}

@@ -1,1 +1,1 @@
-"""Interop of denoisezoo."""
+"""Formats of other projects, one file each."""

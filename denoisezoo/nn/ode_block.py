@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs.backbone import Backbone
 from denoisezoo.nn.blocks import Init, Stage, conv, kaiming
-from denoisezoo.archs.variants import replace_config
 from denoisezoo.nn.solvers import FIXED, Failure, Solver, Time, integrate, integrate_with_torchdiffeq
-from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -200,25 +196,3 @@ class UntiedBlock(Stage):
         for n, (field, c_n) in enumerate(zip(self.fields, c.chunk(len(self.fields), dim=1), strict=True)):
             x = torch.add(x, field(n * h, x, c_n), alpha=h)
         return x
-
-
-def with_solver(net: Backbone, solver: str, **overrides: Any) -> Backbone:
-    """The network under another solver. Its weights are the same tensors, so it costs no memory and follows training.
-
-    Args:
-        net: A network of ODE blocks; it stays as it is.
-        solver: Name of the solver, e.g. "euler" or "dopri5".
-        **overrides: Further fields of its configuration, e.g. `steps=(8,)` or `rtol=1e-4, atol=1e-4`.
-
-    Raises:
-        UserError: The network has no solver, or there is no such solver or field.
-    """
-    if not hasattr(net.config, "solver"):
-        raise UserError(f"{type(net).__name__} has no solver", "choose a network of ODE blocks")
-    config = replace_config(net.config, {"solver": solver, **overrides}, type(net).__name__)
-    with torch.device("meta"):
-        twin = type(net)(config)
-    twin.load_state_dict(net.state_dict(), assign=True)
-    for parameter, original in zip(twin.parameters(), net.parameters(), strict=True):
-        parameter.requires_grad_(original.requires_grad)
-    return twin.train(net.training)

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import Conditioning, ResidualBlock, RMSAttention, RMSNorm, SelfAttention, rms_norm
 from denoisezoo.nn.embeddings import ClassTable
-from denoisezoo.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from denoisezoo.compare.records import RunRecord
 from denoisezoo.report.axes import finite, linear_axis, log_axis, value_axis
 from denoisezoo.report.columns import column, format_spread, format_value
 from denoisezoo.report.figures import Figure, Trace, base_layout, plotly_text
-from denoisezoo.compare.records import RunRecord
 from denoisezoo.report.summary import Entry
 from denoisezoo.report.theme import Style, styles
 

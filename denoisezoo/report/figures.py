@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from denoisezoo.compare.records import Comparison
 from denoisezoo.report.axes import finite, log_axis, value_axis
 from denoisezoo.report.columns import column, format_spread, format_value
-from denoisezoo.compare.records import Comparison
 from denoisezoo.report.summary import Entry, floor_of, front_of, shown_keys, value_of
 from denoisezoo.report.theme import INK, MUTED, SURFACE, Style, styles
 

@@ -7,10 +7,10 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from denoisezoo.compare.records import Comparison, save_comparison
 from denoisezoo.files import write_text
 from denoisezoo.report.markup import Html, join, tag, text
 from denoisezoo.report.page import Page
-from denoisezoo.compare.records import Comparison, save_comparison
 from denoisezoo.report.rows import result_rows, write_csv, write_jsonl
 from denoisezoo.report.sections import CSV_NAME, JSONL_NAME, all_sections, figure_data
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from denoisezoo.compare.records import Comparison, RunRecord, locate
 from denoisezoo.report.columns import column, format_value
 from denoisezoo.report.curves import training_figures
 from denoisezoo.report.figures import Figure, pareto_figures
 from denoisezoo.report.markup import Html, Png, join, named, read_png, tag
-from denoisezoo.compare.records import Comparison, RunRecord, locate
 from denoisezoo.report.summary import Entry, entries, value_of
 from denoisezoo.report.theme import Style, styles
 

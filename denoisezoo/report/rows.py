@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from denoisezoo.files import atomic_path, json_safe, write_text
 from denoisezoo.compare.records import Comparison, RunRecord
+from denoisezoo.files import atomic_path, json_safe, write_text
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

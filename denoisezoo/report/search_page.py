@@ -10,9 +10,9 @@ from typing import Any
 
 from denoisezoo.files import write_text
 from denoisezoo.plans import Plan
-from denoisezoo.search.loss_table import LossTable
 from denoisezoo.report.markup import Html, join, tag
 from denoisezoo.report.study_page import HEAD, graph_objects
+from denoisezoo.search.loss_table import LossTable
 
 COLUMNS = ("plan", "cost_share", "macs_per_image", "excess", "quality", "sampler", "segments")
 EXCESS = "excess error of the final image"

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from denoisezoo.compare.records import FILE_NAME
 from denoisezoo.files import json_safe
 from denoisezoo.report.columns import column, explain, glossary
 from denoisezoo.report.markup import Html, code, facts, join, named, plain, said, table_box, tag
 from denoisezoo.report.page import Page, bullets, note
-from denoisezoo.compare.records import FILE_NAME
 from denoisezoo.report.rows import flatten
 from denoisezoo.report.summary import Entry, shown_keys
 from denoisezoo.report.table import choice_tables, floor_note, results_table

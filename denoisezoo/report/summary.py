@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from denoisezoo.report.columns import COSTS, column
 from denoisezoo.compare.records import Comparison, RunRecord
+from denoisezoo.report.columns import COSTS, column
 
 DETAILS = ("latency_ms_p10", "latency_ms_p90")  # in the result files, but not in the table, which is wide already
 

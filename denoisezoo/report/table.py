@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from denoisezoo.compare.records import Comparison
 from denoisezoo.report.columns import Column, column, format_spread, format_value
 from denoisezoo.report.markup import Html, named, table_box, tag
-from denoisezoo.compare.records import Comparison
 from denoisezoo.report.summary import Entry, badness, floor_of, front_of, shown_keys
 from denoisezoo.report.theme import Style, styles
 

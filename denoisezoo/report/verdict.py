@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from denoisezoo.report.columns import column, format_spread, format_value
 from denoisezoo.compare.records import Comparison
+from denoisezoo.report.columns import column, format_spread, format_value
 from denoisezoo.report.summary import Entry, badness, entries, floor_of
 
 NEAR = 0.10  # a denoiser is near the best when its quality is at most this share worse

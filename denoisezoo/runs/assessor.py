@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
+from denoisezoo.data import ImageData
+from denoisezoo.data.pixels import to_float
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, SeedBlock, create_sampler
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
-from denoisezoo.evaluation.reconstruction import DRAWS, conditional_figures
+from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_picture
 from denoisezoo.evaluation.generate import Generated, generate
-from denoisezoo.data.pixels import to_float
+from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
-from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.ranks import gather, share
+from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
+from denoisezoo.evaluation.reconstruction import DRAWS, conditional_figures
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
-from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_picture
-from denoisezoo.data import ImageData
-from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
 from denoisezoo.runs.run import Run, to_device
 
 REFERENCE_PAIRS = 10_000

@@ -6,9 +6,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError
 from denoisezoo.train.allowed import check_arguments, check_class
-from denoisezoo.data import ImageData
 from denoisezoo.train.module import DiffusionModule
 
 

@@ -13,10 +13,10 @@ import torch
 
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
-from denoisezoo.evaluation.reconstruction import DRAWS
-from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
+from denoisezoo.evaluation.reconstruction import DRAWS
 from denoisezoo.runs.published import FACTS, SUFFIX, read_published
+from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
 from denoisezoo.train.resumable import read_summary
 
 

@@ -1,189 +1,165 @@
-"""How `search` works: table, exact front, evolution, and what it writes."""
+"""Finding plans of one run: the loss table, the exact front under it, and evolution from there."""
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from denoisezoo.commands.arguments import progress_bar, refuse_file, settings_of
-from denoisezoo.search.evolved_front import best_measured, evolve, join_study
-from denoisezoo.search.task import Row, Search, plan_row
-from denoisezoo.commands.output import Column, csv_text, print_table, write_rows
 from denoisezoo.errors import UserError
-from denoisezoo.files import write_json, write_text
 from denoisezoo.plans import Plan
+from denoisezoo.progress import progress_bar
+from denoisezoo.runs.assessor import Settings
+from denoisezoo.runs.run import Run
+from denoisezoo.search.evolved_front import EvolutionOptions, best_measured, evolve, join_study
 from denoisezoo.search.exact import Choice, best, exact_front, rounded_up
 from denoisezoo.search.loss_table import LossTable
-from denoisezoo.runs.assessor import Settings
-from denoisezoo.runs.run import load_run
-
-SHOWN = 12
-EVOLUTION = {
-    "trials": 60,
-    "population": 20,
-    "genome": "segments",
-    "segments": 6,
-    "mutation": None,
-    "grids": None,
-    "storage": None,
-}
-"""Arguments of evolution, with what they are unless given."""
+from denoisezoo.search.task import Row, SearchTask, plan_row
 
 
-def search(args: argparse.Namespace) -> int:
-    """Run the command."""
-    settings = checked_settings(args)
-    begin = time.perf_counter()
-    task = Search(load_run(args.run, args.weights), settings, args.cost)
-    task.efforts  # noqa: B018 - a network without a choice ends here
-    out = args.out or task.run.folder / "search"
-    refuse_file(out, "--out")
-    table = task.table(args.levels, args.images)
-    study = join_study(task, table, args, out) if "nsga2" in args.method else None
-    front = exact(task, table, args)
-    chosen = [choose(front, share, task) for share in args.budget]
-    seconds = time.perf_counter() - begin
-    found = [plan_row("exact", table, choice.efforts, choice, task) for choice in front]
-    rows = exact_rows(task, table, chosen, args.budget)
-    if args.evaluate:
-        evaluate_rows(task, rows)
-    if study:
-        evolution, evolved = evolve(task, table, study, front, chosen, args)
-        rows += evolved
-        rows += [best_measured(evolved, share, args.cost) | {"budget": share} for share in args.budget]
-        seconds += evolution.seconds
-        task.spent += evolution.macs
-    write(args, out, task, table, found, rows, seconds)
-    return 0
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched for, and how.
+
+    Attributes:
+        budget: Shares of the full network's cost, each above 0 and at most 1; a plan for each.
+        cost: What a budget limits.
+        levels: Noise levels of a plan at most.
+        images: Held-out images at each level of the loss table.
+        min_segment: Levels that an effort lasts at least.
+        switch_penalty: Loss of a change of effort, as a share of what the cheapest effort loses everywhere.
+        evaluate: Sample by the exact plans and by each effort alone, and measure the Frechet distance.
+        evolution: Also evolve plans by measured quality, from the exact ones; None does not.
+    """
+
+    budget: Sequence[float] = (0.5,)
+    cost: Literal["macs", "latency"] = "macs"
+    levels: int = 24
+    images: int = 128
+    min_segment: int = 1
+    switch_penalty: float = 0.01
+    evaluate: bool = False
+    evolution: EvolutionOptions | None = None
+
+    def __post_init__(self) -> None:
+        if not self.budget or not all(0 < share <= 1 for share in self.budget):
+            raise UserError(f"budget is {list(self.budget)}", "give shares of the full cost, above 0 and at most 1")
 
 
-def checked_settings(args: argparse.Namespace) -> Settings:
-    """The terms of the search, and the defaults of evolution filled in.
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found.
+
+    Attributes:
+        table: The loss table.
+        front: A row for each plan of the exact front, cheapest first.
+        plans: A row for the plan of each budget, of each effort alone, and of what evolution found; those that answer
+            a budget have it under "budget". "json" holds the plan.
+        seconds: Time of the search, without the evaluation of the exact plans.
+        macs: Multiply-adds of the search.
+        train_macs: Those of the run's training; None where they are not known.
+        quality: Name of the measured quality; None if nothing was sampled.
+    """
+
+    table: LossTable
+    front: list[Row]
+    plans: list[Row]
+    seconds: float
+    macs: int
+    train_macs: float | None
+    quality: str | None
+    cost: str = field(default="macs")
+
+    def plan(self, budget: float | None = None) -> Plan:
+        """The plan for a budget that was asked for, the best measured one where evolution looked for it.
+
+        Args:
+            budget: Share of the full cost; may be left out if there was one.
+
+        Raises:
+            UserError: There was no such budget.
+        """
+        asked = [row for row in self.plans if "budget" in row]
+        shares = sorted({row["budget"] for row in asked})
+        if budget is None and len(shares) == 1:
+            budget = shares[0]
+        fitting = [row for row in asked if row["budget"] == budget]
+        if not fitting:
+            raise UserError(f"nothing was found for a budget of {budget}", f"give one of {shares}")
+        return Plan.from_json(fitting[-1]["json"])
+
+    def rows(self) -> list[Row]:
+        """The rows of the plans."""
+        return self.plans
+
+
+def search(run: Run, settings: Settings, options: SearchOptions, folder: Path) -> SearchResult:
+    """Find plans.
+
+    Args:
+        run: A run whose network has several efforts.
+        settings: On what terms plans are to be good: sampler, steps, images.
+        options: What is searched for.
+        folder: Where a shared study of evolution is kept.
 
     Raises:
-        UserError: Arguments that a search has no use for.
+        UserError: The network has no choice, the sampler no fixed number of calls, or a budget is too small.
     """
-    if args.plan:
-        raise UserError("--plan is given to a search for one", "leave it out")
-    given = [name for name in EVOLUTION if getattr(args, name) is not None]
-    if given and "nsga2" not in args.method:
-        raise UserError(f"--{given[0]} is for evolution, which is not asked for", "add --method nsga2, or leave it out")
-    for name, default in EVOLUTION.items():
-        if getattr(args, name) is None:
-            setattr(args, name, default)
-    settings = settings_of(args, features=args.features)
+    if settings.plan is not None:
+        raise UserError("a plan is given to a search for one", "leave it out")
     if settings.build_sampler().adaptive:
         cure = "search with one that makes a known number of calls, such as heun"
-        raise UserError(f"{args.sampler} chooses its steps by the images, so that no plan has a fixed cost", cure)
-    return settings
-
-
-def exact_rows(task: Search, table: LossTable, chosen: Sequence[Choice], budgets: Sequence[float]) -> list[Row]:
-    """Rows of the exact plans at the budgets, and of each effort throughout."""
-    rows = [
+        raise UserError(f"{settings.sampler} chooses its steps by the images, so that no plan has a fixed cost", cure)
+    begin = time.perf_counter()
+    task = SearchTask(run, settings, options.cost)
+    task.efforts  # noqa: B018 - a network without a choice ends here
+    table = task.table(options.levels, options.images)
+    evolution = options.evolution
+    study = join_study(task, table, evolution, folder) if evolution else None
+    penalty = options.switch_penalty * float(np.abs(table.excess[:, 0].sum()))
+    least = min(options.min_segment, len(table.levels))
+    front = exact_front(table.excess, table.costs(task.costs), switch_penalty=penalty, min_segment=least)
+    chosen = [best_within(front, share, task) for share in options.budget]
+    seconds = time.perf_counter() - begin
+    front_rows = [plan_row("exact", table, choice.efforts, choice, task) for choice in front]
+    plans = [
         plan_row(f"exact {share:g}", table, choice.efforts, choice, task) | {"budget": share}
-        for share, choice in zip(budgets, chosen, strict=True)
+        for share, choice in zip(options.budget, chosen, strict=True)
     ]
     levels = len(table.levels)
-    return rows + [plan_row(f"effort {e:g}", table, [i] * levels, None, task) for i, e in enumerate(task.efforts)]
+    plans += [plan_row(f"effort {e:g}", table, [i] * levels, None, task) for i, e in enumerate(task.efforts)]
+    if options.evaluate:
+        with progress_bar("evaluating plans", len(plans)) as progress:
+            for done, row in enumerate(plans, start=1):
+                row["quality"] = task.quality(Plan.from_json(row["json"]))
+                progress(done)
+    if evolution and study:
+        found, evolved = evolve(task, table, study, front, chosen, evolution)
+        plans += evolved
+        plans += [best_measured(evolved, share, options.cost) | {"budget": share} for share in options.budget]
+        seconds += found.seconds
+        task.spent += found.macs
+    quality = task.evaluator.features.distance_name if any("quality" in row for row in plans) else None
+    return SearchResult(
+        table, front_rows, plans, seconds, task.spent, run.facts.get("train_macs"), quality, options.cost
+    )
 
 
-def exact(task: Search, table: LossTable, args: argparse.Namespace) -> list[Choice]:
-    """The front under the table, cheapest first."""
-    penalty = args.switch_penalty * float(np.abs(table.excess[:, 0].sum()))
-    least = min(args.min_segment, len(table.levels))
-    return exact_front(table.excess, table.costs(task.costs), switch_penalty=penalty, min_segment=least)
+def best_within(front: Sequence[Choice], share: float, task: SearchTask) -> Choice:
+    """The best plan of a front at a share of the full network's cost.
 
-
-def choose(front: Sequence[Choice], share: float, task: Search) -> Choice:
-    """The best plan at a share of the full network's cost."""
+    Raises:
+        UserError: The cheapest plan costs more.
+    """
     full = float(task.costs[:, -1].sum())
     least = front[0].cost / full
     if share < least * (1 - 1e-9):
         least_text = rounded_up(least)
         raise UserError(
-            f"--budget {share:g} is below the smallest network's {least_text}", f"give at least {least_text}"
+            f"a budget of {share:g} is below the smallest network's {least_text}", f"give at least {least_text}"
         )
     return best(front, max(share * full, front[0].cost))
-
-
-def evaluate_rows(task: Search, rows: Sequence[Row]) -> None:
-    """Measure the quality of some plans, which is no part of the search."""
-    with progress_bar("evaluating plans", len(rows)) as progress:
-        for done, row in enumerate(rows, start=1):
-            row["quality"] = task.quality(Plan.from_json(row["json"]))
-            progress(done)
-
-
-def write(
-    args: argparse.Namespace,
-    out: Path,
-    task: Search,
-    table: LossTable,
-    front: list[Row],
-    rows: list[Row],
-    seconds: float,
-) -> None:
-    """Plans, tables and the page; then print the front and what the search cost."""
-    from denoisezoo.report.search_page import write_search
-
-    picked = [row for row in rows if "budget" in row]
-    for row in picked:
-        write_json(plan_file(row, out), Plan.from_json(row["json"]).to_dict())
-    write_text(out / "table.csv", csv_text(table.to_rows()))
-    write_text(out / "front.csv", csv_text(front))
-    spent = {"search_macs": task.spent, "search_seconds": seconds, "train_macs": task.run.facts.get("train_macs")}
-    quality = task.evaluator.features.distance_name if any("quality" in row for row in rows) else None
-    for row in rows:
-        row |= spent
-    write_rows(rows, args)
-    command = "denoisezoo " + shlex.join(sys.argv[1:])
-    write_search(out / "search.html", table, front, rows, quality=quality, command=command, cost=args.cost)
-    show = [front[i] for i in np.unique(np.linspace(0, len(front) - 1, min(SHOWN, len(front))).round().astype(int))]
-    print_table(show, columns(args.cost, None), title="the front under the loss table")
-    print_table(rows, columns(args.cost, quality), title="plans")
-    print(cost_line(spent))
-    print(f"plans, tables and page: {out}")
-    for row in picked:
-        print(sample_command(row, out, args))
-
-
-def plan_file(row: Row, out: Path) -> Path:
-    """Where the plan of a row is written."""
-    return out / f"plan_{row['plan'].replace(' ', '_')}.json"
-
-
-def sample_command(row: Row, out: Path, args: argparse.Namespace) -> str:
-    """What to type to sample by a plan, on the time grid that it was found for."""
-    words = ["denoisezoo", "sample", args.run, "--plan", str(plan_file(row, out))]
-    words += ["--sampler", row.get("sampler") or args.sampler, "--steps", str(args.steps)]
-    return shlex.join(words)
-
-
-def columns(cost: str, quality: str | None) -> list[Column]:
-    """What is printed of a plan."""
-    found = [
-        Column("plan", "plan"),
-        Column(f"{cost} share", "cost_share", "{:.3f}".format, right=True),
-        Column("MACs per image", "macs_per_image", "{:,}".format, right=True),
-        Column("excess loss", "excess", "{:.3e}".format, right=True),
-        Column("+-", "excess_standard_error", "{:.1e}".format, right=True),
-        Column("efforts, noise to image", "segments"),
-    ]
-    if quality:
-        found.insert(5, Column(quality, "quality", lambda v: "-" if v is None else f"{v:.3f}", right=True))
-    return found
-
-
-def cost_line(spent: Row) -> str:
-    """What the search cost, beside the training."""
-    text = f"search: {spent['search_macs']:.3e} MACs, {spent['search_seconds']:.0f} s"
-    if spent["train_macs"]:
-        text += f", {spent['search_macs'] / spent['train_macs']:.2%} of training's {spent['train_macs']:.3e} MACs"
-    return text

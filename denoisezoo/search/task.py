@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from denoisezoo.data.pixels import to_float
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.errors import UserError
-from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.plans import Plan
-from denoisezoo.search.exact import Choice
-from denoisezoo.search.propagation import Propagation
-from denoisezoo.search.loss_table import Floats, LossTable, make_levels, measure
 from denoisezoo.profiling.latency import latency
 from denoisezoo.profiling.trajectory import Trajectory
 from denoisezoo.runs.assessor import Settings, draw_with, make_evaluator, prepare, price
 from denoisezoo.runs.run import Run, to_device
+from denoisezoo.search.exact import Choice
+from denoisezoo.search.loss_table import Floats, LossTable, make_levels, measure
+from denoisezoo.search.propagation import Propagation
 
 PROPAGATED = 4096
 Row = dict[str, Any]
 
 
 @dataclass
-class Search:
+class SearchTask:
     """A search for plans of one run.
 
     Attributes:
@@ -160,7 +160,7 @@ class Search:
         return settings
 
 
-def plan_row(name: str, table: LossTable, efforts: Sequence[int], choice: Choice | None, task: Search) -> Row:
+def plan_row(name: str, table: LossTable, efforts: Sequence[int], choice: Choice | None, task: SearchTask) -> Row:
     """What is known of a plan without sampling."""
     rows = np.arange(len(efforts))
     plan, index = table.plan(efforts), list(efforts)

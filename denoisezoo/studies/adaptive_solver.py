@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from denoisezoo.nn.solvers import SolverError
 from denoisezoo.errors import UserError
-from denoisezoo.studies.study import Plot, Row, Study, titles_of
-from denoisezoo.studies.solver_steps import with_other_solver
+from denoisezoo.nn.solvers import SolverError
 from denoisezoo.runs.assessor import Settings, price
-from denoisezoo.train.checkpoint import FOLDER
 from denoisezoo.runs.run import Run, load_run
+from denoisezoo.studies.solver_steps import with_other_solver
+from denoisezoo.studies.study import Plot, Row, Study, titles_of
+from denoisezoo.train.checkpoint import FOLDER
 
 PLOTS = (Plot("Evaluations per call against training", "images_seen", "inner_nfe_per_call", "line"),)
 

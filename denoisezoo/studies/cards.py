@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from denoisezoo.studies.study import Row
     from denoisezoo.runs.run import Run
+    from denoisezoo.studies.study import Row
 
 UNTRAINED = ("memory", "resolutions")
 """Studies of registered networks; the others' subjects are runs."""
@@ -71,8 +71,8 @@ def training_facts(facts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _runs_of(row: Row, runs: Sequence[Run]) -> list[Run]:
     """The runs that a row is about: one by its folder, or the seeds that a method's row is the mean of."""
-    from denoisezoo.studies.study import titles_of
     from denoisezoo.studies.noisy_channel import name_of
+    from denoisezoo.studies.study import titles_of
 
     method = str(row.get("method", "")).partition(", mean of ")[0]
     named = [run for run in runs if method and name_of(run) == method]

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoisezoo.errors import UserError
-from denoisezoo.evaluation.reconstruction import means_of_draws, reconstruction_figures
-from denoisezoo.evaluation.digital import best_link, ideal_link, pixel_link
-from denoisezoo.data.pixels import to_float
-from denoisezoo.evaluation.linear import Moments, linear_mmse, memory, pixelwise_mmse
-from denoisezoo.studies.study import Plot, Row, Study
-from denoisezoo.runs.assessor import Settings, draw_with, prepare
 from denoisezoo.data import Channel
+from denoisezoo.data.pixels import to_float
+from denoisezoo.errors import UserError
+from denoisezoo.evaluation.digital import best_link, ideal_link, pixel_link
+from denoisezoo.evaluation.linear import Moments, linear_mmse, memory, pixelwise_mmse
 from denoisezoo.evaluation.recognition import Recogniser, held_out_labels, recogniser_of
+from denoisezoo.evaluation.reconstruction import means_of_draws, reconstruction_figures
+from denoisezoo.runs.assessor import Settings, draw_with, prepare
 from denoisezoo.runs.run import Run, with_task
+from denoisezoo.studies.study import Plot, Row, Study
 
 Figures = dict[str, float]
 Progress = Callable[[str], None]

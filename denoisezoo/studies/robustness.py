@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from denoisezoo.data.pixels import to_float
 from denoisezoo.diffusion import Denoiser, ScalarProcess
 from denoisezoo.errors import UserError
-from denoisezoo.data.pixels import to_float
-from denoisezoo.studies.study import Plot, Row, Study, titles_of
 from denoisezoo.runs.run import Run
+from denoisezoo.studies.study import Plot, Row, Study, titles_of
 
 PLOTS = (
     Plot("PSNR of the denoised image, one step", "eps", "psnr_one_step", "run"),

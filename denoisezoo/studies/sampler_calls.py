@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from denoisezoo.diffusion import create_sampler
 from denoisezoo.errors import UserError
-from denoisezoo.studies.study import Plot, Row, Study, titles_of
 from denoisezoo.runs.assessor import Settings, calls_for, draw_with, make_evaluator, prepare
 from denoisezoo.runs.run import Run
+from denoisezoo.studies.study import Plot, Row, Study, titles_of
 
 PLOTS = (
     Plot("Quality against calls of the denoiser", "nfe", "quality", "line", log_x=True, log_y=True),

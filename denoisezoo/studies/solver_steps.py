@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from denoisezoo.nn.ode_block import with_solver
-from denoisezoo.nn.solvers import ADAPTIVE, SolverError
+from denoisezoo.archs.continuous_unet import with_solver
 from denoisezoo.diffusion import NetworkDenoiser
-from denoisezoo.studies.study import Plot, Row, Study, titles_of
+from denoisezoo.nn.solvers import ADAPTIVE, SolverError
 from denoisezoo.runs.assessor import Settings, assess, make_evaluator
 from denoisezoo.runs.run import Run
+from denoisezoo.studies.study import Plot, Row, Study, titles_of
 
 PLOTS = (
     Plot("Quality against latency", "latency_ms_per_image", "quality", "solver", "solver_steps", log_x=True),

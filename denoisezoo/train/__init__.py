@@ -1,1 +1,1 @@
-"""Train of denoisezoo."""
+"""The trainer: one LightningModule, its average, guard, callbacks and checkpoints."""

@@ -14,9 +14,9 @@ import sys
 import typing
 from typing import Any, NoReturn
 
+from denoisezoo.data import ImageData, Task
 from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError
-from denoisezoo.data import ImageData, Task
 
 PACKAGE = "denoisezoo."
 BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)

@@ -14,11 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from denoisezoo.diffusion import NetworkDenoiser, Process, create_sampler
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.conditions import Conditions, held_out, sample_labels, sample_picture
 from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.grid import save_png
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.profiling.roofline import known_peaks, peaks
-from denoisezoo.evaluation.conditions import Conditions, held_out, sample_labels, sample_picture
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done
 from denoisezoo.train.sharding import whole

@@ -19,12 +19,12 @@ from denoisezoo.archs import Effort, create_denoiser, get_variant
 from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.diffusion.objectives.regression import Loss
 from denoisezoo.errors import ComputationError, UserError
+from denoisezoo.evaluation.classifier import check_perceptual, perceptual_network
 from denoisezoo.train.adversary import ADAM, Opponent, adversarial_macs
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import NoiseBins
 from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, last_step
-from denoisezoo.evaluation.classifier import check_perceptual, perceptual_network
 from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard, used_alike
 
 

@@ -15,12 +15,11 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.train.allowed import BASES, subclasses
 from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
-from denoisezoo.train.wandb_panels import Dashboard
-from denoisezoo.data import ImageData
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
@@ -28,6 +27,7 @@ from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
+from denoisezoo.train.wandb_panels import Dashboard
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"

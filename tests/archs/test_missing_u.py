@@ -9,12 +9,12 @@ import torchdiffeq
 from torch import nn
 
 from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
-from denoisezoo.nn.blocks import RMSAttention
+from denoisezoo.archs.continuous_unet import with_solver
 from denoisezoo.archs.lucid_unet import LinearAttention, LucidBlock
 from denoisezoo.archs.missing_u import ReleasedSinusoids, instance_norm
-from denoisezoo.nn.ode_block import with_solver
 from denoisezoo.diffusion import create_sampler, default_denoiser
 from denoisezoo.errors import UserError
+from denoisezoo.nn.blocks import RMSAttention
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import trace
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from denoisezoo.archs import create_denoiser, get_variant
-from denoisezoo.nn.blocks import BlockStyle, ResidualBlock, Shift, kaiming
 from denoisezoo.archs.slim import Slim, SlimConfig
-from denoisezoo.nn.slimmable import SlimConv2d, SlimGroupNorm, SlimLinear, Slimming, densify, first, slim
 from denoisezoo.errors import UserError
+from denoisezoo.nn.blocks import BlockStyle, ResidualBlock, Shift, kaiming
+from denoisezoo.nn.slimmable import SlimConv2d, SlimGroupNorm, SlimLinear, Slimming, densify, first, slim
 from denoisezoo.profiling.counting import count
 
 

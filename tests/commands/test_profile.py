@@ -10,8 +10,8 @@ import torch
 
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
-from denoisezoo.profiling.isolation import in_own_process
 from denoisezoo.diffusion import default_denoiser
+from denoisezoo.profiling.isolation import in_own_process
 
 
 @pytest.fixture(autouse=True)

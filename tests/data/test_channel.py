@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from denoisezoo.errors import UserError
-from denoisezoo.data.pixels import to_float
 from denoisezoo.data import Channel, Digits, Paired
+from denoisezoo.data.pixels import to_float
+from denoisezoo.errors import UserError
 
 
 def generator(seed=0):

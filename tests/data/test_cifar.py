@@ -5,8 +5,8 @@ import pickle
 import pytest
 import torch
 
-from denoisezoo.errors import UserError
 from denoisezoo.data import Cifar10
+from denoisezoo.errors import UserError
 
 
 def test_cifar_reads_what_is_on_disk(cifar):

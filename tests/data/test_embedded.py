@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits, load_sample_images
 
-from denoisezoo.errors import UserError
 from denoisezoo.data import Digits, Photos
+from denoisezoo.errors import UserError
 
 DIGITS_SHA256 = "791994201e3a45913d803c11a103948a4f6aa9a99e38e53b7d766f0ed8722557"
 

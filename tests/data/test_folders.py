@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from denoisezoo.errors import UserError
 from denoisezoo.data import ImageFolder, ImageZip
 from denoisezoo.data.store import LazyStore, TensorStore
+from denoisezoo.errors import UserError
 from tests.data.conftest import pack, picture, save
 
 OPTIONS = {"resolution": 16, "batch_size": 4, "holdout_every": 5}

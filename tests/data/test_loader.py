@@ -5,11 +5,11 @@ from concurrent.futures import wait
 import pytest
 import torch
 
-from denoisezoo.errors import UserError
-from denoisezoo.data.pixels import to_uint8
 from denoisezoo.data import DATASETS, Digits, TrainLoader
 from denoisezoo.data.loader import EvalLoader
+from denoisezoo.data.pixels import to_uint8
 from denoisezoo.data.store import LazyStore, TensorStore
+from denoisezoo.errors import UserError
 
 
 def numbered(n: int = 50) -> TensorStore:

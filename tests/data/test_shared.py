@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from denoisezoo.files import sha256
 from denoisezoo.data import ImageZip
+from denoisezoo.files import sha256
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 

@@ -10,8 +10,8 @@ from torch import nn
 from denoisezoo.archs import create_denoiser
 from denoisezoo.archs.discriminator import DiscriminatorConfig
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss
-from denoisezoo.diffusion.objectives.adversarial import perceptual_distance
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.objectives.adversarial import perceptual_distance
 from denoisezoo.diffusion.preconditioning import X0, NextScale
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Denoiser, Prediction, create_sampler
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
 from denoisezoo.diffusion.samplers.probability_flow import DPMSolverPP2M
 

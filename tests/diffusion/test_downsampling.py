@@ -9,8 +9,8 @@ from denoisezoo.archs import create_denoiser, get_variant
 from denoisezoo.archs.songunet import SongUNet
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss, create_sampler
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
-from denoisezoo.diffusion.processes.downsampling import ALPHAS, SIGMAS
 from denoisezoo.diffusion.preconditioning import X0, NextScale
+from denoisezoo.diffusion.processes.downsampling import ALPHAS, SIGMAS
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import apply_blocks
-from denoisezoo.diffusion.block_algebra import inverse, product, square_root, transpose
+from denoisezoo.diffusion.coefficients import inverse, product, square_root, transpose
 
 from .truth import EVERY, DiagonalTruth, at, drift, f64
 

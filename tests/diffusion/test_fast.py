@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import CLD, Blurring, GaussianOracle, Joint, MultiScale, create_sampler
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.objectives.regression import FewTimes, Simple
 from denoisezoo.diffusion.processes.scalar import EDM, VP
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
 
 CHAIN = VPDiscrete()

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoisezoo.diffusion import MultiScale, create_sampler
-from denoisezoo.diffusion.block_algebra import product, transpose
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
+from denoisezoo.diffusion.coefficients import product, transpose
 from denoisezoo.diffusion.processes.joint import Joint
 from denoisezoo.diffusion.processes.scalar import VE, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers.exponential import (
     lagrange,
     lagrange_slope,

@@ -16,12 +16,12 @@ from denoisezoo.diffusion import (
     create_sampler,
     with_condition,
 )
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
-from denoisezoo.diffusion.processes.diagonal import slope_of
-from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.objectives.regression import Likelihood, Simple
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Epsilon
+from denoisezoo.diffusion.processes.diagonal import slope_of
+from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers.sampler import Caller
 from denoisezoo.errors import UserError
 

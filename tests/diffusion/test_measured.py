@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import GaussianOracle, Matched, Measured, PointsOracle, create_sampler
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
 
 f64 = torch.float64

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import CLD, Blurring, Diagonal, LogSNRProcess, MultiScale
-from denoisezoo.diffusion.block_algebra import product, square_root, transpose
+from denoisezoo.diffusion.coefficients import product, square_root, transpose
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
 from denoisezoo.diffusion.transforms import haar, inverse_dct

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Blurring, GaussianOracle, MultiScale, SeedBlock, apply_blocks, create_sampler
-from denoisezoo.diffusion.block_algebra import inverse, product, square_root, transpose
+from denoisezoo.diffusion.coefficients import inverse, product, square_root, transpose
 from denoisezoo.diffusion.processes.process import ScalarProcess
 from denoisezoo.diffusion.processes.scalar import VP, VPCosine
 from denoisezoo.diffusion.samplers.probability_flow import slope as field_of

@@ -6,8 +6,7 @@ import torch
 from denoisezoo.archs import BackboneConfig
 from denoisezoo.archs.backbone import Backbone
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, Drift, NetworkDenoiser, ScalarProcess
-from denoisezoo.diffusion.block_algebra import apply_blocks, inverse, transpose
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
+from denoisezoo.diffusion.coefficients import apply_blocks, inverse, transpose
 from denoisezoo.diffusion.objectives.regression import (
     EDMLoss,
     Likelihood,
@@ -21,6 +20,7 @@ from denoisezoo.diffusion.objectives.regression import (
 from denoisezoo.diffusion.preconditioning import X0, EDMPreconditioning, Epsilon, V
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
 
 f64 = torch.float64

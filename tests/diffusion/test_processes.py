@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denoisezoo.diffusion import PROCESSES, Blurring, Diagonal, DownSampling, MultiScale, ScalarProcess, apply_blocks
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.grids import GRIDS, edm_sigmas
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers.edm import iddpm_levels, noise_levels, vp_betas
 from denoisezoo.errors import UserError
 

@@ -13,8 +13,8 @@ from denoisezoo.diffusion import (
     Prediction,
     create_sampler,
 )
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import ComputationError, UserError
 
 from .conftest import SHAPE

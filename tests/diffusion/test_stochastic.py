@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import create_sampler
-from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
+from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 
 from .conftest import SHAPE
 

@@ -16,9 +16,9 @@ from denoisezoo.diffusion import (
     apply_blocks,
     create_sampler,
 )
-from denoisezoo.diffusion.block_algebra import inverse, product, transpose
-from denoisezoo.diffusion.processes.geometric import GeometricVE
+from denoisezoo.diffusion.coefficients import inverse, product, transpose
 from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP, RectifiedFlow, VPCosine, with_zero
 
 f64 = torch.float64

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from denoisezoo.data import Digits, Photos
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation import classifier as perceptual
-from denoisezoo.data import Digits, Photos
 from denoisezoo.evaluation.classifier import FILE, VGG_LAYERS, load_vgg, perceptual_network, train_classifier
 
 

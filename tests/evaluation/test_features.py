@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import (
     FEATURES,
@@ -14,7 +15,6 @@ from denoisezoo.evaluation.features import (
     create_features,
     find_inception,
 )
-from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation.metrics import Evaluator, evaluate_images
 from denoisezoo.files import sha256
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from denoisezoo.errors import UserError
 from denoisezoo.data.pixels import to_float
+from denoisezoo.errors import UserError
 from denoisezoo.evaluation.neighbours import memorisation, neighbour_grid, training_neighbours
 
 

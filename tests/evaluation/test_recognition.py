@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from denoisezoo.data import Channel, Digits, Paired, Photos
 from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation import recognition
-from denoisezoo.data import Channel, Digits, Paired, Photos
 from denoisezoo.evaluation.recognition import has_classes, held_out_labels, recogniser_of
 
 

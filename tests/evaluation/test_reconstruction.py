@@ -7,6 +7,7 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.features import create_features
 from denoisezoo.evaluation.reconstruction import (
     Pair,
     condition_of,
@@ -19,7 +20,6 @@ from denoisezoo.evaluation.reconstruction import (
     psnr,
     ssim,
 )
-from denoisezoo.evaluation.features import create_features
 
 
 def images(n=6, channels=1, side=16, seed=0):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from denoisezoo.archs.songunet import FilterDown, FilterUp, Pyramid
 from denoisezoo.nn.blocks import (
     BlockStyle,
     Conditioning,
@@ -19,7 +20,6 @@ from denoisezoo.nn.blocks import (
     xavier,
 )
 from denoisezoo.nn.embeddings import ClassTable, Fourier, OneHot, Sinusoidal
-from denoisezoo.archs.songunet import FilterDown, FilterUp, Pyramid
 
 
 @pytest.fixture(autouse=True)

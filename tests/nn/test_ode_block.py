@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from denoisezoo.archs import create_denoiser
+from denoisezoo.archs.continuous_unet import with_solver
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import group_norm
 from denoisezoo.nn.ode_block import (
     Approximator,
@@ -18,10 +20,8 @@ from denoisezoo.nn.ode_block import (
     ODEBlock,
     SecondOrder,
     UntiedBlock,
-    with_solver,
 )
 from denoisezoo.nn.solvers import ADAPTIVE, FIXED, Solver, SolverError
-from denoisezoo.errors import UserError
 
 STYLE = ApproximatorStyle(lambda channels: group_norm(channels, 1e-5), F.silu, last_gain=1.0)
 

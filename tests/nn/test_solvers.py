@@ -8,6 +8,7 @@ import torch
 import torchdiffeq
 from torch import nn
 
+from denoisezoo.errors import UserError
 from denoisezoo.nn.solvers import (
     ADAPTIVE,
     FIXED,
@@ -18,7 +19,6 @@ from denoisezoo.nn.solvers import (
     integrate_with_torchdiffeq,
     worst_sample,
 )
-from denoisezoo.errors import UserError
 
 Z_0 = torch.tensor([[0.4, 0.9], [-1.3, 0.7]], dtype=torch.float64)
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from denoisezoo.nn import winograd
 from denoisezoo.archs import create_denoiser
+from denoisezoo.nn import winograd
 from denoisezoo.nn.winograd import A_T, B_T, G, WinogradConv2d, winograd_conv2d, with_winograd
 from denoisezoo.profiling.counting import count
 

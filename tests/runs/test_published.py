@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
-from denoisezoo.train.fit import train
 from denoisezoo.runs.published import KEY
 from denoisezoo.runs.run import load_run
+from denoisezoo.train.fit import train
 
 
 @pytest.fixture

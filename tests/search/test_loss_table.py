@@ -13,11 +13,11 @@ from denoisezoo.diffusion.coefficients import over_images
 from denoisezoo.diffusion.denoiser import default_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan, extracted, find_plan
-from denoisezoo.search.exact import best, exact_front
-from denoisezoo.search.propagation import Propagation
-from denoisezoo.search.loss_table import LossTable, make_levels, make_plan, measure
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import counting_copy, trace
+from denoisezoo.search.exact import best, exact_front
+from denoisezoo.search.loss_table import LossTable, make_levels, make_plan, measure
+from denoisezoo.search.propagation import Propagation
 
 
 class Gaussian(Denoiser):

@@ -7,12 +7,11 @@ import torch
 import yaml
 
 from denoisezoo import cli
-from denoisezoo.evaluation import digital
+from denoisezoo.data import Digits
 from denoisezoo.data.pixels import to_float
+from denoisezoo.evaluation import digital, recognition
 from denoisezoo.evaluation.linear import Moments
 from denoisezoo.studies.noisy_channel import METHODS, rows_of
-from denoisezoo.evaluation import recognition
-from denoisezoo.data import Digits
 from denoisezoo.train.fit import train
 
 MEASURED = {"process": {"class_path": "Measured", "init_args": {"x": "EDM", "channels": 1}}}

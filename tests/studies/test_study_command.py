@@ -9,10 +9,10 @@ import torch
 from denoisezoo import cli
 from denoisezoo.archs import create_denoiser
 from denoisezoo.archs.multiscale import Multiscale
-from denoisezoo.studies.cards import training_facts
 from denoisezoo.evaluation.card import device_name
-from denoisezoo.studies.study import titles_of
 from denoisezoo.runs.run import load_run
+from denoisezoo.studies.cards import training_facts
+from denoisezoo.studies.study import titles_of
 
 NETWORK = "missing_u_second_order_tiny"
 

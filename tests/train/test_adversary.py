@@ -10,11 +10,11 @@ from denoisezoo.cli import main
 from denoisezoo.diffusion import UDPMLoss
 from denoisezoo.errors import ComputationError
 from denoisezoo.evaluation import classifier as perceptual
+from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.module import DiffusionModule
-from denoisezoo.runs.run import load_run
 from tests.train.test_distributed import TWO, largest_difference, run_two
 from tests.train.test_guard import poison_data
 from tests.train.test_resume import assert_same, assert_same_run

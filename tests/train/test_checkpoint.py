@@ -14,9 +14,9 @@ import torch
 
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
+from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, newest_checkpoint, read_checkpoint, sum_path, verify
 from denoisezoo.train.fit import train
-from denoisezoo.runs.run import load_run
 
 CANARY = "/tmp/denoisezoo_was_here"
 

@@ -9,13 +9,13 @@ import yaml
 from PIL import Image
 
 from denoisezoo.cli import main
+from denoisezoo.data import Digits
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.generate import generate
 from denoisezoo.runs.assessor import Settings, price
-from denoisezoo.data import Digits
+from denoisezoo.runs.run import load_run
 from denoisezoo.train.fit import train
 from denoisezoo.train.module import DiffusionModule
-from denoisezoo.runs.run import load_run
 
 JOINT = {"class_path": "Joint", "init_args": {"x": {"class_path": "GeometricVE"}, "channels": 1, "cond_channels": 1}}
 ESTIMATORS = {

@@ -12,11 +12,11 @@ from lightning.pytorch import Callback
 
 from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.errors import ComputationError, UserError
+from denoisezoo.runs.run import load_run
 from denoisezoo.train import fit
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
-from denoisezoo.runs.run import load_run
 
 
 def test_a_run_folder_holds_all_that_is_needed(arguments, tmp_path):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from denoisezoo.data.loader import TrainLoader
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.train import fit
 from denoisezoo.train.checkpoint import read_checkpoint
-from denoisezoo.data.loader import TrainLoader
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import train
 from denoisezoo.train.guard import Guard, block_norms, block_of

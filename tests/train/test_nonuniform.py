@@ -15,8 +15,8 @@ from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import counting_copy, trace
-from denoisezoo.train.fit import train
 from denoisezoo.runs.run import load_run
+from denoisezoo.train.fit import train
 
 MULTISCALE = {"resolution": 16, "levels": 1}
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from denoisezoo.cli import main
-from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint, step_of
 from denoisezoo.data.store import LazyStore
+from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint, step_of
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from tests.train import faults

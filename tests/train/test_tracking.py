@@ -7,12 +7,12 @@ import signal
 import pytest
 
 from denoisezoo.archs import get_variant
-from denoisezoo.train import wandb_panels as dashboard
+from denoisezoo.runs.run import load_run
 from denoisezoo.train import callbacks, tracking
+from denoisezoo.train import wandb_panels as dashboard
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.noise_bins import bin_names
-from denoisezoo.runs.run import load_run
 from denoisezoo.train.tracking import IDENTITY, MARK, Tracker, identity_of, keep
 from tests.train.wandb_file import offline_runs
 

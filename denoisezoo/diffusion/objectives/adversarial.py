@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
-from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, Objective, OneStage
+from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
-from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, Rehearsal, opposing_loss
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
+from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, Rehearsal, opposing_loss
 from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, UniformTimes
 from denoisezoo.diffusion.processes.process import ScalarProcess
 from denoisezoo.errors import UserError

@@ -19,9 +19,9 @@ import math
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.grids import sigma_limits
 from denoisezoo.diffusion.noise import Noise, normal_like
+from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, ScalarProcess, TimesOfPart
 from denoisezoo.errors import UserError
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks, inverse, product, stack_blocks, transpose
+from denoisezoo.diffusion.coefficients import apply_blocks, inverse, product, stack_blocks, transpose
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
 from denoisezoo.diffusion.processes.scalar import with_zero
 from denoisezoo.diffusion.processes.tables import Table

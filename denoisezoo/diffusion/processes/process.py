@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks, inverse, map_blocks, product, transpose
+from denoisezoo.diffusion.coefficients import apply_blocks, inverse, map_blocks, product, transpose
 from denoisezoo.diffusion.noise import Noise, standard_normal
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry

@@ -6,29 +6,13 @@ import dataclasses
 import typing
 from typing import Any
 
-from denoisezoo.diffusion.samplers import probability_flow as ode
-from denoisezoo.diffusion.samplers import edm, first_order, gddim, maruyama, predictor_corrector, rk45, stochastic_multistep, upsampling
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.registry import import_all
 
-__all__ = [
-    "SAMPLERS",
-    "Caller",
-    "SampleResult",
-    "Sampler",
-    "StepInfo",
-    "create_sampler",
-    "edm",
-    "first_order",
-    "gddim",
-    "maruyama",
-    "ode",
-    "predictor_corrector",
-    "rk45",
-    "stochastic_multistep",
-    "transfer",
-    "upsampling",
-]
+__all__ = ["SAMPLERS", "Caller", "SampleResult", "Sampler", "StepInfo", "create_sampler", "transfer"]
+
+import_all(__name__, __path__)
 
 
 def create_sampler(spec: str) -> Sampler:

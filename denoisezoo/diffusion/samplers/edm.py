@@ -19,8 +19,8 @@ from torch import Tensor
 from denoisezoo.diffusion.grids import clamped_limits, edm_sigmas
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
 from denoisezoo.diffusion.samplers.first_order import require_scalar
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
 from denoisezoo.errors import UserError
 
 Discretization = Literal["edm", "vp", "ve", "iddpm"]

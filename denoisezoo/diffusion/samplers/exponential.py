@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import identity_like, inverse, product, transpose
+from denoisezoo.diffusion.coefficients import identity_like, inverse, product, transpose
 from denoisezoo.diffusion.processes.process import Process
 
 POINTS = 64

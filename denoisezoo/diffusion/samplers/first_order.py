@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks, inverse
+from denoisezoo.diffusion.coefficients import apply_blocks, inverse
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess

@@ -18,13 +18,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks, product, square_root, transpose
+from denoisezoo.diffusion.coefficients import apply_blocks, product, square_root, transpose
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
 from denoisezoo.diffusion.samplers.first_order import clip_prediction
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.errors import UserError
 
 Node = tuple[Tensor, Prediction]

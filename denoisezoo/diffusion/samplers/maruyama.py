@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks, inverse, product, square_root, transpose
+from denoisezoo.diffusion.coefficients import apply_blocks, inverse, product, square_root, transpose
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
 from denoisezoo.diffusion.samplers.probability_flow import slope
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
 from denoisezoo.errors import UserError
 
 

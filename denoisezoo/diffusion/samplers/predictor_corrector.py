@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks
+from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
 from denoisezoo.diffusion.samplers.first_order import require_diagonal
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
 from denoisezoo.errors import UserError
 
 

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.block_algebra import apply_blocks
+from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, transfer
 from denoisezoo.diffusion.samplers.first_order import require_scalar
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, transfer
 
 
 def slope(process: Process, found: Prediction, t: Tensor) -> Tensor:

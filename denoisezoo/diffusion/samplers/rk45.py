@@ -13,8 +13,8 @@ from torch import Tensor
 
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
 from denoisezoo.diffusion.samplers.probability_flow import slope
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
 from denoisezoo.errors import ComputationError, UserError
 
 # Dormand and Prince 1980: nodes, rows of the tableau (the last is the fifth-order solution), error weights.

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.noise import Noise, normal_like
+from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
 from denoisezoo.errors import UserError

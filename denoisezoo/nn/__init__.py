@@ -1,0 +1,1 @@
+"""Layers that families share: blocks, embeddings, slimmable layers, solvers, ODE blocks."""

@@ -1,0 +1,1 @@
+"""Trained runs: loaded, sampled, evaluated, priced and published."""

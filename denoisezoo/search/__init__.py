@@ -1,0 +1,1 @@
+"""Finding plans: a loss table, the exact front under it, and evolution with measured quality."""
