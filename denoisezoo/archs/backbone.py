@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 
 Effort = float
 """How much of a backbone to use. Its meaning is the family's: width, solver steps, exit depth."""
@@ -25,6 +27,9 @@ class ImageSpec:
         cond_channels: Channels of the conditioning image; 0 for none.
         augment_dim: Length of the augmentation label; 0 for none.
         scale: How many times the output is larger than the noisy image, in height and width.
+        token_dim: Length D of a context token; 0 for a network that takes none.
+        tokens: Context tokens L that it is priced with; it takes any number.
+        second_time: Whether it is told a second time, as flow maps are.
     """
 
     in_channels: int = 3
@@ -34,6 +39,9 @@ class ImageSpec:
     cond_channels: int = 0
     augment_dim: int = 0
     scale: int = 1
+    token_dim: int = 0
+    tokens: int = 0
+    second_time: bool = False
 
     @property
     def input_resolution(self) -> int:
@@ -99,6 +107,8 @@ class Backbone(nn.Module):
 
     spec: ImageSpec
     efforts: tuple[Effort, ...]
+    factor: int = 1
+    """What height and width of x must be divisible by."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -112,25 +122,47 @@ class Backbone(nn.Module):
         """Sizes of the images that it has networks for, largest first; more than one where stages differ in size."""
         return (self.spec.resolution,)
 
+    def __call__(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
+        """`forward`, after `check_inputs`: a look from outside, which is no part of what is compiled."""
+        self.check_inputs(x, given)
+        y: Tensor = super().__call__(x, c_noise, given, effort)
+        return y
+
+    def check_inputs(self, x: Tensor, given: Given) -> None:
+        """Refuse what the network cannot take, with one line instead of a shape error deep inside.
+
+        Raises:
+            UserError: Wrong channels or size, something that the network is never told, or something that it needs.
+        """
+        spec = self.spec
+        if x.shape[1] != spec.in_channels:
+            raise UserError(f"input has {x.shape[1]} channels", f"this network takes {spec.in_channels}")
+        if x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise UserError(f"input size {_size(x)} is not divisible by {self.factor}", "pad or crop the images")
+        _check_length("the conditioning image", given.image, spec.cond_channels, "channels")
+        if given.image is not None and given.image.shape[-2:] != x.shape[-2:]:
+            raise UserError(
+                f"the conditioning image is {_size(given.image)} and the input {_size(x)}",
+                "give a condition of the image's size",
+            )
+        if given.augment is not None:
+            _check_length("augment", given.augment, spec.augment_dim, "channels")
+        if given.tokens is not None:
+            _check_length("a token", given.tokens.mT, spec.token_dim, "numbers")
+        if given.until is not None and not spec.second_time:
+            raise UserError("a second time was given to a network that is never told one", "choose one that is")
+        if given.label is not None:
+            check_label(given.label, spec.num_classes)
+
     @abstractmethod
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """Evaluate F.
 
         Args:
             x: Scaled noisy image (B, C, H, W), H and W of `spec.input_resolution`.
             c_noise: What the network is told about the noise level, (B,); its unit is the preconditioning's.
-            label: Class labels (B,), int64; None or -1 means no label (a zero class embedding).
-            cond: Conditioning image (B, Cc, H, W), if the spec has condition channels.
-            augment: Augmentation labels (B, A); None means none was applied (zeros).
+            given: What else it is told. A label of None or -1 is none (a zero class embedding), and augmentation labels
+                of None mean that none was applied (zeros).
             effort: One of `efforts`; None means the full network.
 
         Returns:
@@ -178,17 +210,35 @@ class Extracted(Backbone):
         nn.Module.__init__(self)
         self.network, self.spec, self.efforts, self.inner = network, spec, (effort,), inner
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def check_inputs(self, x: Tensor, given: Given) -> None:
+        """The network within looks itself."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`."""
         self.check_effort(effort)
-        y: Tensor = self.network(x, c_noise, label=label, cond=cond, augment=augment, effort=self.inner)
+        y: Tensor = self.network(x, c_noise, given, self.inner)
         return y
+
+
+def _size(image: Tensor) -> str:
+    return f"{image.shape[-2]}x{image.shape[-1]}"
+
+
+def _check_length(what: str, tensor: Tensor | None, expected: int, unit: str) -> None:
+    length = 0 if tensor is None else tensor.shape[1]
+    if length != expected:
+        raise UserError(f"{what} has {length} {unit}", f"this network takes {expected}")
+
+
+def check_label(label: Tensor, num_classes: int) -> None:
+    """Refuse labels that the network has no class for. Their range is read on the CPU only: elsewhere it would stall.
+
+    Raises:
+        UserError: The network is unconditional, or a label is outside -1 ... num_classes - 1.
+    """
+    if num_classes == 0:
+        raise UserError("a label was given to an unconditional network", "create it with num_classes=...")
+    if label.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(label.min()), int(label.max())
+        if low < -1 or high >= num_classes:
+            raise UserError(f"labels range from {low} to {high}", f"give -1 (none) to {num_classes - 1}")

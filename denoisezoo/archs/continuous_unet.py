@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
-from denoisezoo.archs.unet import check_inputs
+from denoisezoo.archs.unet import with_image
 from denoisezoo.archs.variants import replace_config
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import Conditioning, RMSAttention, Stage, kaiming
 from denoisezoo.nn.embeddings import BareEmbedding, NoiseEmbedding
+from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.ode_block import ApproximatorStyle, ODEBlock, UntiedBlock, VectorField
 from denoisezoo.nn.solvers import Solver
 
@@ -162,21 +163,11 @@ class ContinuousUNet(Backbone):
         """The ODE blocks in the order in which they run."""
         return [*self.encoder, self.middle, *self.decoder]
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`; the effort is the number of solver steps."""
         effort = self.check_effort(effort)
-        check_inputs(self.spec, self.factor, x, label, cond, augment)
-        embedding = None if self.embedding is None else self.embedding(c_noise, label, augment)
-        image = x if cond is None else torch.cat([x, cond], dim=1)
+        embedding = None if self.embedding is None else self.embedding(c_noise, given)
+        image = with_image(x, given)
         return self.evaluate(self.stem(image), embedding, image, c_noise, effort)
 
     def evaluate(self, h: Tensor, embedding: Tensor | None, image: Tensor, c_noise: Tensor, effort: Effort) -> Tensor:

@@ -28,6 +28,7 @@ from denoisezoo.nn.blocks import (
     xavier,
 )
 from denoisezoo.nn.embeddings import BareEmbedding, Extras, Fourier, OneHot
+from denoisezoo.nn.given import Given
 
 GROUP = 4
 """Images whose standard deviation is compared."""
@@ -107,7 +108,7 @@ class Discriminator(nn.Module):
         Returns:
             (B,); softplus(-D) is small for what looks real.
         """
-        conditions = self.conditioning(self.embedding(c_noise.float(), label, None))
+        conditions = self.conditioning(self.embedding(c_noise.float(), Given(label=label)))
         h = self.stem(image)
         for block, c in zip(self.blocks, conditions, strict=True):
             h = block(h, c)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
 from denoisezoo.archs.missing_u import FAMILY
-from denoisezoo.archs.unet import check_inputs
+from denoisezoo.archs.unet import with_image
 from denoisezoo.archs.variants import Cost
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import (
@@ -36,6 +36,7 @@ from denoisezoo.nn.blocks import (
     silu,
 )
 from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.given import NOTHING, Given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,21 +152,11 @@ class LucidUNet(Backbone):
         """All stages in the order in which they run."""
         return [*self.encoder, *self.middle, *self.decoder]
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`."""
         self.check_effort(effort)
-        check_inputs(self.spec, self.factor, x, label, cond, augment)
-        conditions = iter(self.conditioning(self.embedding(c_noise, label, augment)))
-        h = self.stem(x if cond is None else torch.cat([x, cond], dim=1))
+        conditions = iter(self.conditioning(self.embedding(c_noise, given)))
+        h = self.stem(with_image(x, given))
         skips = [h]
         for stage in self.encoder:
             h = stage(h, next(conditions))

@@ -309,7 +309,7 @@ LABELS: dict[str, Any] = {"num_classes": 3, "cond_channels": 1, "augment_dim": 2
 
 BRIGHTNESS = "the stem's InstanceNorm erases what is added to all pixels of a channel"
 BLIND = {"test_depends_on[c_noise]": "the released network is blind to the noise level"}
-ERASED = {"test_depends_on[x]": BRIGHTNESS, "test_depends_on[cond]": BRIGHTNESS}
+ERASED = {"test_depends_on[x]": BRIGHTNESS, "test_depends_on[image]": BRIGHTNESS}
 
 REFERENCE, SMALL, TEST = ("reference",), ("small",), ("tiny",)
 FAMILY.variant("missing_u_64", replace(RELEASED, **IMAGES_64), Cost(8_811_875, 2_824_929_280), tags=REFERENCE)

@@ -17,10 +17,9 @@ the stage, are passed on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs.adm import FAMILY as ADM_FAMILY
@@ -30,6 +29,7 @@ from denoisezoo.archs.ddpm import FAMILY as DDPM_FAMILY
 from denoisezoo.archs.ddpm import DDPMConfig
 from denoisezoo.archs.variants import Cost, Family, get_variant, replace_config
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +52,8 @@ class MultiscaleConfig(BackboneConfig):
         return tuple(self._stage(name, level) for level, name in enumerate(names))
 
     def _stage(self, name: str, level: int) -> BackboneConfig:
-        spec: dict[str, Any] = vars(self.spec) | {"resolution": self.resolution >> level}
-        del spec["scale"]  # a property of the architecture, not a choice
-        return replace_config(get_variant(name).config, spec, name)
+        image = {field.name: getattr(self, field.name) for field in fields(BackboneConfig)}
+        return replace_config(get_variant(name).config, image | {"resolution": self.resolution >> level}, name)
 
     @property
     def efforts(self) -> tuple[Effort, ...]:
@@ -100,16 +99,10 @@ class Multiscale(Backbone):
         """Sizes of the stages' images, largest first."""
         return tuple(self.spec.resolution >> level for level in range(len(self.stages)))
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def check_inputs(self, x: Tensor, given: Given) -> None:
+        """The network of the stage looks itself."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`; x (B, C, H, W) may also have the size of any other stage."""
         effort, side = self.check_effort(effort), x.shape[-1]
         if side not in self.resolutions or x.shape[-2] != side:
@@ -117,11 +110,9 @@ class Multiscale(Backbone):
                 f"there is no stage for images of {x.shape[-2]}x{side}", f"give one of the sizes {self.resolutions}"
             )
         level = self.resolutions.index(side)
-        if cond is not None and level:
-            cond = F.avg_pool2d(cond, 2**level)
         stage: Any = self.stages[level]
         chosen = effort if len(stage.efforts) > 1 else None
-        out: Tensor = stage(x, c_noise, label=label, cond=cond, augment=augment, effort=chosen)
+        out: Tensor = stage(x, c_noise, given.averaged_to(x), chosen)
         return out
 
 

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, Extracted
-from denoisezoo.archs.unet import check_inputs
+from denoisezoo.archs.unet import with_image
 from denoisezoo.archs.variants import Cost, Family, get_variant
 from denoisezoo.errors import UserError
 from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, no_label
+from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.slimmable import (
     SlimClassTable,
     SlimConditioning,
@@ -112,13 +113,13 @@ class SlimExtras(Slimmable, Extras):
         parts: tuple[Any, ...] = (self.classes, self.augment)
         return Extras(*(None if part is None else part.dense(width) for part in parts))
 
-    def forward(self, label: Tensor | None, augment: Tensor | None, like: Tensor) -> Tensor | float:
+    def forward(self, given: Given, like: Tensor) -> Tensor | float:
         """See `Extras`."""
         total: Tensor | float = 0.0
         if self.classes is not None:
-            total = total + self.classes(no_label(like) if label is None else label, like.shape[1])
-        if self.augment is not None and augment is not None:
-            total = total + self.augment(augment, like.shape[1])
+            total = total + self.classes(no_label(like) if given.label is None else given.label, like.shape[1])
+        if self.augment is not None and given.augment is not None:
+            total = total + self.augment(given.augment, like.shape[1])
         return total
 
 
@@ -163,25 +164,15 @@ class Slim(Backbone):
         except UserError as error:
             raise UserError(f"{config.base} cannot be slimmed: {error.what}", error.cure) from error
         self.choices = config.choices
-        self.net = net
+        self.net, self.factor = net, net.factor
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`."""
         width, inner = self.choices[self.check_effort(effort)]
         net = self.net
-        check_inputs(self.spec, net.factor, x, label, cond, augment)
-        image = x if cond is None else torch.cat([x, cond], dim=1)
+        image = with_image(x, given)
         h = net.stem(image, out=round(net.stem.out_full * width))
-        embedding = net.embedding(c_noise, label, augment, out=round(net.embedding.width * width))
+        embedding = net.embedding(c_noise, given, out=round(net.embedding.width * width))
         y: Tensor = net.evaluate(h, embedding, image, c_noise, inner)
         return y
 

@@ -25,6 +25,7 @@ from denoisezoo.archs.songunet import SongUNet, SongUNetConfig
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import xavier
+from denoisezoo.nn.given import NOTHING, Given
 
 SCALE = 2
 
@@ -72,16 +73,10 @@ class UDPM(Backbone):
         if config.head_gain:
             xavier(self.unet.head.weight, self.unet.head.bias, config.head_gain)
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def check_inputs(self, x: Tensor, given: Given) -> None:
+        """The network within looks itself."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`; x (B, C, H, W) may also be halved further."""
         factor = self.unet.factor
         if x.shape[2] % factor or x.shape[3] % factor:
@@ -89,22 +84,8 @@ class UDPM(Backbone):
                 f"images of {x.shape[2]}x{x.shape[3]} are too small for this network, which divides them by {factor}",
                 "give the process fewer levels, or the network fewer multipliers",
             )
-        cond = None if cond is None else averaged(cond, x)
-        out = self.unet(x, c_noise, label=label, cond=cond, augment=augment, effort=effort)
+        out = self.unet(x, c_noise, given.averaged_to(x), effort)
         return F.pixel_shuffle(out, SCALE)
-
-
-def averaged(cond: Tensor, x: Tensor) -> Tensor:
-    """A condition (B, Cc, k H, k W) as means of k x k pixels, of the size of a noisy image x (B, C, H, W).
-
-    Raises:
-        UserError: It is not so many times larger in both directions.
-    """
-    factor = max(1, cond.shape[-1] // x.shape[-1])
-    if tuple(cond.shape[-2:]) != (factor * x.shape[-2], factor * x.shape[-1]):
-        sizes = [f"{image.shape[-2]}x{image.shape[-1]}" for image in (cond, x)]
-        raise UserError(f"cond is {sizes[0]} and the noisy image {sizes[1]}", "give a condition of the image's size")
-    return F.avg_pool2d(cond, factor) if factor > 1 else cond
 
 
 FAMILY = Family("udpm", UDPM, "Upsampling Diffusion Probabilistic Models", "Abu-Hussein, Giryes", 2024, "2305.16269")

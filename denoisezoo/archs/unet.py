@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
 from denoisezoo.nn.embeddings import NoiseEmbedding
+from denoisezoo.nn.given import NOTHING, Given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class UNet(Backbone):
     Args:
         config: Sizes.
         design: The family's choices.
-        embedding: (c_noise, label, augment) -> (B, E).
+        embedding: (c_noise, given) -> (B, E).
     """
 
     def __init__(self, config: UNetConfig, design: UNetDesign, embedding: NoiseEmbedding) -> None:
@@ -109,21 +110,11 @@ class UNet(Backbone):
         """All stages in the order in which they run."""
         return [*self.encoder, *self.middle, *self.decoder]
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`."""
         effort = self.check_effort(effort)
-        check_inputs(self.spec, self.factor, x, label, cond, augment)
-        image = x if cond is None else torch.cat([x, cond], dim=1)
-        return self.evaluate(self.stem(image), self.embedding(c_noise, label, augment), image, c_noise, effort)
+        image = with_image(x, given)
+        return self.evaluate(self.stem(image), self.embedding(c_noise, given), image, c_noise, effort)
 
     def evaluate(self, h: Tensor, embedding: Tensor, image: Tensor, c_noise: Tensor, effort: Effort) -> Tensor:
         """All that follows the stem's output h (B, C, H, W) for an image and the embedding (B, E) of its noise."""
@@ -144,57 +135,9 @@ class UNet(Backbone):
         return skips
 
 
-def check_inputs(
-    spec: ImageSpec, factor: int, x: Tensor, label: Tensor | None, cond: Tensor | None, augment: Tensor | None
-) -> None:
-    """Refuse inputs that a network cannot take, with one line instead of a shape error deep inside.
-
-    Args:
-        spec: What the network takes.
-        factor: What the height and width must be divisible by.
-        x: See `Backbone.forward`, as for the others.
-        label: Class labels.
-        cond: Conditioning image.
-        augment: Augmentation labels.
-
-    Raises:
-        UserError: Wrong channels or size; a missing or superfluous condition, label or augmentation label.
-    """
-    if x.shape[1] != spec.in_channels:
-        raise UserError(f"input has {x.shape[1]} channels", f"this network takes {spec.in_channels}")
-    if x.shape[2] % factor or x.shape[3] % factor:
-        raise UserError(f"input size {_size(x)} is not divisible by {factor}", "pad or crop the images")
-    _check_channels("cond", cond, spec.cond_channels)
-    if cond is not None and cond.shape[-2:] != x.shape[-2:]:
-        raise UserError(f"cond is {_size(cond)} and the input {_size(x)}", "give a condition of the image's size")
-    if augment is not None:
-        _check_channels("augment", augment, spec.augment_dim)
-    if label is not None:
-        check_label(label, spec.num_classes)
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[-2]}x{image.shape[-1]}"
-
-
-def _check_channels(name: str, tensor: Tensor | None, expected: int) -> None:
-    given = 0 if tensor is None else tensor.shape[1]
-    if given != expected:
-        raise UserError(f"{name} has {given} channels", f"this network takes {expected}")
-
-
-def check_label(label: Tensor, num_classes: int) -> None:
-    """Refuse labels that the network has no class for. Their range is read on the CPU only: elsewhere it would stall.
-
-    Raises:
-        UserError: The network is unconditional, or a label is outside -1 ... num_classes - 1.
-    """
-    if num_classes == 0:
-        raise UserError("a label was given to an unconditional network", "create it with num_classes=...")
-    if label.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = int(label.min()), int(label.max())
-        if low < -1 or high >= num_classes:
-            raise UserError(f"labels range from {low} to {high}", f"give -1 (none) to {num_classes - 1}")
+def with_image(x: Tensor, given: Given) -> Tensor:
+    """The noisy image, and the conditioning image behind its channels where there is one: (B, C + Cc, H, W)."""
+    return x if given.image is None else torch.cat([x, given.image], dim=1)
 
 
 def _encoder(config: UNetConfig, design: UNetDesign) -> tuple[list[Stage], list[int]]:

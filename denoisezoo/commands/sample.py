@@ -105,6 +105,7 @@ def _latents(
     args: argparse.Namespace, found: Run, denoiser: NetworkDenoiser, settings: Settings
 ) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Any]]:
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
+    from denoisezoo.diffusion import Given
     from denoisezoo.evaluation.interpolation import Walker, interpolate, perturb
     from denoisezoo.runs.assessor import labels_for
 
@@ -114,10 +115,12 @@ def _latents(
         settings.build_sampler(),
         found.image_shape,
         args.steps,
-        labels_for(found, settings, args.num, conditions),
+        Given(
+            label=labels_for(found, settings, args.num, conditions),
+            image=None if conditions is None else conditions.pair.y[conditions.index(args.num)],
+        ),
         settings.plan,
         settings.device,
-        None if conditions is None else conditions.pair.y[conditions.index(args.num)],
     )
     pictures: dict[str, tuple[Tensor, int]] = {}
     note: dict[str, Any] = {}

@@ -3,12 +3,12 @@
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.denoiser import (
     Denoiser,
-    Given,
     Matched,
     NetworkDenoiser,
+    OfCondition,
     Prediction,
+    conditioned,
     default_denoiser,
-    with_condition,
 )
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
@@ -30,11 +30,13 @@ from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.diffusion.processes.sub_bands import MultiScale
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers import SAMPLERS, Sampler, SampleResult, StepInfo, create_sampler
+from denoisezoo.nn.given import NOTHING, Given
 
 __all__ = [
     "CLD",
     "DEFAULT_PROCESS",
     "GRIDS",
+    "NOTHING",
     "OBJECTIVES",
     "PRECONDITIONINGS",
     "PROCESSES",
@@ -60,6 +62,7 @@ __all__ = [
     "NetworkDenoiser",
     "Noise",
     "Objective",
+    "OfCondition",
     "PlainGAN",
     "PointsOracle",
     "Preconditioning",
@@ -74,7 +77,7 @@ __all__ = [
     "UDPMLoss",
     "VPDiscrete",
     "apply_blocks",
+    "conditioned",
     "create_sampler",
     "default_denoiser",
-    "with_condition",
 ]

@@ -17,6 +17,7 @@ from denoisezoo.diffusion.processes.measured import Measured
 from denoisezoo.diffusion.processes.process import PROCESSES, Process
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 
 
 @dataclass(frozen=True)
@@ -45,40 +46,25 @@ class Denoiser(nn.Module):
     efforts: tuple[Effort, ...] = (1.0,)
 
     @abstractmethod
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise.
 
         Args:
             u_t: States (B, C, H, W), float32 or float64.
             t: Times (B,), float64 where precision matters.
-            label: Class labels (B,), int64.
-            cond: Conditioning image (B, Cc, H, W).
-            augment: Augmentation labels (B, A).
+            given: What else the network is told: label, conditioning image, ...
             effort: How much of the network to use; None is all of it.
 
         Returns:
             Estimates in the dtype of `u_t`.
         """
 
+    def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
+        """All that it is told of images, as zeros: what a call is priced with."""
+        return NOTHING
+
     def training_error(
-        self,
-        u_0: Tensor,
-        eps: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
+        self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None
     ) -> tuple[Tensor, Tensor]:
         """What training makes small.
 
@@ -86,9 +72,7 @@ class Denoiser(nn.Module):
             u_0: Clean states (B, C, H, W).
             eps: Noise (B, C, H, W).
             t: Times (B,).
-            label: As for `forward`.
-            cond: As for `forward`.
-            augment: As for `forward`.
+            given: As for `forward`.
             effort: As for `forward`.
 
         Returns:
@@ -96,7 +80,7 @@ class Denoiser(nn.Module):
             error of u_0. A denoiser without an output of its own errs on u_0 itself.
         """
         u_t = self.process.perturb(u_0, eps, t)
-        found = self(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        found = self(u_t, t, given, effort)
         return found.u_0 - u_0, torch.ones_like(t)
 
 
@@ -135,16 +119,16 @@ class NetworkDenoiser(Denoiser):
         channels = self.process.given_channels or spec.cond_channels
         return (channels, spec.resolution, spec.resolution) if channels else None
 
-    def network(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
+        """All that it is told of images, as zeros: what a call is priced with."""
+        spec, B = self.backbone.spec, batch_size
+        return Given(
+            label=torch.zeros(B, dtype=torch.int64, device=device) if spec.num_classes else None,
+            image=torch.zeros(B, *self.cond_shape, device=device) if self.cond_shape else None,
+            tokens=torch.zeros(B, spec.tokens, spec.token_dim, device=device) if spec.token_dim else None,
+        )
+
+    def network(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """F(c_in u_t; c_noise): the network's own output, in the basis and the dtype of its input."""
         scaled, c_noise = self.preconditioning.inputs(self.process, self.process.seen(u_t, t), t)
         x = self.process.to_pixels(scaled)
@@ -152,77 +136,53 @@ class NetworkDenoiser(Denoiser):
         F_x = self.backbone(
             x.to(dtype),
             c_noise.to(dtype if dtype is torch.float64 else torch.float32),
-            label=label,
-            cond=None if cond is None else cond.to(dtype),
-            augment=None if augment is None else augment.to(dtype),
-            effort=effort,
+            given.to(dtype=dtype),
+            effort,
         )
         # Networks with learned variance return more channels; the first C are the prediction (EDM, appendix).
         return self.process.from_pixels(F_x[:, : u_t.shape[1]].to(u_t.dtype))
 
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`."""
-        F_x = self.network(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        F_x = self.network(u_t, t, given, effort)
         u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
         return Prediction(u_0, eps)
 
     def training_error(
-        self,
-        u_0: Tensor,
-        eps: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
+        self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None
     ) -> tuple[Tensor, Tensor]:
         """F minus its target, and c_out; see `Denoiser.training_error`.
 
         Where coefficients have left the state, their error is zero, and that of the others is scaled so that its mean
         square is the mean over those that are left.
         """
-        given = {"label": label, "cond": cond, "augment": augment}
         if len(self.process.stages) > 1:
             error = self._error_by_stage(u_0, eps, t, given, effort)
         else:
             error = self._error(u_0, eps, t, given, effort)
         return error, self.preconditioning.c_out(self.process, t)
 
-    def _error_by_stage(
-        self, u_0: Tensor, eps: Tensor, t: Tensor, given: dict[str, Tensor | None], effort: Effort | None
-    ) -> Tensor:
+    def _error_by_stage(self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
         """One call of the network for the images of each stage."""
         halvings = torch.tensor([self.process.dropped(time) for time in t.tolist()])
         error = torch.zeros_like(u_0)
         for n in halvings.unique().tolist():
             chosen = (halvings == n).nonzero().flatten().to(u_0.device)
             m = n - self.preconditioning.enlarges  # halvings of what the network answers
-            part = {key: None if value is None else value[chosen] for key, value in given.items()}
+            part = given.take(chosen)
             found = self._error(cropped(u_0[chosen], m), cropped(eps[chosen], n), t[chosen], part, effort)
             H, W = found.shape[-2:]
             error = error.index_put((chosen,), F.pad(found * 2.0**m, (0, error.shape[-1] - W, 0, error.shape[-2] - H)))
         return error
 
-    def _error(
-        self, u_0: Tensor, eps: Tensor, t: Tensor, given: dict[str, Tensor | None], effort: Effort | None
-    ) -> Tensor:
+    def _error(self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
         u_t = self.process.perturb(u_0[..., : eps.shape[-2], : eps.shape[-1]], eps, t)
-        F_x = self.network(u_t, t, **given, effort=effort)
+        F_x = self.network(u_t, t, given, effort)
         # A network may leave out the last parts of the state, such as a condition.
         return F_x - self.preconditioning.target(self.process, u_0, eps, t)[:, : F_x.shape[1]]
 
 
-class Given(Denoiser):
+class OfCondition(Denoiser):
     """A denoiser of (x, y) as one of x alone, for a y that is given: every call draws y_t ~ p(y_t | y) afresh.
 
     CDE, CDiffE and CMDE (Batzolis et al. 2021, arXiv 2111.13606): the x block of the score of (x_t, y_t) stands for
@@ -243,20 +203,11 @@ class Given(Denoiser):
         self.process, self.efforts = joint.free, denoiser.efforts
         self.y = joint.begin(cond, noise)
 
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise x_t (B, C, H, W); see `Denoiser.forward`."""
         _check_sizes(self.y, u_t)
         u = torch.cat([u_t, self.joint.diffuse(self.y.to(u_t), t, self.noise)], dim=1)
-        found: Prediction = self.denoiser(u, t, label=label, augment=augment, effort=effort)
+        found: Prediction = self.denoiser(u, t, given._replace(image=None), effort)
         C = u_t.shape[1]
         return Prediction(found.u_0[:, :C], found.eps[:, :C])
 
@@ -279,20 +230,11 @@ class Matched(Denoiser):
         self.denoiser, self.measured, self.cond = denoiser, denoiser.process, cond
         self.process, self.efforts = denoiser.process.free, denoiser.efforts
 
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """The image from u_t and y together, and the noise that it leaves in u_t."""
         _check_sizes(self.cond, u_t)
         v, t_c = self.measured.combine(u_t, t, self.cond)
-        u_0 = self.denoiser(v, t_c, label=label, augment=augment, effort=effort).u_0
+        u_0 = self.denoiser(v, t_c, given._replace(image=None), effort).u_0
         alpha, sigma = (part.to(u_t).reshape(-1, 1, 1, 1) for part in (self.measured.alpha(t), self.measured.sigma(t)))
         return Prediction(u_0, (u_t - alpha * u_0) / sigma)
 
@@ -308,19 +250,20 @@ def _size(x: Tensor) -> str:
     return f"{len(x)} of {x.shape[-2]}x{x.shape[-1]}"
 
 
-def with_condition(denoiser: Denoiser, cond: Tensor | None, noise: Noise) -> tuple[Denoiser, Tensor | None]:
-    """The denoiser to sample x with, and what it has to be given at every call: nothing where y is part of the state.
+def conditioned(denoiser: Denoiser, given: Given, noise: Noise) -> tuple[Denoiser, Given]:
+    """The denoiser to sample x with, and what it has to be told at every call: not y, where y is part of the state.
 
     Args:
         denoiser: The denoiser.
-        cond: The condition (B, Cy, H, W), None for none.
+        given: What the images are told.
         noise: Source of the noise of y_t.
     """
+    cond = given.image
     if cond is None or not denoiser.process.cond_channels:
-        return denoiser, cond
+        return denoiser, given
     if isinstance(denoiser.process, Measured):
-        return Matched(denoiser, cond), None
-    return Given(denoiser, cond, noise), None
+        return Matched(denoiser, cond), given._replace(image=None)
+    return OfCondition(denoiser, cond, noise), given._replace(image=None)
 
 
 def cropped(u: Tensor, halvings: int) -> Tensor:

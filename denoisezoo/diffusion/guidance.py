@@ -10,6 +10,7 @@ from torch import Tensor
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 
 EVERYWHERE = (0.0, math.inf)
 """An interval that all noise levels lie in."""
@@ -41,21 +42,12 @@ class Guided(Denoiser):
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.process, self.efforts = denoiser.process, denoiser.efforts
 
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`. Each image is guided by its own noise level."""
-        found: Prediction = self.denoiser(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
-        if label is None or self.scale == 1 or not bool((guides := self._inside(t)).any()):
+        found: Prediction = self.denoiser(u_t, t, given, effort)
+        if given.label is None or self.scale == 1 or not bool((guides := self._inside(t)).any()):
             return found
-        free: Prediction = self.denoiser(u_t, t, label=None, cond=cond, augment=augment, effort=effort)
+        free: Prediction = self.denoiser(u_t, t, given._replace(label=None), effort)
         w = torch.where(guides, self.scale, 1.0).to(found.u_0).reshape(-1, 1, 1, 1)
         return Prediction(torch.lerp(free.u_0, found.u_0, w), torch.lerp(free.eps, found.eps, w))
 

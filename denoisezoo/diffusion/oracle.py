@@ -18,6 +18,7 @@ from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 
 
 class MixtureOracle(Denoiser):
@@ -52,16 +53,7 @@ class MixtureOracle(Denoiser):
         every = torch.arange(math.prod(self.shape), device=self.means.device).reshape(self.shape)
         return every[..., : shape[-2], : shape[-1]].flatten()
 
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Posterior mean and the noise that belongs to it; all of the batch at one time or each at its own."""
         u_0, eps = torch.empty_like(u_t), torch.empty_like(u_t)
         for time in t.unique():
@@ -117,16 +109,7 @@ class PointsOracle(Denoiser):
         self.register_buffer("points", points.double().flatten(1))
         self.points: Tensor
 
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """E[u_0 | u_t] = sum of points weighed by N(u_t; alpha point, sigma^2)."""
         assert isinstance(self.process, ScalarProcess)
         alpha, sigma = self.process.alpha(t.double())[:, None], self.process.sigma(t.double())[:, None]

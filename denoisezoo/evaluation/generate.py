@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion import Denoiser, Sampler, SeedBlock
+from denoisezoo.diffusion import NOTHING, Denoiser, Given, Sampler, SeedBlock
 from denoisezoo.diffusion.samplers.sampler import EffortPlan
 from denoisezoo.errors import UserError
 
@@ -40,9 +40,8 @@ def generate(
     steps: int,
     first_seed: int = 0,
     batch_size: int = 256,
-    labels: Tensor | None = None,
-    cond: Tensor | None = None,
-    cond_index: Tensor | None = None,
+    given: Given = NOTHING,
+    image_index: Tensor | None = None,
     plan: EffortPlan | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -58,9 +57,8 @@ def generate(
         steps: Sampler steps.
         first_seed: Seed of the first image.
         batch_size: Images at a time.
-        labels: Class of each image (num,) int64; None for none.
-        cond: Conditions (M, Cy, H, W) that the images take in turns.
-        cond_index: Which one each image takes (num,); the i-th the i-th unless given.
+        given: What each image is told, (num, ...); of conditioning images there may be fewer, taken in turns.
+        image_index: Which conditioning image each image takes (num,); the i-th the i-th unless given.
         plan: Effort at each noise level.
         device: Where to sample.
         dtype: Of the iterates; the network keeps its own.
@@ -70,21 +68,22 @@ def generate(
         UserError: Nothing to draw.
     """
     _check(num, batch_size)
-    process = denoiser.process if cond is None else denoiser.process.free
-    index = torch.arange(num) if cond_index is None else cond_index
+    process = denoiser.process if given.image is None else denoiser.process.free
+    index = torch.arange(num) if image_index is None else image_index
     batches, calls, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
         noise = SeedBlock(range(first_seed + low, first_seed + high))
         u_T = sampler.prior(process, (high - low, *image_shape), steps, noise, device=device, dtype=dtype)
-        chosen = None if labels is None else labels[low:high].to(device)
-        given = None if cond is None else cond[index[low:high]].to(device)
-        result = sampler(denoiser, u_T, steps=steps, plan=plan, label=chosen, cond=given, generator=noise)
+        told = given._replace(image=None).take(slice(low, high))
+        if given.image is not None:
+            told = told._replace(image=given.image[index[low:high]])
+        result = sampler(denoiser, u_T, steps=steps, plan=plan, given=told.to(device), generator=noise)
         batches.append(result.images.float().cpu())
         calls += result.nfe * (high - low)
         if progress is not None:
             progress(high)
-    return Generated(torch.cat(batches), labels, round(calls / num), time.perf_counter() - start)
+    return Generated(torch.cat(batches), given.label, round(calls / num), time.perf_counter() - start)
 
 
 def _check(num: int, batch_size: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion import Denoiser, MixedBlock, Sampler
+from denoisezoo.diffusion import NOTHING, Denoiser, Given, MixedBlock, Sampler
 from denoisezoo.diffusion.samplers.sampler import EffortPlan
 from denoisezoo.errors import UserError
 
@@ -30,34 +30,29 @@ class Walker:
         sampler: The sampler.
         image_shape: (C, H, W).
         steps: Its steps.
-        labels: Classes (M,) int64, one for each image in turns; None for none.
+        given: What images are told, (M, ...), one for each image in turns.
         plan: Effort at each noise level.
         device: Where to sample.
-        cond: Conditions (M, Cy, H, W), one for each image in turns.
     """
 
     denoiser: Denoiser
     sampler: Sampler
     image_shape: tuple[int, int, int]
     steps: int
-    labels: Tensor | None = None
+    given: Given = NOTHING
     plan: EffortPlan | None = None
     device: torch.device | str = "cpu"
-    cond: Tensor | None = None
 
     def __call__(self, noise: MixedBlock, places: Sequence[int]) -> Tensor:
         """Images (B, C, H, W) float32 on the CPU; each has the label and the condition of its place."""
-        process = self.denoiser.process if self.cond is None else self.denoiser.process.free
+        process = self.denoiser.process if self.given.image is None else self.denoiser.process.free
         shape = (len(noise.generators), *self.image_shape)
         u_T = self.sampler.prior(process, shape, self.steps, noise, device=self.device, dtype=torch.float32)
-        label, cond = (self._of_places(values, places) for values in (self.labels, self.cond))
+        turns = [None if x is None else x[[place % len(x) for place in places]].to(self.device) for x in self.given]
         result = self.sampler(
-            self.denoiser, u_T, steps=self.steps, plan=self.plan, label=label, cond=cond, generator=noise
+            self.denoiser, u_T, steps=self.steps, plan=self.plan, given=Given(*turns), generator=noise
         )
         return result.images.float().cpu()
-
-    def _of_places(self, values: Tensor | None, places: Sequence[int]) -> Tensor | None:
-        return None if values is None else values[[place % len(values) for place in places]].to(self.device)
 
 
 def interpolate(walk: Walker, seeds: Sequence[int], num: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion import Denoiser, ScalarProcess, with_condition
+from denoisezoo.diffusion import NOTHING, Denoiser, Given, ScalarProcess, conditioned
 
 LOG_SNRS = tuple(float(x) for x in range(-9, 10, 2))
 """Centres of ten bins of log-SNR, two wide."""
@@ -16,8 +16,7 @@ def denoising_error(
     denoiser: Denoiser,
     images: Tensor,
     *,
-    label: Tensor | None = None,
-    cond: Tensor | None = None,
+    given: Given = NOTHING,
     seed: int = 0,
     batch_size: int = 256,
 ) -> list[tuple[float, float, float, float]]:
@@ -26,8 +25,7 @@ def denoising_error(
     Args:
         denoiser: In evaluation mode.
         images: Held-out images (N, C, H, W) in [-1, 1].
-        label: Their classes (N,), for networks that know classes.
-        cond: Their conditions (N, Cy, H, W), for conditional networks.
+        given: What they are told: classes (N,), conditions (N, Cy, H, W).
         seed: Seed of the noise.
         batch_size: Images at a time.
 
@@ -35,7 +33,7 @@ def denoising_error(
         Rows (lower log-SNR, upper log-SNR, mean error per pixel, number of images), noisiest first. A level beyond the
         range of the process has no row; a process with several noise levels at a time has none.
     """
-    process = denoiser.process if cond is None else denoiser.process.free
+    process = denoiser.process if given.image is None else denoiser.process.free
     if not isinstance(process, ScalarProcess):
         return []
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
@@ -50,10 +48,9 @@ def denoising_error(
             part = slice(low, low + batch_size)
             u_0, eps = images[part].to(device), noise[part].to(device)
             times = t.to(device).expand(len(u_0))
-            chosen = None if label is None else label[part].to(device)
-            given = None if cond is None else cond[part].to(device)
-            chooser, given = with_condition(denoiser, given, torch.Generator(device).manual_seed(seed + 1 + low))
-            u_0_hat = chooser(process.perturb(u_0, eps, times), times, label=chosen, cond=given).u_0
+            source = torch.Generator(device).manual_seed(seed + 1 + low)
+            subject, told = conditioned(denoiser, given.take(part).to(device), source)
+            u_0_hat = subject(process.perturb(u_0, eps, times), times, told).u_0
             total += float((u_0_hat - u_0).square().mean(dim=(1, 2, 3)).sum())
         rows.append((log_snr - 1, log_snr + 1, total / len(images), float(len(images))))
     return rows

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.nn.blocks import Init, linear
+from denoisezoo.nn.given import Given
 
 Wave = Callable[[Tensor], Tensor]
 
@@ -97,13 +98,13 @@ class Extras(nn.Module):
         super().__init__()
         self.classes, self.augment = classes, augment
 
-    def forward(self, label: Tensor | None, augment: Tensor | None, like: Tensor) -> Tensor | float:
+    def forward(self, given: Given, like: Tensor) -> Tensor | float:
         """Embed label (B,) and augmentation label (B, A) for the batch of `like` (B, ...)."""
         total: Tensor | float = 0.0
         if self.classes is not None:
-            total = total + self.classes(no_label(like) if label is None else label)
-        if self.augment is not None and augment is not None:
-            total = total + self.augment(augment)
+            total = total + self.classes(no_label(like) if given.label is None else given.label)
+        if self.augment is not None and given.augment is not None:
+            total = total + self.augment(given.augment)
         return total
 
 
@@ -142,14 +143,14 @@ class NoiseEmbedding(nn.Module):
         self.second = linear(width, width, init)
         self.width = width
 
-    def forward(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None, **entrance: int) -> Tensor:
-        """Embed c_noise (B,), label (B,) and augment (B, A); `entrance` is for a slimmable first layer."""
+    def forward(self, c_noise: Tensor, given: Given, **entrance: int) -> Tensor:
+        """Embed c_noise (B,), and labels and augmentation labels; `entrance` is for a slimmable first layer."""
         e = self.features(c_noise).to(self.first.weight.dtype)
         if self.early is not None:
-            e = e + self.early(label, augment, e)
+            e = e + self.early(given, e)
         e = self.second(self.activation(self.first(e, **entrance)))
         if self.late is not None:
-            e = e + self.late(label, augment, e)
+            e = e + self.late(given, e)
         return F.silu(e)
 
 
@@ -160,7 +161,7 @@ class BareEmbedding(nn.Module):
         super().__init__()
         self.features, self.width, self.extras = features, width, extras
 
-    def forward(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
-        """Embed c_noise (B,), label (B,) and augment (B, A)."""
+    def forward(self, c_noise: Tensor, given: Given) -> Tensor:
+        """Embed c_noise (B,), and labels and augmentation labels."""
         e = self.features(c_noise)
-        return F.silu(e + self.extras(label, augment, e))
+        return F.silu(e + self.extras(given, e))

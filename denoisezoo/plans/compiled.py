@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Backbone
+from denoisezoo.nn.given import Given
 
 Call = Callable[..., Tensor]
 
@@ -32,36 +33,36 @@ class Compiled:
         """A copy has nothing compiled yet: what was, has the weights of the old networks."""
         return Compiled()
 
-    def __call__(self, network: Backbone, x: Tensor, c_noise: Tensor, **given: Tensor | None) -> Tensor:
-        """`network(x, c_noise, **given)`; see `Backbone.forward`."""
-        inputs = {key: value for key, value in given.items() if value is not None}
-        key = (network, *map(_signature, (x, c_noise)), *((name, *_signature(y)) for name, y in inputs.items()))
+    def __call__(self, network: Backbone, x: Tensor, c_noise: Tensor, given: Given) -> Tensor:
+        """`network(x, c_noise, given)`; see `Backbone.forward`."""
+        network.check_inputs(x, given)
+        key = (network, *map(_signature, (x, c_noise, *given)))
         if key not in self._calls:
-            self._calls[key] = compiled_call(network, x, c_noise, inputs)
-        return self._calls[key](x, c_noise, **inputs)
+            self._calls[key] = compiled_call(network, x, c_noise, given)
+        return self._calls[key](x, c_noise, given)
 
 
-def _signature(x: Tensor) -> tuple[Any, ...]:
-    return x.device, x.dtype, x.shape, x.stride()
+def _signature(x: Tensor | None) -> tuple[Any, ...] | None:
+    return None if x is None else (x.device, x.dtype, x.shape, x.stride())
 
 
-def compiled_call(network: Backbone, x: Tensor, c_noise: Tensor, inputs: dict[str, Tensor]) -> Call:
+def compiled_call(network: Backbone, x: Tensor, c_noise: Tensor, given: Given) -> Call:
     """What computes a network for inputs such as these.
 
     Args:
         network: Its weights become constants.
         x: Example of the input (B, C, H, W).
         c_noise: Example (B,).
-        inputs: Examples of the other inputs, by name.
+        given: Example of what it is told.
     """
     if x.device.type != "cpu":
         return _just_in_time(network)
     # Sampling is done in inference mode, whose tensors cannot be traced.
     with torch.inference_mode(False), torch.no_grad():
         network.requires_grad_(False)
-        examples = (x.clone(), c_noise.clone()), {name: value.clone() for name, value in inputs.items()}
+        examples = x.clone(), c_noise.clone(), Given(*(None if value is None else value.clone() for value in given))
         try:
-            program = torch.export.export(network, *examples)
+            program = torch.export.export(network, examples)
         except Exception:  # whatever a network does that cannot be traced whole, as an adaptive solver's loop
             return _just_in_time(network)
         with tempfile.TemporaryDirectory() as folder, _settings(cpu=True):
@@ -73,11 +74,11 @@ def compiled_call(network: Backbone, x: Tensor, c_noise: Tensor, inputs: dict[st
 def _just_in_time(network: Backbone) -> Call:
     cpu = next(network.parameters()).device.type == "cpu"
     # A function of its own: compilations of one and the same are limited to 8, and then it would silently run eagerly.
-    compiled = torch.compile(lambda *args, **given: network(*args, **given), dynamic=False)
+    compiled = torch.compile(lambda *args: network.forward(*args), dynamic=False)
 
-    def call(x: Tensor, c_noise: Tensor, **given: Tensor) -> Tensor:
+    def call(x: Tensor, c_noise: Tensor, given: Given) -> Tensor:
         with _settings(cpu):  # they must hold when the compiler runs, which is at the first call
-            y: Tensor = compiled(x, c_noise, **given)
+            y: Tensor = compiled(x, c_noise, given)
         return y
 
     return call

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.plans.compiled import Compiled
 
 
@@ -42,21 +43,15 @@ class EffortTable(Backbone):
         """See `Backbone.num_params`."""
         return super().num_params() if effort is None else self.network(effort).num_params(effort)
 
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Tensor:
+    def check_inputs(self, x: Tensor, given: Given) -> None:
+        """The network of the effort looks itself."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """See `Backbone.forward`."""
         network = self.network(effort)
         if self.compiled is not None and x.device.type != "meta":
-            return self.compiled(network, x, c_noise, label=label, cond=cond, augment=augment)
-        y: Tensor = network(x, c_noise, label=label, cond=cond, augment=augment)
+            return self.compiled(network, x, c_noise, given)
+        y: Tensor = network(x, c_noise, given)
         return y
 
 

@@ -137,7 +137,7 @@ def count_backbone(backbone: Backbone, setting: Setting, effort: Effort | None =
     """
     with undisturbed(backbone, setting.device), explained(setting, 1):
         inputs = example_inputs(backbone.spec, 1, setting)
-        return count(lambda: backbone(**inputs, effort=effort), root=backbone)
+        return count(lambda: backbone(*inputs, effort), root=backbone)
 
 
 def _identity(name: str, backbone: Backbone, setting: Setting, effort: Effort, batch_size: int) -> Row:
@@ -194,7 +194,7 @@ def _measured(backbone: Backbone, setting: Setting, effort: Effort, batch_size: 
     inputs = example_inputs(backbone.spec, batch_size, setting)
 
     def call() -> Any:
-        return backbone(**inputs, effort=effort)
+        return backbone(*inputs, effort)
 
     first = timer(setting.device)(call)
     timing = latency(call, setting.device, runs=setting.runs, refresh=lambda: renew(inputs))
@@ -220,7 +220,7 @@ def _roofline(backbone: Backbone, setting: Setting, batch_size: int, counts: Cou
 def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: int, walk: Walk) -> Row:
     """The whole trajectory of a sampler at one effort, its images included in the batch."""
     denoiser = walk.denoiser(backbone)
-    spec, device, cond_shape = backbone.spec, setting.device, getattr(denoiser, "cond_shape", None)
+    spec, device = backbone.spec, setting.device
     if setting.counts_only:
         denoiser, device = counting_copy(denoiser), torch.device("cpu")
     shape = (batch_size, denoiser.process.image_channels(spec.in_channels), spec.resolution, spec.resolution)
@@ -236,8 +236,7 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
         ),
         steps=walk.steps,
         plan=walk.plan or ConstantPlan(effort),
-        label=torch.zeros(batch_size, dtype=torch.int64, device=device) if spec.num_classes else None,
-        cond=torch.zeros((batch_size, *cond_shape), device=device) if cond_shape else None,
+        given=denoiser.blank(batch_size, device),
         timed=not setting.counts_only,
         wrap=walk.guided,
     )
@@ -253,7 +252,7 @@ def time_modules(backbone: Backbone, setting: Setting, effort: Effort) -> dict[s
         return None
     with undisturbed(backbone, setting.device), explained(setting, 1):
         inputs = example_inputs(backbone.spec, 1, setting)
-        return module_seconds(backbone, lambda: backbone(**inputs, effort=effort), setting.device)
+        return module_seconds(backbone, lambda: backbone(*inputs, effort), setting.device)
 
 
 @contextlib.contextmanager
@@ -261,4 +260,4 @@ def prepared_call(backbone: Backbone, setting: Setting, batch_size: int) -> Iter
     """A call of the full network as `setting` has it, with inputs of its own, to be timed inside the `with` block."""
     with undisturbed(backbone, setting.device), explained(setting, batch_size), setting.compiling(backbone):
         inputs = example_inputs(backbone.spec, batch_size, setting)
-        yield lambda: backbone(**inputs)
+        yield lambda: backbone(*inputs)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 from denoisezoo.profiling.profile import Row
 from denoisezoo.profiling.setting import Setting, example_inputs
 from denoisezoo.profiling.state import undisturbed
@@ -31,9 +32,9 @@ class _Positional(nn.Module):
         super().__init__()
         self.backbone, self.names, self.effort = backbone, names, effort
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        out: Tensor = self.backbone(**dict(zip(self.names, tensors, strict=True)), effort=self.effort)
-        return out
+    def forward(self, x: Tensor, c_noise: Tensor, *told: Tensor) -> Tensor:
+        given = Given(**dict(zip(self.names, told, strict=True)))
+        return self.backbone(x, c_noise, given, self.effort)
 
 
 def fvcore_fields(backbone: Backbone, setting: Setting, effort: Effort | None) -> Row:
@@ -47,8 +48,9 @@ def fvcore_fields(backbone: Backbone, setting: Setting, effort: Effort | None) -
     if setting.counts_only:  # fvcore traces, which needs a real device
         backbone, setting = _zeros_on_cpu(backbone), replace(setting, device=torch.device("cpu"))
     with undisturbed(backbone, setting.device), torch.inference_mode(False), torch.no_grad():
-        inputs = example_inputs(backbone.spec, 1, setting)
-        analysis = _analysis(_Positional(backbone, list(inputs), effort), tuple(inputs.values()))
+        x, c_noise, given = example_inputs(backbone.spec, 1, setting)
+        told = {name: value for name, value in given._asdict().items() if value is not None}
+        analysis = _analysis(_Positional(backbone, list(told), effort), (x, c_noise, *told.values()))
         return {
             "macs_fvcore": int(analysis.total()),
             "uncounted_by_fvcore": dict(analysis.unsupported_ops()),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, ImageSpec
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.nn.given import Given
 
 DTYPES = {
     "float32": torch.float32,
@@ -114,31 +115,36 @@ def parse_dtype(text: str) -> torch.dtype:
     return DTYPES[text]
 
 
-def example_inputs(spec: ImageSpec, batch_size: int, setting: Setting) -> dict[str, Tensor]:
-    """Random arguments for a backbone, every optional input included: x, c_noise, label, cond and augment."""
+Inputs = tuple[Tensor, Tensor, Given]
+"""x, c_noise and what else a backbone is told."""
+
+
+def example_inputs(spec: ImageSpec, batch_size: int, setting: Setting) -> Inputs:
+    """Random arguments for a backbone, every optional input included."""
     device, dtype = setting.device, setting.dtype
     shape = (batch_size, spec.in_channels, spec.input_resolution, spec.input_resolution)
-    inputs = {"x": _images(shape, setting), "c_noise": torch.rand(batch_size, device=device, dtype=torch.float32)}
-    if dtype is torch.float64:
-        inputs["c_noise"] = inputs["c_noise"].double()
-    if spec.num_classes:
-        inputs["label"] = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    if spec.cond_channels:
-        inputs["cond"] = _images((batch_size, spec.cond_channels, *shape[2:]), setting)
-    if spec.augment_dim:
-        inputs["augment"] = torch.zeros(batch_size, spec.augment_dim, device=device, dtype=dtype)
-    return inputs
+    x = _images(shape, setting)
+    c_noise = torch.rand(batch_size, device=device, dtype=torch.float32)
+    given = Given(
+        label=torch.zeros(batch_size, dtype=torch.int64, device=device) if spec.num_classes else None,
+        image=_images((batch_size, spec.cond_channels, *shape[2:]), setting) if spec.cond_channels else None,
+        tokens=_images((batch_size, spec.tokens, spec.token_dim), setting) if spec.token_dim else None,
+        augment=torch.zeros(batch_size, spec.augment_dim, device=device, dtype=dtype) if spec.augment_dim else None,
+        until=torch.zeros(batch_size, device=device) if spec.second_time else None,
+    )
+    return x, c_noise.double() if dtype is torch.float64 else c_noise, given
 
 
-def renew(inputs: dict[str, Tensor]) -> None:
+def renew(inputs: Inputs) -> None:
     """Fill images and noise levels with new random numbers, in place."""
-    inputs["x"].normal_()
-    inputs["c_noise"].uniform_()
+    inputs[0].normal_()
+    inputs[1].uniform_()
 
 
 def _images(shape: tuple[int, ...], setting: Setting) -> Tensor:
     images = torch.randn(shape, device=setting.device, dtype=setting.dtype)
-    return images.contiguous(memory_format=torch.channels_last) if setting.channels_last else images
+    last = setting.channels_last and images.ndim == 4
+    return images.contiguous(memory_format=torch.channels_last) if last else images
 
 
 class OutOfMemoryError(UserError):

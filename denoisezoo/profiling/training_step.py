@@ -48,7 +48,7 @@ def _step(net: Any, setting: Setting, batch_size: int, effort: Effort) -> tuple[
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = net(**inputs, effort=effort).float().square().mean()
+        loss: Tensor = net(*inputs, effort).float().square().mean()
         loss.backward()
         optimizer.step()
         return loss.detach()

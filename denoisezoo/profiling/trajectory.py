@@ -20,6 +20,7 @@ from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Noise, Prediction, Sampler
 from denoisezoo.diffusion.samplers.sampler import EffortPlan
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.profiling.counting import counting
 from denoisezoo.profiling.latency import timer
 from denoisezoo.profiling.state import undisturbed
@@ -105,8 +106,7 @@ def trace(
     *,
     steps: int,
     plan: EffortPlan | None = None,
-    label: Tensor | None = None,
-    cond: Tensor | None = None,
+    given: Given = NOTHING,
     generator: Noise = None,
     timed: bool = True,
     wrap: Callable[[Denoiser], Denoiser] | None = None,
@@ -119,8 +119,7 @@ def trace(
         u_T: Initial state (B, C, H, W), on the denoiser's device; on the CPU for `counting_copy`.
         steps: Solver steps.
         plan: Effort at each noise level; None is the full network.
-        label: Class labels (B,).
-        cond: Conditioning image (B, Cc, H, W).
+        given: What the images are told: label, conditioning image, ...
         generator: Source of a stochastic sampler's noise.
         timed: Time each call too. The timed call is run apart from the counted one, which counting slows down.
         wrap: Puts something around the denoiser that calls it, such as guidance; every call of it is a row.
@@ -135,8 +134,7 @@ def trace(
             u_T,
             steps=steps,
             plan=plan,
-            label=label,
-            cond=cond,
+            given=given,
             generator=generator,
         )
     return Trajectory(tuple(observed.calls), dict(observed.uncounted))
@@ -154,34 +152,24 @@ class _Observed(Denoiser):
         self.fields: int | None = None
         """Vector field evaluations up to now; None for a network without fields."""
 
-    def forward(
-        self,
-        u_t: Tensor,
-        t: Tensor,
-        *,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
-        augment: Tensor | None = None,
-        effort: Effort | None = None,
-    ) -> Prediction:
+    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Count the call, then time it, and return its prediction."""
-        inputs = {"label": label, "cond": cond, "augment": augment, "effort": effort}
         fields = self.fields
         with counting(self.denoiser) as tally:
-            prediction: Prediction = self.denoiser(u_t, t, **inputs)
+            prediction: Prediction = self.denoiser(u_t, t, given, effort)
         inner = 1 if self.fields is None or fields is None else self.fields - fields
         counts = tally.counts().per_image(u_t.shape[0])
         self.uncounted.update(counts.uncounted)
-        latency = self._latency(u_t, t, inputs) if self.timed else None
+        latency = self._latency(u_t, t, given, effort) if self.timed else None
         sigma = _sigma(self.denoiser, t[:1])
         used = self.efforts[-1] if effort is None else effort
         macs = counts.macs, counts.macs_attention
         self.calls.append(Call(len(self.calls), float(t[0]), sigma, used, *macs, inner, latency))
         return prediction
 
-    def _latency(self, u_t: Tensor, t: Tensor, inputs: dict[str, Any]) -> float:
+    def _latency(self, u_t: Tensor, t: Tensor, given: Given, effort: Effort | None) -> float:
         def call() -> Prediction:
-            prediction: Prediction = self.denoiser(u_t, t, **inputs)
+            prediction: Prediction = self.denoiser(u_t, t, given, effort)
             return prediction
 
         timed = timer(u_t.device)
@@ -224,15 +212,10 @@ class _OnMeta(nn.Module):
         self.backbone = backbone
         self.efforts, self.spec, self.resolutions = backbone.efforts, backbone.spec, backbone.resolutions
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """Evaluate shapes only."""
-        args = tuple(_to_meta(value) for value in args)
-        out = self.backbone(*args, **{key: _to_meta(value) for key, value in kwargs.items()})
+        out = self.backbone(x.to("meta"), c_noise.to("meta"), given.to("meta"), effort)
         return torch.zeros(out.shape, dtype=out.dtype)
-
-
-def _to_meta(value: Any) -> Any:
-    return value.to("meta") if isinstance(value, Tensor) else value
 
 
 def counting_copy(denoiser: Denoiser) -> Denoiser:

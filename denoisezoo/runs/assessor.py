@@ -13,7 +13,7 @@ from torch import Tensor
 from denoisezoo.archs import Effort
 from denoisezoo.data import ImageData
 from denoisezoo.data.pixels import to_float
-from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, Sampler, SeedBlock, create_sampler
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
@@ -189,9 +189,11 @@ def draw_with(
         steps=steps,
         first_seed=settings.first_seed + mine.start,
         batch_size=settings.batch_size,
-        labels=None if labels is None else labels[mine.start : mine.stop],
-        cond=conditions.pair.y if conditions else None,
-        cond_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
+        given=Given(
+            label=None if labels is None else labels[mine.start : mine.stop],
+            image=conditions.pair.y if conditions else None,
+        ),
+        image_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
         plan=settings.plan,
         device=settings.device,
         progress=progress,
@@ -239,16 +241,13 @@ def price(
     shape = (1, *run.image_shape)
     process = subject.process.free  # of what is sampled
     u_T = sampler.prior(process, shape, settings.steps, noise, device=device, dtype=torch.float32)
-    label = torch.zeros(1, dtype=torch.int64, device=device) if run.denoiser.backbone.spec.num_classes else None
-    cond_shape = run.denoiser.cond_shape
     return trace(
         subject,
         sampler,
         u_T,
         steps=settings.steps,
         plan=settings.plan if effort is None else ConstantPlan(effort),
-        label=label,
-        cond=None if cond_shape is None else torch.zeros(1, *cond_shape, device=device),
+        given=run.denoiser.blank(device=device),
         generator=noise,
         timed=timed,
         wrap=settings.guided,
@@ -343,9 +342,9 @@ def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float,
     label = data.labels(split)[:1024] if run.denoiser.backbone.spec.num_classes else None
     if run.denoiser.cond_shape is not None:
         pair = data.pairs(split, 1024)
-        return denoising_error(run.denoiser, pair.x, label=label, cond=pair.y)
+        return denoising_error(run.denoiser, pair.x, given=Given(label=label, image=pair.y))
     images: Tensor = to_float(data.images(split)[:1024])
-    return denoising_error(run.denoiser, images, label=label)
+    return denoising_error(run.denoiser, images, given=Given(label=label))
 
 
 def make_card(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoisezoo.archs import Effort
-from denoisezoo.diffusion import Denoiser
+from denoisezoo.diffusion import NOTHING, Denoiser, Given
 from denoisezoo.diffusion.denoiser import cropped
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
@@ -158,7 +158,7 @@ def measure(
     propagation: Propagation,
     *,
     per_level: int = PER_LEVEL,
-    label: Tensor | None = None,
+    given: Given = NOTHING,
     seed: int = 0,
     batch_size: int = 128,
 ) -> LossTable:
@@ -170,7 +170,7 @@ def measure(
         levels: From `make_levels`.
         propagation: What the walk makes of errors.
         per_level: Images at each level.
-        label: Classes of the images (N,), for conditional networks.
+        given: What the images are told (N, ...).
         seed: Seed of the noise.
         batch_size: Images at a time.
 
@@ -187,8 +187,8 @@ def measure(
         u_0 = denoiser.process.start(images[chosen], generator).to(device)
         eps = torch.randn(u_0.shape, generator=generator).to(device, u_0.dtype)
         t = torch.full((per_level,), level.t, dtype=torch.float64, device=device)
-        classes = None if label is None else label[chosen].to(device)
-        errors = [_error(denoiser, u_0, eps, t, classes, effort, batch_size) for effort in denoiser.efforts]
+        told = given.take(chosen).to(device)
+        errors = [_error(denoiser, u_0, eps, t, told, effort, batch_size) for effort in denoiser.efforts]
         rows.append(_row(errors, level, propagation, u_0.shape[-2:]))
     loss, standard_error, effect, effect_error = (np.stack(column) for column in zip(*rows, strict=True))
     return LossTable(denoiser.efforts, tuple(levels), loss, standard_error, effect, effect_error, per_level)
@@ -216,7 +216,7 @@ def _whole(error: Tensor, size: torch.Size) -> Tensor:
 
 
 def _error(
-    denoiser: Denoiser, u_0: Tensor, eps: Tensor, t: Tensor, label: Tensor | None, effort: Effort, batch_size: int
+    denoiser: Denoiser, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort, batch_size: int
 ) -> Tensor:
     """Predicted minus clean states (N, C, H, W), of the size that a sampler's have at the one time in `t`."""
     halvings = denoiser.process.dropped(float(t[0]))
@@ -224,8 +224,7 @@ def _error(
     parts = []
     for low in range(0, len(u_t), batch_size):
         part = slice(low, low + batch_size)
-        classes = None if label is None else label[part]
-        found = denoiser(u_t[part], t[part], label=classes, effort=effort).u_0
+        found = denoiser(u_t[part], t[part], given.take(part), effort).u_0
         # A network that enlarges also answers what enters the state next.
         parts.append(found - u_0[part, :, : found.shape[-2], : found.shape[-1]])
     return torch.cat(parts)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from denoisezoo.data.pixels import to_float
-from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.diffusion import Given, NetworkDenoiser
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.metrics import Evaluator
@@ -121,7 +121,7 @@ class SearchTask:
         known = denoiser.process.encode(to_float(self.data.images("train")[:PROPAGATED]))
         parts = make_levels(self.times, denoiser.process, levels)
         self.spent += int(sum(self.macs[level.calls[0]].sum() for level in parts)) * images
-        return measure(denoiser, pictures, parts, Propagation(known), per_level=images, label=label)
+        return measure(denoiser, pictures, parts, Propagation(known), per_level=images, given=Given(label=label))
 
     def walk(self, plan: Plan, settings: Settings) -> Trajectory:
         """The calls of a walk by a plan, counted; on another time grid a plan has other calls at its efforts."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from denoisezoo.diffusion import NetworkDenoiser, Process, create_sampler
+from denoisezoo.diffusion import Given, NetworkDenoiser, Process, create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.conditions import Conditions, held_out, sample_labels, sample_picture
 from denoisezoo.evaluation.generate import generate
@@ -90,7 +90,7 @@ class SampleGrid(Callback):
         shape = denoiser.image_shape
         mine = share(self.num)
         labels = sample_labels(self.num, denoiser.backbone.spec.num_classes, self._conditions)
-        images, given = torch.zeros(0, *shape), self._conditions
+        images, conditions = torch.zeros(0, *shape), self._conditions
         if len(mine):
             images = generate(
                 denoiser,
@@ -99,9 +99,11 @@ class SampleGrid(Callback):
                 shape,
                 steps=self.steps,
                 first_seed=self.seed + mine.start,
-                labels=None if labels is None else labels[mine.start : mine.stop],
-                cond=given.pair.y if given else None,
-                cond_index=given.index(self.num)[mine.start : mine.stop] if given else None,
+                given=Given(
+                    label=None if labels is None else labels[mine.start : mine.stop],
+                    image=conditions.pair.y if conditions else None,
+                ),
+                image_index=conditions.index(self.num)[mine.start : mine.stop] if conditions else None,
                 device=device,
             ).images
         return gather(images.to(device)).cpu()

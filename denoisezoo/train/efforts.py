@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Backbone, Effort
-from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Objective
+from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, Objective
 from denoisezoo.diffusion.objectives.regression import Loss
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
@@ -117,13 +117,13 @@ def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None) -> in
         side = process.state_shape((1, *denoiser.image_shape), first)[-1]
         x = torch.zeros(1, spec.in_channels, side, side, device="meta")
         whole = (1, spec.cond_channels, spec.resolution, spec.resolution)
-        cond = torch.zeros(whole, device="meta") if spec.cond_channels else None
-        costs.append(count(partial(_train_on, shadow, x, cond, effort)).macs)
+        given = Given(image=torch.zeros(whole, device="meta") if spec.cond_channels else None)
+        costs.append(count(partial(_train_on, shadow, x, given, effort)).macs)
     return round(sum(costs) / len(costs))
 
 
-def _train_on(shadow: Backbone, x: Tensor, cond: Tensor | None, effort: Effort | None) -> None:
-    shadow(x, torch.zeros(1, device="meta"), cond=cond, effort=effort).sum().backward()
+def _train_on(shadow: Backbone, x: Tensor, given: Given, effort: Effort | None) -> None:
+    shadow(x, torch.zeros(1, device="meta"), given, effort).sum().backward()
 
 
 def expected_macs(denoiser: NetworkDenoiser, mode: Mode, sandwich: Sandwich) -> int:

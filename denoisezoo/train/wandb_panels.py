@@ -55,16 +55,14 @@ def price(trainer: Trainer, pl_module: LightningModule) -> Trajectory:
     """Cost of every denoiser call for one image, counted without weights."""
     grid = next((callback for callback in trainer.callbacks if isinstance(callback, SampleGrid)), SampleGrid())
     denoiser = counting_copy(pl_module.counted)
-    spec, noise = pl_module.denoiser.backbone.spec, SeedBlock([0])
-    shape, cond_shape = (1, *pl_module.denoiser.image_shape), pl_module.denoiser.cond_shape
+    noise, shape = SeedBlock([0]), (1, *pl_module.denoiser.image_shape)
     u_T = grid.sampler.prior(denoiser.process.free, shape, grid.steps, noise, device="cpu", dtype=torch.float32)
     return trace(
         denoiser,
         grid.sampler,
         u_T,
         steps=grid.steps,
-        label=torch.zeros(1, dtype=torch.int64) if spec.num_classes else None,
-        cond=torch.zeros(1, *cond_shape) if cond_shape else None,
+        given=pl_module.denoiser.blank(),
         generator=noise,
         timed=False,
     )

@@ -15,6 +15,7 @@ from denoisezoo.archs.missing_u import ReleasedSinusoids, instance_norm
 from denoisezoo.diffusion import create_sampler, default_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import RMSAttention
+from denoisezoo.nn.given import Given
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import trace
 
@@ -321,7 +322,7 @@ def test_adjoint_trains_the_network():
         torch.manual_seed(1)
         settings = {"solver": "rk4", "steps": (16,), "single_step_levels": 0, "adjoint": adjoint}
         net = moved("missing_u_fast_tiny", cond_channels=0, **settings).double()
-        net(x, torch.tensor([0.3, 0.8]), label=torch.tensor([0, 2])).square().sum().backward()
+        net(x, torch.tensor([0.3, 0.8]), Given(label=torch.tensor([0, 2]))).square().sum().backward()
         grads.append({name: p.grad for name, p in net.named_parameters() if p.grad is not None})
     assert grads[0].keys() == grads[1].keys()
     for name, expected in grads[0].items():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.nn.given import Given
 from denoisezoo.profiling.counting import count
 
 SONG = {"multipliers": (1, 2, 2, 2), "augment_dim": 0}
@@ -34,7 +35,7 @@ def counted(name, **overrides):
         x, c_noise = torch.empty(1, spec.in_channels, spec.resolution, spec.resolution), torch.empty(1)
         label = torch.zeros(1, dtype=torch.int64) if spec.num_classes else None
         augment = torch.empty(1, spec.augment_dim) if spec.augment_dim else None
-        return net, count(lambda: net(x, c_noise, label=label, augment=augment))
+        return net, count(lambda: net(x, c_noise, Given(label=label, augment=augment)))
 
 
 @pytest.mark.parametrize(("name", "overrides", "params", "macs", "attention", "saved"), REFERENCE)

@@ -3,6 +3,7 @@ import torch
 
 from denoisezoo.archs import create_denoiser
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 
 
 def spread(net):
@@ -30,10 +31,11 @@ def test_a_condition_is_averaged_to_the_size_of_the_noisy_image():
     x, cond = torch.randn(2, 3, 4, 4, generator=generator), torch.randn(2, 1, 16, 16, generator=generator)
     means = cond.unflatten(-1, (4, 4)).unflatten(-3, (4, 4)).mean((-3, -1))
     with torch.no_grad():
-        torch.testing.assert_close(net(x, torch.zeros(2), cond=cond), net(x, torch.zeros(2), cond=means))
+        given, averaged = Given(image=cond), Given(image=means)
+        torch.testing.assert_close(net(x, torch.zeros(2), given), net(x, torch.zeros(2), averaged))
     for size in ((10, 10), (16, 8), (2, 2)):
-        with pytest.raises(UserError, match=f"cond is {size[0]}x{size[1]} and the noisy image 4x4"):
-            net(x, torch.zeros(2), cond=torch.zeros(2, 1, *size))
+        with pytest.raises(UserError, match=f"the conditioning image is {size[0]}x{size[1]} and the input 4x4"):
+            net(x, torch.zeros(2), Given(image=torch.zeros(2, 1, *size)))
 
 
 def test_a_negative_gain_is_refused():

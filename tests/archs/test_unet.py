@@ -3,6 +3,7 @@ import torch
 
 from denoisezoo.archs import create_denoiser
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 
 PREFIXES = ["ddpm", "ddpmpp", "ncsnpp", "adm"]
 
@@ -44,7 +45,7 @@ def test_labels_by_override(prefix):
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.02 * torch.randn_like(p))
-        y = net(torch.randn(1, 1, 16, 16).expand(11, -1, -1, -1), torch.zeros(11), label=torch.arange(-1, 10))
+        y = net(torch.randn(1, 1, 16, 16).expand(11, -1, -1, -1), torch.zeros(11), Given(label=torch.arange(-1, 10)))
     distance = torch.cdist(y.flatten(1), y.flatten(1))
     assert distance[~torch.eye(11, dtype=torch.bool)].min() > 1e-2
 
@@ -60,13 +61,13 @@ def test_starts_near_zero(prefix):
 def test_inputs_that_the_network_does_not_take(prefix):
     net, x, c_noise = create_denoiser(f"{prefix}_digits"), torch.randn(2, 1, 16, 16), torch.zeros(2)
     with pytest.raises(UserError, match="a label was given to an unconditional network; create it with num_classes"):
-        net(x, c_noise, label=torch.zeros(2, dtype=torch.int64))
-    with pytest.raises(UserError, match="cond has 3 channels; this network takes 0"):
-        net(x, c_noise, cond=torch.zeros(2, 3, 16, 16))
+        net(x, c_noise, Given(label=torch.zeros(2, dtype=torch.int64)))
+    with pytest.raises(UserError, match="the conditioning image has 3 channels; this network takes 0"):
+        net(x, c_noise, Given(image=torch.zeros(2, 3, 16, 16)))
     with pytest.raises(UserError, match="augment has 9 channels; this network takes 0"):
-        net(x, c_noise, augment=torch.zeros(2, 9))
+        net(x, c_noise, Given(augment=torch.zeros(2, 9)))
     net = create_denoiser(f"{prefix}_tiny")
-    with pytest.raises(UserError, match="cond has 0 channels; this network takes 1"):
+    with pytest.raises(UserError, match="the conditioning image has 0 channels; this network takes 1"):
         net(torch.randn(1, 3, 8, 8), torch.zeros(1))
 
 

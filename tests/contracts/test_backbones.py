@@ -6,6 +6,7 @@ A variant that cannot pass a test says so itself: `expected_failures={"test_name
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from denoisezoo.archs import Backbone, Variant, get_variant, list_denoisers, list_families
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 from denoisezoo.profiling.counting import count
 
 TINY = [name for name in list_denoisers() if "tiny" in get_variant(name).tags]
@@ -61,10 +63,20 @@ def inputs(variant: Variant, batch: int, device: str = "cpu") -> dict[str, Tenso
     if spec.num_classes:
         given["label"] = torch.randint(spec.num_classes, (batch,), generator=generator).to(device)
     if spec.cond_channels:
-        given["cond"] = randn(batch, spec.cond_channels, *size)
+        given["image"] = randn(batch, spec.cond_channels, *size)
+    if spec.token_dim:
+        given["tokens"] = randn(batch, spec.tokens, spec.token_dim)
     if spec.augment_dim:
         given["augment"] = randn(batch, spec.augment_dim)
+    if spec.second_time:
+        given["until"] = randn(batch)
     return given
+
+
+def call(net: Any, given: dict[str, Tensor | None], effort: float | None = None) -> Tensor:
+    """The network's answer to inputs by name."""
+    told = {key: value for key, value in given.items() if key not in ("x", "c_noise")}
+    return net(given["x"], given["c_noise"], Given(**told), effort)
 
 
 def assert_same(actual: Tensor, expected: Tensor) -> None:
@@ -82,7 +94,7 @@ def test_shape(variant, batch):
     net = build(variant)
     spec = variant.spec
     for effort in variant.efforts:
-        y = net(**inputs(variant, batch), effort=effort)
+        y = call(net, inputs(variant, batch), effort)
         assert y.shape == (batch, spec.out_channels, spec.resolution, spec.resolution)
         assert y.dtype == torch.float32
         assert y.isfinite().all()
@@ -91,20 +103,20 @@ def test_shape(variant, batch):
 @each_tiny
 def test_unknown_effort(variant):
     with pytest.raises(UserError, match=r"effort 0\.123"):
-        build(variant)(**inputs(variant, 1), effort=0.123)
+        call(build(variant), inputs(variant, 1), 0.123)
 
 
 @each_tiny
 def test_no_effort_is_the_full_network(variant):
     net, given = build(variant), inputs(variant, 2)
-    assert torch.equal(net(**given), net(**given, effort=variant.efforts[-1]))
+    assert torch.equal(call(net, given), call(net, given, variant.efforts[-1]))
 
 
 @each_tiny
 def test_gradients(variant):
     net = build(variant).train()
     for effort in variant.efforts:
-        net(**inputs(variant, 3), effort=effort).square().mean().backward()
+        call(net, inputs(variant, 3), effort).square().mean().backward()
     for name, p in net.named_parameters():
         if p.requires_grad:
             assert p.grad is not None, f"{name} has no gradient"
@@ -113,14 +125,14 @@ def test_gradients(variant):
 
 
 @each_tiny
-@pytest.mark.parametrize("what", ["x", "c_noise", "label", "cond", "augment"])
+@pytest.mark.parametrize("what", ["x", "c_noise", "label", "image", "tokens", "augment", "until"])
 def test_depends_on(variant, what):
     net, given = build(variant), inputs(variant, 3)
     if what not in given:
         pytest.skip(f"takes no {what}")
     other = (given[what] + 1) % variant.spec.num_classes if what == "label" else given[what] + 0.5
     for effort in variant.efforts:
-        change = (net(**given | {what: other}, effort=effort) - net(**given, effort=effort)).flatten(1).abs().amax(1)
+        change = (call(net, given | {what: other}, effort) - call(net, given, effort)).flatten(1).abs().amax(1)
         assert (change > 1e-4).all(), f"at effort {effort}"
 
 
@@ -133,9 +145,9 @@ def test_no_label_is_minus_one(variant):
     some = label.clone()
     some[1] = -1
     for effort in variant.efforts:
-        nothing = net(**given, effort=effort)
-        assert torch.equal(net(**given, label=torch.full_like(label, -1), effort=effort), nothing)
-        assert_same(net(**given, label=some, effort=effort)[1], nothing[1])
+        nothing = call(net, given, effort)
+        assert torch.equal(call(net, given | {"label": torch.full_like(label, -1)}, effort), nothing)
+        assert_same(call(net, given | {"label": some}, effort)[1], nothing[1])
 
 
 @each_tiny
@@ -145,8 +157,8 @@ def test_no_augment_is_zero(variant):
         pytest.skip("takes no augmentation label")
     net, augment = build(variant), given.pop("augment")
     for effort in variant.efforts:
-        nothing = net(**given, effort=effort)
-        assert torch.equal(net(**given, augment=torch.zeros_like(augment), effort=effort), nothing)
+        nothing = call(net, given, effort)
+        assert torch.equal(call(net, given | {"augment": torch.zeros_like(augment)}, effort), nothing)
 
 
 @each_tiny
@@ -154,9 +166,9 @@ def test_batch_independence(variant):
     net, given = build(variant), inputs(variant, 3)
     order = torch.tensor([2, 0, 1])
     for effort in variant.efforts:
-        together = net(**given, effort=effort)
-        assert_same(net(**{key: value[order] for key, value in given.items()}, effort=effort), together[order])
-        alone = [net(**{key: value[i : i + 1] for key, value in given.items()}, effort=effort) for i in range(3)]
+        together = call(net, given, effort)
+        assert_same(call(net, {key: value[order] for key, value in given.items()}, effort), together[order])
+        alone = [call(net, {key: value[i : i + 1] for key, value in given.items()}, effort) for i in range(3)]
         assert_same(torch.cat(alone), together)
 
 
@@ -165,7 +177,7 @@ def test_forward_changes_no_state(variant):
     net, given = build(variant).train(), inputs(variant, 2)
     before = copy.deepcopy(net.state_dict())
     for effort in variant.efforts:
-        net(**given, effort=effort)
+        call(net, given, effort)
     after = net.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
@@ -178,32 +190,32 @@ def test_save_load(variant):
     torch.save(net.state_dict(), file)
     file.seek(0)
     other = build(variant, seed=1)
-    expected = {effort: net(**given, effort=effort) for effort in variant.efforts}
-    assert not any(torch.equal(other(**given, effort=effort), y) for effort, y in expected.items())
+    expected = {effort: call(net, given, effort) for effort in variant.efforts}
+    assert not any(torch.equal(call(other, given, effort), y) for effort, y in expected.items())
     other.load_state_dict(torch.load(file, weights_only=True))
     for effort, y in expected.items():
-        assert torch.equal(other(**given, effort=effort), y)
-        assert torch.equal(copy.deepcopy(net)(**given, effort=effort), y)
+        assert torch.equal(call(other, given, effort), y)
+        assert torch.equal(call(copy.deepcopy(net), given, effort), y)
 
 
 @each_tiny
 def test_channels_last(variant):
     net, given = build(variant), inputs(variant, 2)
-    expected = [net(**given, effort=effort) for effort in variant.efforts]
+    expected = [call(net, given, effort) for effort in variant.efforts]
     net = net.to(memory_format=torch.channels_last)
     given["x"] = given["x"].contiguous(memory_format=torch.channels_last)
     for effort, y in zip(variant.efforts, expected, strict=True):
-        assert_same(net(**given, effort=effort), y)
+        assert_same(call(net, given, effort), y)
 
 
 @each_tiny
 def test_bfloat16(variant):
     net, given = build(variant), inputs(variant, 3)
-    expected = {effort: net(**given, effort=effort) for effort in variant.efforts}
+    expected = {effort: call(net, given, effort) for effort in variant.efforts}
     half = {key: v.bfloat16() if v.is_floating_point() and key != "c_noise" else v for key, v in given.items()}
     net = net.to(torch.bfloat16)
     for effort, y in expected.items():
-        actual = net(**half, effort=effort)
+        actual = call(net, half, effort)
         assert actual.dtype == torch.bfloat16
         error = (actual.float() - y).abs() / y.std()
         # bfloat16 keeps 8 bits: 0.4 % per operation, and some 20 operations follow each other.
@@ -216,9 +228,9 @@ def test_inference_mode(variant):
     net, given = build(variant), inputs(variant, 2)
     copies = {key: value.clone() for key, value in given.items()}
     for effort in variant.efforts:
-        expected = net(**given, effort=effort)
+        expected = call(net, given, effort)
         with torch.inference_mode():
-            assert_same(net(**given, effort=effort), expected)
+            assert_same(call(net, given, effort), expected)
     assert all(torch.equal(given[key], copies[key]) for key in given), "an input was changed in place"
 
 
@@ -228,7 +240,7 @@ def test_compiles_as_one_graph(variant):
     torch.compiler.reset()
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     for effort in variant.efforts:
-        assert_same(compiled(**given, effort=effort), net(**given, effort=effort))
+        assert_same(call(compiled, given, effort), call(net, given, effort))
 
 
 @each_tiny
@@ -237,8 +249,8 @@ def test_extraction_answers_as_the_network_does(variant):
     net, given = build(variant), inputs(variant, 3)
     for effort in variant.efforts:
         alone = net.extract(effort)
-        expected = net(**given, effort=effort)
-        torch.testing.assert_close(alone(**given), expected, rtol=1e-5, atol=1e-5 * expected.std().item())
+        expected = call(net, given, effort)
+        torch.testing.assert_close(call(alone, given), expected, rtol=1e-5, atol=1e-5 * expected.std().item())
         assert alone.efforts == (effort,)
         assert alone.num_params() == net.num_params(effort)
 
@@ -247,24 +259,24 @@ def test_extraction_answers_as_the_network_does(variant):
 def test_refuses_wrong_inputs(variant):
     net, given = build(variant), inputs(variant, 2)
     wrong = {"channels": {"x": torch.cat([given["x"], given["x"]], dim=1)}}
-    if "cond" in given:
-        wrong["cond"] = {"cond": None}
+    if "image" in given:
+        wrong["conditioning image"] = {"image": None}
     if "label" in given:
         wrong["label"] = {"label": given["label"] + variant.spec.num_classes}
     for effort in variant.efforts:
         for told, change in wrong.items():
             with pytest.raises(UserError, match=told):
-                net(**given | change, effort=effort)
+                call(net, given | change, effort)
 
 
 @each_tiny
 def test_refuses_conditions_of_another_size(variant):
     net, given = build(variant), inputs(variant, 2)
-    if "cond" not in given:
+    if "image" not in given:
         return
-    for cond in (given["cond"][..., :-1], given["cond"][..., :-1, :], given["cond"].repeat_interleave(2, -1)):
+    for cond in (given["image"][..., :-1], given["image"][..., :-1, :], given["image"].repeat_interleave(2, -1)):
         with pytest.raises(UserError, match="give a condition of the image's size"):
-            net(**given | {"cond": cond})
+            call(net, given | {"image": cond})
 
 
 @each_variant
@@ -275,7 +287,7 @@ def test_costs(variant):
     given = inputs(variant, 1, device="meta")
     for effort, cost in zip(variant.efforts, variant.costs, strict=True):
         assert net.num_params(effort) == cost.params, f"at effort {effort}"
-        counts = count(lambda effort=effort: net(**given, effort=effort))
+        counts = count(lambda effort=effort: call(net, given, effort))
         assert counts.uncounted == {}
         assert counts.macs == cost.macs, f"at effort {effort}"
 

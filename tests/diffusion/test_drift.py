@@ -5,7 +5,16 @@ import torch
 
 from denoisezoo.archs import BackboneConfig
 from denoisezoo.archs.backbone import Backbone
-from denoisezoo.diffusion import Denoiser, Drift, GaussianOracle, Given, NetworkDenoiser, Prediction, create_sampler
+from denoisezoo.diffusion import (
+    Denoiser,
+    Drift,
+    GaussianOracle,
+    Given,
+    NetworkDenoiser,
+    OfCondition,
+    Prediction,
+    create_sampler,
+)
 from denoisezoo.diffusion.preconditioning import EDMPreconditioning
 from denoisezoo.diffusion.samplers.first_order import bridge
 from denoisezoo.errors import UserError
@@ -86,7 +95,7 @@ class Certain(Denoiser):
 def test_a_step_of_ddpm_draws_from_the_posterior():
     """The sampler itself: its step from u_t, with noise switched off and on, against the formula of the docstring."""
     x, y = at(0.8).reshape(1, 1, 1, 1), at(-1.3).reshape(1, 1, 1, 1)
-    denoiser, n = Given(Certain(PROCESS, x), y.expand(4000, 1, 1, 1)), 4000
+    denoiser, n = OfCondition(Certain(PROCESS, x), y.expand(4000, 1, 1, 1)), 4000
     sampler, seen = create_sampler("ddpm:clip=false"), []
     w_T = X.prior((n, 1, 1, 1), torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
@@ -113,7 +122,7 @@ def test_an_oracles_samples_have_the_conditional_moments(spec):
     gain = COVARIANCE[:2, 2:] @ COVARIANCE[2:, 2:].inverse()
     w_T = torch.cat([torch.zeros(1, 2, dtype=f64), torch.eye(2, dtype=f64)]).reshape(3, 1, 1, 2)
     cond = Y.expand(3, 2).reshape(3, 1, 1, 2)
-    images = create_sampler(spec)(oracle, w_T, steps=300, cond=cond).images.reshape(3, 2)
+    images = create_sampler(spec)(oracle, w_T, steps=300, given=Given(image=cond)).images.reshape(3, 2)
     M = (images[1:] - images[:1]).T
     covariance = float(X.sigma(at(1.0)) ** 2) * M @ M.T
     torch.testing.assert_close(images[0], MEAN[:2] + gain @ (Y[0] - MEAN[2:]), rtol=0, atol=3e-3)
@@ -138,7 +147,7 @@ def test_networks_see_the_drifting_image_and_a_walk_starts_from_what_was_receive
     denoiser = NetworkDenoiser(Recorder(), PROCESS, preconditioning)
     y = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=f64)
     w, t = torch.randn_like(y), at(1.0, 0.4)
-    Given(denoiser, y)(w, t)
+    OfCondition(denoiser, y)(w, t)
     scale = preconditioning.c_in(PROCESS, t)
     drift = X.drift(t).reshape(-1, 1, 1, 1)
     torch.testing.assert_close(denoiser.backbone.shown, scale * torch.cat([w + drift * y, y], 1))

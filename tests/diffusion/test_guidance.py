@@ -6,6 +6,7 @@ import torch
 from denoisezoo.diffusion import Denoiser, Guided, Prediction
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 
 
 class Known(Denoiser):
@@ -15,7 +16,8 @@ class Known(Denoiser):
         super().__init__()
         self.process, self.labels = VP(), []
 
-    def forward(self, u_t, t, *, label=None, cond=None, augment=None, effort=None):
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        label = given.label
         self.labels.append(label)
         value = 0.25 if label is None else (label + 1.0).reshape(-1, 1, 1, 1)
         return Prediction(torch.zeros_like(u_t) + value, torch.zeros_like(u_t) - value)
@@ -25,7 +27,7 @@ U, T, LABEL = torch.zeros(2, 1, 2, 2), torch.full((2,), 0.5, dtype=torch.float64
 
 
 def test_extrapolates_from_no_label_to_label():
-    found = Guided(Known(), 3.0)(U, T, label=LABEL)
+    found = Guided(Known(), 3.0)(U, T, Given(label=LABEL))
     expected = torch.tensor([0.25 + 3 * (1 - 0.25), 0.25 + 3 * (4 - 0.25)])
     assert torch.equal(found.u_0[:, 0, 0, 0], expected)
     assert torch.equal(found.eps[:, 0, 0, 0], -expected)
@@ -34,7 +36,7 @@ def test_extrapolates_from_no_label_to_label():
 def test_one_call_where_guidance_changes_nothing():
     for scale, label, calls in [(1.0, LABEL, 1), (2.0, None, 1), (2.0, LABEL, 2), (0.0, LABEL, 2)]:
         known = Known()
-        Guided(known, scale)(U, T, label=label)
+        Guided(known, scale)(U, T, Given(label=label))
         assert len(known.labels) == calls
 
 
@@ -43,7 +45,7 @@ def test_interval_of_noise_levels():
     limits = [(0, math.inf, 2), (sigma * 1.01, math.inf, 1), (0, sigma * 0.99, 1), (sigma / 2, sigma * 2, 2)]
     for low, high, calls in limits:
         known = Known()
-        Guided(known, 2.0, sigma_min=low, sigma_max=high)(U, T, label=LABEL)
+        Guided(known, 2.0, sigma_min=low, sigma_max=high)(U, T, Given(label=LABEL))
         assert len(known.labels) == calls
 
 
@@ -55,7 +57,7 @@ def test_each_image_is_guided_by_its_own_noise_level():
     free, plain = 0.25, [1.0, 4.0]
     led = [free + 3 * (value - free) for value in plain]
     for limits, expected in [((0, between), [led[0], plain[1]]), ((between, math.inf), [plain[0], led[1]])]:
-        found = Guided(Known(), 3.0, sigma_min=limits[0], sigma_max=limits[1])(U, t, label=LABEL)
+        found = Guided(Known(), 3.0, sigma_min=limits[0], sigma_max=limits[1])(U, t, Given(label=LABEL))
         assert found.u_0[:, 0, 0, 0].tolist() == expected
         assert found.eps[:, 0, 0, 0].tolist() == [-value for value in expected]
 

@@ -12,9 +12,10 @@ from denoisezoo.diffusion import (
     Given,
     Joint,
     NetworkDenoiser,
+    OfCondition,
     SeedBlock,
+    conditioned,
     create_sampler,
-    with_condition,
 )
 from denoisezoo.diffusion.objectives.regression import Likelihood, Simple
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Epsilon
@@ -128,7 +129,9 @@ def posterior():
 def affine(sampler, denoiser, steps):
     """Mean and covariance of the images of a deterministic sampler of a linear denoiser, from three walks."""
     x_T = torch.cat([torch.zeros(1, 2, dtype=f64), torch.eye(2, dtype=f64)]).reshape(3, 1, 1, 2)
-    images = sampler(denoiser, x_T, steps=steps, cond=Y.expand(3, 2).reshape(3, 1, 1, 2)).images.reshape(3, 2)
+    images = sampler(denoiser, x_T, steps=steps, given=Given(image=Y.expand(3, 2).reshape(3, 1, 1, 2))).images.reshape(
+        3, 2
+    )
     M = (images[1:] - images[:1]).T
     prior = float(denoiser.process.free.sigma(at(denoiser.process.t_max)))
     return images[0], prior**2 * M @ M.T
@@ -150,7 +153,7 @@ def test_the_oracle_of_a_clean_condition_is_the_closed_form():
     mean, covariance = posterior()
     sigma = process.free.sigma(t)
     gain = covariance @ (covariance + sigma**2 * torch.eye(2, dtype=f64)).inverse()
-    found = Given(oracle(process), Y.reshape(1, 1, 1, 2))(x_t.reshape(1, 1, 1, 2), t).u_0.flatten()
+    found = OfCondition(oracle(process), Y.reshape(1, 1, 1, 2))(x_t.reshape(1, 1, 1, 2), t).u_0.flatten()
     torch.testing.assert_close(found, mean + gain @ (x_t[0] - mean), rtol=1e-10, atol=1e-10)
 
 
@@ -173,7 +176,7 @@ def test_the_oracle_of_a_diffused_condition_is_the_closed_form(x, sigma_max, tim
     assert not torch.equal(y_t, y)
     gain, mean = regression(process, t)
     expected = MEAN[:2] + gain @ (torch.cat([x_t[0], y_t.flatten()]) - mean)
-    found = Given(oracle(process), y, torch.Generator().manual_seed(3))(x_t.reshape(1, 1, 1, 2), t).u_0.flatten()
+    found = OfCondition(oracle(process), y, torch.Generator().manual_seed(3))(x_t.reshape(1, 1, 1, 2), t).u_0.flatten()
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -204,7 +207,7 @@ def test_images_have_the_moments_that_theory_gives_each_estimator(spec, sigma_ma
     generator = torch.Generator().manual_seed(0)
     x_T = sampler.prior(process.free, (n, 1, 1, 2), 30, generator)
     cond = Y.expand(n, 2).reshape(n, 1, 1, 2)
-    images = sampler(oracle(process), x_T, steps=30, cond=cond, generator=generator).images.reshape(n, 2)
+    images = sampler(oracle(process), x_T, steps=30, given=Given(image=cond), generator=generator).images.reshape(n, 2)
     mean, covariance = moments_of_walk(process, process.free.grid(30).tolist(), "ddpm" in spec)
     spread = covariance.diag()
     assert ((images.mean(0) - mean).abs() < 4 * (spread / n).sqrt()).all()
@@ -240,11 +243,11 @@ def test_the_bias_of_the_score_falls_with_the_speed_of_y(t):
     base, times = joint(0.0), at(t).expand(n)
     sigma = float(base.free.sigma(at(t)))
     x_t = x + sigma * torch.randn(n, 1, 1, 2, generator=generator, dtype=f64)
-    exact = Given(oracle(base), y)(x_t, times).eps
+    exact = OfCondition(oracle(base), y)(x_t, times).eps
     gaps = []
     for sigma_max in (0.02, 0.2, 1.0, 5.0, 20.0):
         process = joint(sigma_max)
-        found = Given(oracle(process), y, torch.Generator().manual_seed(1))(x_t, times).eps
+        found = OfCondition(oracle(process), y, torch.Generator().manual_seed(1))(x_t, times).eps
         gaps.append(((found - exact) / sigma).square().sum((1, 2, 3)).mean().item())
         sigma_y = process.sigma(at(t))[0, 1].item()
         assert gaps[-1] == pytest.approx(expected_gap(sigma, sigma_y), rel=0.06)
@@ -273,7 +276,9 @@ def test_slower_conditions_give_better_images(spec):
         generator = torch.Generator().manual_seed(0)
         x_T = sampler.prior(process.free, (n, 1, 1, 2), 60, generator)
         cond = Y.expand(n, 2).reshape(n, 1, 1, 2)
-        images = sampler(oracle(process), x_T, steps=60, cond=cond, generator=generator).images.reshape(n, 2)
+        images = sampler(oracle(process), x_T, steps=60, given=Given(image=cond), generator=generator).images.reshape(
+            n, 2
+        )
         errors.append(((images.T.cov() - covariance).abs().max() + (images.mean(0) - mean).abs().max()).item())
     assert errors[1] < 0.06
     assert errors[0] > 2 * errors[1]
@@ -308,7 +313,7 @@ def test_the_corrector_brings_images_nearer_to_the_conditional_truth():
         sampler, generator = create_sampler(spec), torch.Generator().manual_seed(0)
         x_T = sampler.prior(process.free, (n, 1, 8, 8), 30, generator)
         exact, cond = GaussianOracle(process, mean, covariance), y.expand(n, 1, 8, 8)
-        images = sampler(exact, x_T, steps=30, cond=cond, generator=generator).images
+        images = sampler(exact, x_T, steps=30, given=Given(image=cond), generator=generator).images
         assert ((images.mean(0) - truth).abs() < 4.5 * (images.var(0) / n).sqrt()).all()
         ratios.append(float(images.var(0).mean()) / variance)
     assert ratios[0] > 1.25  # 30 steps of the predictor leave noise
@@ -336,13 +341,13 @@ def test_an_image_depends_on_its_own_seed_alone():
     def draw(rows):
         noise = SeedBlock(rows)
         x_T = sampler.prior(process.free, (len(rows), 1, 1, 2), 5, noise, dtype=f64)
-        return sampler(oracle(process), x_T, steps=5, cond=cond[rows], generator=noise).images
+        return sampler(oracle(process), x_T, steps=5, given=Given(image=cond[rows]), generator=noise).images
 
     assert torch.equal(draw([0, 1, 2])[1:], draw([1, 2]))
 
 
 def test_every_call_draws_afresh():
-    given = Given(oracle(joint(5.0)), Y.reshape(1, 1, 1, 2), torch.Generator().manual_seed(0))
+    given = OfCondition(oracle(joint(5.0)), Y.reshape(1, 1, 1, 2), torch.Generator().manual_seed(0))
     x_t = torch.zeros(1, 1, 1, 2, dtype=f64)
     assert not torch.equal(given(x_t, at(0.8)).u_0, given(x_t, at(0.8)).u_0)
 
@@ -375,8 +380,8 @@ def test_networks_of_x_alone_or_of_both_train_and_denoise(name, sigma_max):
             assert loss.error.shape == (6, outputs, 4, 4)
             loss.loss.backward()
             assert net.conv.weight.grad.isfinite().all()
-        given, cond = with_condition(denoiser, BATCH["cond"], torch.Generator().manual_seed(0))
-        found = given(BATCH["image"], at(1.0).expand(6), cond=cond)
+        subject, told = conditioned(denoiser, Given(image=BATCH["cond"]), torch.Generator().manual_seed(0))
+        found = subject(BATCH["image"], at(1.0).expand(6), told)
         assert found.u_0.shape == (6, 1, 4, 4)
         assert found.u_0.isfinite().all()
 
@@ -429,8 +434,8 @@ def test_augmented_conditions_are_noisy_and_say_how_much():
         (lambda: Joint(EDM(), 1, 1).start(torch.zeros(1, 1, 4, 4)), "no condition"),
         (lambda: Joint(EDM(), 1, 1).start(torch.zeros(1, 1, 4, 4), None, torch.zeros(1, 1, 2, 2)), "2x2"),
         (lambda: Joint(EDM(), 1, 1).begin(torch.zeros(1, 3, 4, 4)), "3 channels"),
-        (lambda: Given(oracle(VP()), Y), "VP"),
-        (lambda: Given(oracle(joint(0.0)), torch.zeros(1, 1, 3, 3))(torch.zeros(1, 1, 1, 2), at(0.5)), "3x3"),
+        (lambda: OfCondition(oracle(VP()), Y), "VP"),
+        (lambda: OfCondition(oracle(joint(0.0)), torch.zeros(1, 1, 3, 3))(torch.zeros(1, 1, 1, 2), at(0.5)), "3x3"),
         (lambda: create_sampler("pc:snr=0"), "snr"),
     ],
 )

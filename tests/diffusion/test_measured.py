@@ -10,6 +10,7 @@ from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 
 f64 = torch.float64
 COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=f64)
@@ -56,7 +57,9 @@ def test_samples_have_the_moments_of_the_posterior(spec):
     process = Measured(GeometricVE(0.005, 500.0), 1)
     oracle = GaussianOracle(process, MEAN.reshape(1, 1, 2), COVARIANCE)
     x_T = torch.cat([torch.zeros(1, 2, dtype=f64), torch.eye(2, dtype=f64)]).reshape(3, 1, 1, 2)
-    images = create_sampler(spec)(oracle, x_T, steps=300, cond=measurement(Y.expand(3, 2), S)).images.reshape(3, 2)
+    images = create_sampler(spec)(
+        oracle, x_T, steps=300, given=Given(image=measurement(Y.expand(3, 2), S))
+    ).images.reshape(3, 2)
     M = (images[1:] - images[:1]).T
     mean, covariance = posterior()
     torch.testing.assert_close(images[0], mean, rtol=0, atol=2e-3)

@@ -22,6 +22,7 @@ from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING
 
 f64 = torch.float64
 
@@ -101,7 +102,7 @@ class Toy(Backbone):
         super().__init__(BackboneConfig(in_channels=1, out_channels=2, resolution=4))
         self.conv = torch.nn.Conv2d(1, 2, 1)
 
-    def forward(self, x, c_noise, *, label=None, cond=None, augment=None, effort=None):
+    def forward(self, x, c_noise, given=NOTHING, effort=None):
         return self.conv(x) + 0.01 * c_noise[:, None, None, None]
 
 

@@ -16,6 +16,7 @@ from denoisezoo.diffusion import (
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import ComputationError, UserError
+from denoisezoo.nn.given import Given
 
 from .conftest import SHAPE
 
@@ -91,7 +92,7 @@ def test_plan_label_and_condition_reach_every_call(name):
     denoiser, sampler = Recorder(VP()), create_sampler(name)
     label, cond = torch.tensor([1, 2]), torch.ones(2, 1, 2, 2)
     u_T = sampler.prior(denoiser.process, (2, *SHAPE), 6)
-    sampler(denoiser, u_T, steps=6, plan=HalfPlan(), label=label, cond=cond)
+    sampler(denoiser, u_T, steps=6, plan=HalfPlan(), given=Given(label=label, image=cond))
     efforts = [kwargs["effort"] for _, kwargs in denoiser.calls]
     for t, kwargs in denoiser.calls:
         assert t.dtype == torch.float64

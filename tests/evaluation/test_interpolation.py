@@ -11,6 +11,7 @@ from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.interpolation import Walker, interpolate, perturb
+from denoisezoo.nn.given import Given
 
 SHAPE = (1, 8, 8)
 
@@ -87,9 +88,9 @@ def test_each_image_keeps_its_condition():
         backbone.eval(), Joint(channels=1, cond_channels=1, sigma_max=0.0), PRECONDITIONINGS["edm"]()
     )
     sampler, cond = create_sampler("heun"), torch.randn(4, 1, 8, 8)
-    walk = Walker(denoiser, sampler, (1, 8, 8), 2, cond=cond)
+    walk = Walker(denoiser, sampler, (1, 8, 8), 2, given=Given(image=cond))
     plain = perturb(walk, range(4), 0.5)[0]
-    images = generate(denoiser, sampler, 4, (1, 8, 8), steps=2, cond=cond).images
+    images = generate(denoiser, sampler, 4, (1, 8, 8), steps=2, given=Given(image=cond)).images
     torch.testing.assert_close(plain, images)
-    others = generate(denoiser, sampler, 4, (1, 8, 8), steps=2, cond=cond.flip(0)).images
+    others = generate(denoiser, sampler, 4, (1, 8, 8), steps=2, given=Given(image=cond.flip(0))).images
     assert (images - others).abs().max() > 1e-3

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from denoisezoo.archs import Backbone, BackboneConfig
+from denoisezoo.nn.given import NOTHING
 from denoisezoo.profiling.roofline import Peaks
 
 
@@ -42,7 +43,7 @@ class ToyODE(Backbone):
         self.blocks = nn.ModuleList([Field(config.channels), nn.Dropout(0.5)])
         self.head = nn.Conv2d(config.channels, config.out_channels, 1)
 
-    def forward(self, x, c_noise, *, label=None, cond=None, augment=None, effort=None):
+    def forward(self, x, c_noise, given=NOTHING, effort=None):
         steps = int(self.check_effort(effort))
         x = self.stem(x)
         for _ in range(steps):

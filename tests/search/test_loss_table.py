@@ -12,6 +12,7 @@ from denoisezoo.diffusion import PROCESSES, Denoiser, NetworkDenoiser, Predictio
 from denoisezoo.diffusion.coefficients import over_images
 from denoisezoo.diffusion.denoiser import default_denoiser
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING
 from denoisezoo.plans import Plan, extracted, find_plan
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import counting_copy, trace
@@ -30,7 +31,7 @@ class Gaussian(Denoiser):
         self.process, self.variance, self.mistake = process, variance, mistake
         self.device = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, u_t, t, *, label=None, cond=None, augment=None, effort=None):
+    def forward(self, u_t, t, given=NOTHING, effort=None):
         alpha, sigma = (x.to(u_t.dtype).view(-1, 1, 1, 1) for x in (self.process.alpha(t), self.process.sigma(t)))
         u_0 = alpha * self.variance * u_t / (alpha**2 * self.variance + sigma**2)
         if effort == 0.5:
@@ -142,7 +143,7 @@ def test_a_state_that_begins_with_random_parts_is_measured_as_it_is_trained():
     images = torch.zeros(1000, 1, 2, 2)
 
     class Nothing(Gaussian):
-        def forward(self, u_t, t, *, label=None, cond=None, augment=None, effort=None):
+        def forward(self, u_t, t, given=NOTHING, effort=None):
             return Prediction(torch.zeros_like(u_t), u_t)
 
     levels = make_levels([0.5], process, 1)

@@ -19,6 +19,7 @@ from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, Objecti
 from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 
 PerceptualFeatures = Callable[[Tensor], Sequence[Tensor]]
 """Images (B, C, H, W) in [-1, 1] to feature maps (B, C_k, H_k, W_k)."""
@@ -264,8 +265,7 @@ class UDPMLoss(AdversarialObjective):
         t = torch.full((len(image),), level, dtype=torch.float64, device=image.device)
         coarse = process.down(u_0, level)
         u_t = process.perturb(coarse, torch.empty_like(coarse).normal_(generator=generator), t)
-        given = {key: batch.get(key) for key in ("label", "cond", "augment")}
-        found = denoiser(u_t, t, **given, effort=effort).u_0
+        found = denoiser(u_t, t, Given.of(batch), effort).u_0
         scale = 2 ** (level - 1)
         real, fake = (process.to_pixels(u) / scale for u in (process.down(u_0, level - 1), found))
         return _Pair(real, fake, t, process.time_label(t), _shown(process, u_t, level) if self.pairs else None)

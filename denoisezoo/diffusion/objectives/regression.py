@@ -20,6 +20,7 @@ from denoisezoo.diffusion.denoiser import Denoiser
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 from denoisezoo.registry import Registry
 
 OBJECTIVES: Registry[type[Objective]] = Registry("objective")
@@ -225,15 +226,10 @@ class Objective(ABC):
         u_0 = process.start(image, generator, cond)
         t = self.times(process, self.times.uniform(len(image), generator, image.device))
         eps = torch.empty_like(u_0).normal_(generator=generator)
-        error, c_out = denoiser.training_error(
-            u_0,
-            eps,
-            t,
-            label=batch.get("label"),
-            cond=None if process.cond_channels else cond,  # it is in the state then
-            augment=batch.get("augment"),
-            effort=effort,
-        )
+        given = Given.of(batch)
+        if process.cond_channels:  # it is in the state then
+            given = given._replace(image=None)
+        error, c_out = denoiser.training_error(u_0, eps, t, given, effort)
         squared = error.float().square()
         per_sample = squared.mean(dim=tuple(range(1, error.ndim)))
         weight = self.weight(process, t, c_out).to(per_sample.dtype)

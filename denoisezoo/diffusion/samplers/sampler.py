@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
-from denoisezoo.diffusion.denoiser import Denoiser, Prediction, with_condition
+from denoisezoo.diffusion.denoiser import Denoiser, Prediction, conditioned
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.registry import Registry
 
 SAMPLERS: Registry[type[Sampler]] = Registry("sampler", see="denoisezoo sample --help")
@@ -75,14 +76,12 @@ class Caller:
         denoiser: Denoiser,
         calls: int,
         plan: EffortPlan | None,
-        label: Tensor | None,
-        cond: Tensor | None,
+        given: Given,
         on_step: OnStep | None,
     ) -> None:
         self.denoiser, self.process = denoiser, denoiser.process
         self.calls, self.plan, self.on_step = calls, plan, on_step
-        self.label, self.cond = label, cond
-        self.nfe = 0
+        self.given, self.nfe = given, 0
 
     def __call__(self, u_t: Tensor, t: Tensor) -> Prediction:
         """Prediction at state `u_t` (B, C, H, W) and scalar time `t` ()."""
@@ -90,7 +89,7 @@ class Caller:
         if self.plan is not None:
             effort = self.plan.effort(float(self.process.log_snr(t.reshape(1))))
         times = torch.full((len(u_t),), float(t), dtype=torch.float64, device=u_t.device)
-        prediction = self.denoiser(u_t, times, label=self.label, cond=self.cond, effort=effort)
+        prediction = self.denoiser(u_t, times, self.given, effort)
         if self.on_step is not None:
             self.on_step(StepInfo(self.nfe, self.calls, float(t), effort, u_t, prediction))
         self.nfe += 1
@@ -113,8 +112,7 @@ class Sampler(ABC):
         *,
         steps: int,
         plan: EffortPlan | None = None,
-        label: Tensor | None = None,
-        cond: Tensor | None = None,
+        given: Given = NOTHING,
         generator: Noise = None,
         on_step: OnStep | None = None,
     ) -> SampleResult:
@@ -125,8 +123,7 @@ class Sampler(ABC):
             u_T: States at the first time of the grid (B, C, H, W), from `prior`. Its dtype is the iterates'.
             steps: Solver steps N, at least 1. NFE follows from it (`nfe`).
             plan: How much of the network to use at each noise level.
-            label: Class labels (B,).
-            cond: Conditioning image (B, Cc, H, W).
+            given: What the images are told: label, conditioning image, ...
             generator: Source of the noise of stochastic samplers.
             on_step: Called after every denoiser call.
 
@@ -136,10 +133,10 @@ class Sampler(ABC):
         Raises:
             UserError: Fewer than one step, or a process that the sampler cannot walk.
         """
-        denoiser, cond = with_condition(denoiser, cond, generator)
+        denoiser, given = conditioned(denoiser, given, generator)
         process = denoiser.process
         grid = self.checked_grid(process, steps)
-        call = Caller(denoiser, self.nfe(steps), plan, label, cond, on_step)
+        call = Caller(denoiser, self.nfe(steps), plan, given, on_step)
         with torch.inference_mode():
             u_0 = self.walk(call, u_T, grid, generator)
             images = process.decode(u_0)
