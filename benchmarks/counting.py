@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.setting import Setting, example_inputs
 
@@ -31,7 +31,7 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 def measure(name: str, rounds: int) -> tuple[float, float]:
     """Median time of a plain and of a counted call, in milliseconds."""
-    net = create_denoiser(name).eval()
+    net = create_backbone(name).eval()
     inputs = example_inputs(net.spec, 1, Setting(torch.device("cpu")))
     with torch.inference_mode():
         calls = (lambda: net(**inputs), lambda: count(lambda: net(**inputs), root=net))

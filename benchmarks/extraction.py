@@ -19,9 +19,9 @@ from pathlib import Path
 
 import torch
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.diffusion import NetworkDenoiser, create_sampler
-from denoisezoo.diffusion.denoiser import default_denoiser
+from denoisezoo.diffusion.denoiser import create_denoiser
 from denoisezoo.evaluation.card import device_name
 from denoisezoo.plans import Plan, extracted, find_plan
 from denoisezoo.profiling.counting import count
@@ -51,7 +51,7 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 def prepared(name: str, mode: str, device: torch.device) -> NetworkDenoiser:
     torch.manual_seed(0)
-    denoiser = default_denoiser(create_denoiser(name), "vp_discrete").eval().to(device)
+    denoiser = create_denoiser(create_backbone(name), "vp_discrete").eval().to(device)
     last = mode in ("channels_last", "compiled")
     denoiser.backbone.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     return denoiser

@@ -30,7 +30,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.archs.ddpm import DDPM, DDPMConfig
 from denoisezoo.nn.blocks import ConvDown, ConvUp, ResidualBlock, SelfAttention
 from denoisezoo.nn.winograd import with_winograd
@@ -152,7 +152,7 @@ class Bench:
     def __init__(self, rounds: int, patience: float) -> None:
         torch.manual_seed(0)
         self.rounds, self.patience = rounds, patience
-        ours = create_denoiser("ddpm_cifar10", dropout=0.0)
+        ours = create_backbone("ddpm_cifar10", dropout=0.0)
         assert isinstance(ours, DDPM)
         self.theirs = build_peer(ours.config).eval()  # type: ignore[arg-type]
         copy_weights(self.theirs, ours)

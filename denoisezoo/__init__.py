@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from denoisezoo.archs import create_denoiser, list_denoisers
+    from denoisezoo.archs import create_backbone, list_denoisers
 
-__all__ = ["__version__", "create_denoiser", "list_denoisers"]
+__all__ = ["__version__", "create_backbone", "list_denoisers"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the zoo on first use, so that `denoisezoo --help` does not wait for torch."""
-    if name in {"create_denoiser", "list_denoisers"}:
+    if name in {"create_backbone", "list_denoisers"}:
         from denoisezoo import archs
 
         return getattr(archs, name)

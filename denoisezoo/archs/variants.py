@@ -148,7 +148,7 @@ def get_variant(name: str) -> Variant:
     return _discover()[name]
 
 
-def create_denoiser(name: str, **overrides: Any) -> Backbone:
+def create_backbone(name: str, **overrides: Any) -> Backbone:
     """Build a backbone by name.
 
     Args:

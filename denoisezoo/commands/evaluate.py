@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.commands.arguments import checked_lpips, refuse_file, settings_of
     from denoisezoo.commands.output import write_rows
-    from denoisezoo.evaluation.grid import save_png
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
+    from denoisezoo.pictures import save_png
     from denoisezoo.progress import progress_bar
     from denoisezoo.runs.assessor import assess, make_evaluator
     from denoisezoo.runs.run import load_run, with_task

@@ -8,7 +8,8 @@ import typing
 from typing import Any
 
 from denoisezoo.commands.list import row
-from denoisezoo.commands.output import Column, add_output_arguments, human, plain, print_table, write_rows
+from denoisezoo.commands.output import add_output_arguments, human, plain, print_table, write_rows
+from denoisezoo.tables import Column
 
 if typing.TYPE_CHECKING:
     from denoisezoo.archs import BackboneConfig, Variant
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     print(heading(variant, others))
     print_table(arguments, [Column("argument", "name"), Column("type", "type"), Column("default", "default", repr)])
     print_table(entry["costs"], cost_columns())
-    print(f'\ncreate it with  denoisezoo.create_denoiser("{args.name}", argument=value, ...)')
+    print(f'\ncreate it with  denoisezoo.create_backbone("{args.name}", argument=value, ...)')
     return 0
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from denoisezoo.commands.output import Column, add_output_arguments, human, print_table, several, write_rows
+from denoisezoo.commands.output import add_output_arguments, human, print_table, several, write_rows
+from denoisezoo.tables import Column
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

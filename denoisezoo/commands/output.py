@@ -3,45 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from rich import box
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
 
-from denoisezoo.files import json_safe, write_json, write_text
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a printed table.
-
-    Attributes:
-        title: Its heading.
-        value: Key of the row, or a function of the row.
-        form: How to write the value; None is written as a dash.
-        right: Set flush right, as numbers are.
-    """
-
-    title: str
-    value: str | Callable[[Row], Any]
-    form: Callable[[Any], str] = str
-    right: bool = False
-
-    def text(self, row: Row) -> str:
-        """What stands in the cell of a row."""
-        value = row.get(self.value) if isinstance(self.value, str) else self.value(row)
-        return "-" if value is None else self.form(value)
+from denoisezoo.files import write_json, write_text
+from denoisezoo.tables import Column, Row, Table, csv_text
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,42 +30,9 @@ def write_rows(rows: Sequence[Row], args: argparse.Namespace) -> None:
         write_text(args.csv, csv_text(rows))
 
 
-def csv_text(rows: Iterable[Row]) -> str:
-    """Rows as CSV: nested keys joined by dots, lists as JSON, nothing for None; columns of all rows, in order."""
-    flat = [flatten(json_safe(dict(row))) for row in rows]
-    columns = dict.fromkeys(key for row in flat for key in row)
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return file.getvalue()
-
-
-def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
-    """A nested row as one level with dotted keys; a list, and an object whose keys are no names, stay one JSON cell."""
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, Mapping) and value and all(str(inner).isidentifier() for inner in value):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, Mapping | list) else value
-    return flat
-
-
-def print_table(rows: Iterable[Row], columns: Sequence[Column], title: str | None = None) -> None:
-    """Print a table. A terminal folds what is too wide; a pipe or file gets every cell on one line."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(column.text(row)) for column in columns))
-    console = Console(file=sys.stdout, highlight=False)
-    if not console.is_terminal:
-        wide = console.options.update(width=10_000)
-        console.width = max(1, Measurement.get(console, wide, table).maximum)
-    if title:
-        console.print(Text(title, style="bold"), soft_wrap=True)
-    console.print(table)
+def print_table(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> None:
+    """Print a table on standard output."""
+    Table(list(rows), columns, title).print(Console(file=sys.stdout, highlight=False))
 
 
 def human(number: float) -> str:

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.output import Column, human, print_table, write_rows
+from denoisezoo.commands.output import human, print_table, write_rows
 from denoisezoo.commands.profile_tables import latency_text, present
 from denoisezoo.commands.subjects import Subject
 from denoisezoo.errors import UserError
+from denoisezoo.tables import Column
 
 if TYPE_CHECKING:
     from denoisezoo.profiling.setting import Setting

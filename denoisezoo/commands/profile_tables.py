@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.output import Column, human, human_bytes, plain, print_table
+from denoisezoo.commands.output import human, human_bytes, plain, print_table
+from denoisezoo.tables import Column
 
 if TYPE_CHECKING:
     from denoisezoo.profiling.profile import Row

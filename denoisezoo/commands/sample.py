@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, rank: int) -> int:
     from denoisezoo.commands.arguments import refuse_file, settings_of
     from denoisezoo.evaluation.conditions import sample_picture
-    from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
+    from denoisezoo.pictures import image_grid, save_png
     from denoisezoo.progress import progress_bar
     from denoisezoo.runs.assessor import calls_for, draw_with, prepare
     from denoisezoo.runs.run import load_run, with_task

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.commands.arguments import add_sampling_arguments, refuse_file, whole
-from denoisezoo.commands.output import Column, add_output_arguments, csv_text, print_table, write_rows
+from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.files import write_json, write_text
+from denoisezoo.tables import Column, csv_text
 
 if TYPE_CHECKING:
     from denoisezoo.search.evolved_front import EvolutionOptions

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.commands.arguments import add_sampling_arguments, settings_of, task_options, whole
-from denoisezoo.commands.output import Column, add_output_arguments, print_table, write_rows
+from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.commands.profile import numbers, show_progress
 from denoisezoo.errors import UserError
 from denoisezoo.studies.cards import with_cards
+from denoisezoo.tables import Column
 
 if TYPE_CHECKING:
     from denoisezoo.studies.study import Study

@@ -60,7 +60,7 @@ def _is_path(argument: str) -> bool:
 
 
 def _registered(name: str, process: str | None, resolution: int | None) -> Subject:
-    from denoisezoo.diffusion import DEFAULT_PROCESS, PROCESSES, default_denoiser
+    from denoisezoo.diffusion import DEFAULT_PROCESS, PROCESSES, create_denoiser
 
     process_name = DEFAULT_PROCESS if process is None else process
     PROCESSES[process_name]  # an unknown name ends here, before anything is built
@@ -68,17 +68,17 @@ def _registered(name: str, process: str | None, resolution: int | None) -> Subje
     return Subject(
         name,
         lambda meta: _create(name, meta, **overrides),
-        lambda backbone: default_denoiser(backbone, process_name),
+        lambda backbone: create_denoiser(backbone, process_name),
     )
 
 
 def _create(name: str, meta: bool, **overrides: int) -> Backbone:
     import torch
 
-    from denoisezoo.archs import create_denoiser
+    from denoisezoo.archs import create_backbone
 
     with torch.device("meta" if meta else "cpu"):
-        return create_denoiser(name, **overrides)
+        return create_backbone(name, **overrides)
 
 
 def _trained(path: str, process: str | None, resolution: int | None) -> Subject:

@@ -16,9 +16,9 @@ from denoisezoo.compare.records import Comparison, RunRecord
 from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.features import create_features
-from denoisezoo.evaluation.grid import image_grid, save_png
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.neighbours import neighbour_grid
+from denoisezoo.pictures import image_grid, save_png
 from denoisezoo.progress import progress_bar
 from denoisezoo.runs.assessor import Assessment, Settings, assess, check_guidance, make_evaluator
 from denoisezoo.runs.run import Run, load_run

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.data.store import ImageStore
+from denoisezoo.pixels import to_float
 
 Batch = dict[str, Tensor]
 """`image` float32 (B, C, H, W) in [-1, 1]; with labels also `label` int64 (B,)."""

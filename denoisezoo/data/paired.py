@@ -11,8 +11,8 @@ from torch import Tensor
 from denoisezoo.data.image_data import DATASETS, ImageData, Split, SplitName
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader, mixed_seed
 from denoisezoo.data.pairs import Pair
-from denoisezoo.data.pixels import to_float, to_uint8
 from denoisezoo.data.tasks import Task
+from denoisezoo.pixels import to_float, to_uint8
 
 CHECKED = 1024
 """Training images at most that the task looks at before it takes the data."""

@@ -1,14 +1,12 @@
 """Processes, preconditioning, objectives, samplers and exact oracles."""
 
 from denoisezoo.diffusion.coefficients import apply_blocks
+from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
 from denoisezoo.diffusion.denoiser import (
     Denoiser,
-    Matched,
     NetworkDenoiser,
-    OfCondition,
     Prediction,
-    conditioned,
-    default_denoiser,
+    create_denoiser,
 )
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
@@ -78,6 +76,6 @@ __all__ = [
     "VPDiscrete",
     "apply_blocks",
     "conditioned",
+    "create_denoiser",
     "create_sampler",
-    "default_denoiser",
 ]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.archs import Backbone, Effort
-from denoisezoo.diffusion.noise import Noise
+from denoisezoo.archs import Backbone, Effort, create_backbone
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
-from denoisezoo.diffusion.processes.joint import Joint
-from denoisezoo.diffusion.processes.measured import Measured
 from denoisezoo.diffusion.processes.process import PROCESSES, Process
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
+
+if TYPE_CHECKING:
+    from denoisezoo.diffusion.generate import Samples
+    from denoisezoo.diffusion.samplers.sampler import EffortPlan, Sampler
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,73 @@ class Denoiser(nn.Module):
         Returns:
             Estimates in the dtype of `u_t`.
         """
+
+    def sample(
+        self,
+        num: int,
+        *,
+        sampler: str | Sampler = "heun",
+        steps: int = 18,
+        seed: int = 0,
+        plan: EffortPlan | None = None,
+        given: Given = NOTHING,
+        batch_size: int = 256,
+        progress: bool = True,
+    ) -> Samples:
+        """Draw images; image i depends on seed + i alone, whatever the batch size.
+
+        Args:
+            num: How many.
+            sampler: A sampler, or its name with options, such as "ddim:eta=0.5".
+            steps: Its steps.
+            seed: Seed of the first image.
+            plan: How much of the network to use at each noise level; all of it unless given.
+            given: What the images are told, (num, ...), on any device.
+            batch_size: Images at a time.
+            progress: Show a progress bar where somebody watches.
+
+        Raises:
+            UserError: An unknown sampler, or one that cannot walk this process.
+        """
+        from denoisezoo.diffusion.generate import generate
+        from denoisezoo.diffusion.samplers import create_sampler
+        from denoisezoo.progress import progress_bar
+
+        chosen = create_sampler(sampler) if isinstance(sampler, str) else sampler
+        was_training = self.training
+        self.eval()
+        try:
+            with progress_bar("sampling", num) if progress else contextlib.nullcontext() as report:
+                return generate(
+                    self,
+                    chosen,
+                    num,
+                    self.image_shape,
+                    steps=steps,
+                    first_seed=seed,
+                    batch_size=batch_size,
+                    given=given,
+                    plan=plan,
+                    device=self.device,
+                    progress=report,
+                )
+        finally:
+            self.train(was_training)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that it makes.
+
+        Raises:
+            UserError: It does not know.
+        """
+        raise UserError(f"{type(self).__name__} does not know the size of its images", "call the sampler yourself")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU if it has none."""
+        tensor = next((x for x in (*self.parameters(), *self.buffers())), None)
+        return torch.device("cpu") if tensor is None else tensor.device
 
     def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
         """All that it is told of images, as zeros: what a call is priced with."""
@@ -182,90 +252,6 @@ class NetworkDenoiser(Denoiser):
         return F_x - self.preconditioning.target(self.process, u_0, eps, t)[:, : F_x.shape[1]]
 
 
-class OfCondition(Denoiser):
-    """A denoiser of (x, y) as one of x alone, for a y that is given: every call draws y_t ~ p(y_t | y) afresh.
-
-    CDE, CDiffE and CMDE (Batzolis et al. 2021, arXiv 2111.13606): the x block of the score of (x_t, y_t) stands for
-    the score of x_t given y.
-
-    Args:
-        denoiser: Of a process that has a condition in its state.
-        cond: The condition (B, Cy, H, W).
-        noise: Source of the noise of y_t.
-    """
-
-    def __init__(self, denoiser: Denoiser, cond: Tensor, noise: Noise = None) -> None:
-        super().__init__()
-        joint = denoiser.process
-        if not isinstance(joint, Joint):
-            raise UserError(f"{type(joint).__name__} has no condition in its state", "use Joint")
-        self.denoiser, self.joint, self.noise = denoiser, joint, noise
-        self.process, self.efforts = joint.free, denoiser.efforts
-        self.y = joint.begin(cond, noise)
-
-    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
-        """Denoise x_t (B, C, H, W); see `Denoiser.forward`."""
-        _check_sizes(self.y, u_t)
-        u = torch.cat([u_t, self.joint.diffuse(self.y.to(u_t), t, self.noise)], dim=1)
-        found: Prediction = self.denoiser(u, t, given._replace(image=None), effort)
-        C = u_t.shape[1]
-        return Prediction(found.u_0[:, :C], found.eps[:, :C])
-
-
-class Matched(Denoiser):
-    """An unconditional denoiser as one of x given a measurement y = x + s n: see `processes.measured`.
-
-    Args:
-        denoiser: Of a `Measured` process.
-        cond: y and ln s, (B, C + 1, H, W).
-
-    Raises:
-        UserError: Conditions with other channels, or with several noise levels in an image.
-    """
-
-    def __init__(self, denoiser: Denoiser, cond: Tensor) -> None:
-        super().__init__()
-        assert isinstance(denoiser.process, Measured)
-        denoiser.process.check_condition(cond)
-        self.denoiser, self.measured, self.cond = denoiser, denoiser.process, cond
-        self.process, self.efforts = denoiser.process.free, denoiser.efforts
-
-    def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
-        """The image from u_t and y together, and the noise that it leaves in u_t."""
-        _check_sizes(self.cond, u_t)
-        v, t_c = self.measured.combine(u_t, t, self.cond)
-        u_0 = self.denoiser(v, t_c, given._replace(image=None), effort).u_0
-        alpha, sigma = (part.to(u_t).reshape(-1, 1, 1, 1) for part in (self.measured.alpha(t), self.measured.sigma(t)))
-        return Prediction(u_0, (u_t - alpha * u_0) / sigma)
-
-
-def _check_sizes(y: Tensor, u_t: Tensor) -> None:
-    if y.shape[-2:] != u_t.shape[-2:] or len(y) != len(u_t):
-        raise UserError(
-            f"the condition is {_size(y)} and the image {_size(u_t)}", "give one condition per image, of its size"
-        )
-
-
-def _size(x: Tensor) -> str:
-    return f"{len(x)} of {x.shape[-2]}x{x.shape[-1]}"
-
-
-def conditioned(denoiser: Denoiser, given: Given, noise: Noise) -> tuple[Denoiser, Given]:
-    """The denoiser to sample x with, and what it has to be told at every call: not y, where y is part of the state.
-
-    Args:
-        denoiser: The denoiser.
-        given: What the images are told.
-        noise: Source of the noise of y_t.
-    """
-    cond = given.image
-    if cond is None or not denoiser.process.cond_channels:
-        return denoiser, given
-    if isinstance(denoiser.process, Measured):
-        return Matched(denoiser, cond), given._replace(image=None)
-    return OfCondition(denoiser, cond, noise), given._replace(image=None)
-
-
 def cropped(u: Tensor, halvings: int) -> Tensor:
     """What a state (B, C, H, W) has left after some halvings: its top left."""
     return u[..., : u.shape[-2] >> halvings, : u.shape[-1] >> halvings]
@@ -282,12 +268,32 @@ def _check_size(backbone: Backbone, process: Process, preconditioning: Precondit
         )
 
 
-def default_denoiser(backbone: Backbone, process_name: str = DEFAULT_PROCESS) -> NetworkDenoiser:
-    """`backbone` under a process with that process's customary preconditioning.
+def create_denoiser(
+    backbone: str | Backbone,
+    process: str | Process = DEFAULT_PROCESS,
+    preconditioning: str | Preconditioning | None = None,
+    **overrides: Any,
+) -> NetworkDenoiser:
+    """A denoiser of a network under a process.
 
     Args:
-        backbone: The raw network.
-        process_name: A name in `PROCESSES`.
+        backbone: A network, or the name of one in the zoo, which is built with fresh weights.
+        process: A process, or the name of one; named ones have their defaults, for images of the network's size.
+        preconditioning: How the network's input and output relate to states, or the name of such; the process's
+            customary one unless given.
+        **overrides: Fields of the named network's configuration to change, e.g. `resolution=64`.
+
+    Raises:
+        UserError: An unknown name or override, or parts that do not fit.
     """
-    process = PROCESSES[process_name].for_images(backbone.spec.resolution, len(backbone.resolutions))
-    return NetworkDenoiser(backbone, process, PRECONDITIONINGS[process.default_preconditioning]())
+    if isinstance(backbone, str):
+        backbone = create_backbone(backbone, **overrides)
+    elif overrides:
+        raise UserError(f"{next(iter(overrides))} is given for a network that is there", "leave it out")
+    if isinstance(process, str):
+        process = PROCESSES[process].for_images(backbone.spec.resolution, len(backbone.resolutions))
+    if preconditioning is None:
+        preconditioning = process.default_preconditioning
+    if isinstance(preconditioning, str):
+        preconditioning = PRECONDITIONINGS[preconditioning]()
+    return NetworkDenoiser(backbone, process, preconditioning)

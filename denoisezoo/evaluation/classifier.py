@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
 from denoisezoo.files import atomic_path, sha256
 from denoisezoo.nn.blocks import group_norm
+from denoisezoo.pixels import to_float
 
 FILE = "perceptual.safetensors"
 """Where a run folder keeps the classifier that was trained for it."""

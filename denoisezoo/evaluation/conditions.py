@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.grid import image_grid
 from denoisezoo.evaluation.recognition import held_out_labels
 from denoisezoo.evaluation.reconstruction import DRAWS, Pair, condition_of, picture_rows
+from denoisezoo.pictures import image_grid
+from denoisezoo.pixels import to_float
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from denoisezoo.data.pixels import to_float, to_uint8
 from denoisezoo.errors import UserError
 from denoisezoo.files import sha256
+from denoisezoo.pixels import to_float, to_uint8
 from denoisezoo.registry import Registry
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"

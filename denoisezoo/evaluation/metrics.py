@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from denoisezoo.data.pixels import to_uint8
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import Features, create_features
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
 from denoisezoo.evaluation.neighbours import memorisation
 from denoisezoo.evaluation.precision_recall import precision_recall
 from denoisezoo.evaluation.ranks import gather, share
+from denoisezoo.pixels import to_uint8
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.data.pixels import to_float, to_uint8
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.distances import nearest
-from denoisezoo.evaluation.grid import image_grid
+from denoisezoo.pictures import image_grid
+from denoisezoo.pixels import to_float, to_uint8
 
 COPY_RATIO = 1 / 3
 EQUAL = 1e-6
@@ -53,7 +53,7 @@ def memorisation(samples: Tensor, training: Tensor, held_out: Tensor | None = No
     """How near samples are to training images.
 
     Args:
-        samples: Generated images (N, C, H, W), uint8 or float in [-1, 1].
+        samples: Samples images (N, C, H, W), uint8 or float in [-1, 1].
         training: The images that the model was trained on (M, C, H, W).
         held_out: Real images that it was not trained on (H, C, H, W).
 

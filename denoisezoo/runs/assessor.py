@@ -12,19 +12,19 @@ from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.data import ImageData
-from denoisezoo.data.pixels import to_float
 from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.diffusion.generate import Samples, generate
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
 from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_picture
-from denoisezoo.evaluation.generate import Generated, generate
 from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
 from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
 from denoisezoo.evaluation.reconstruction import DRAWS, conditional_figures
+from denoisezoo.pixels import to_float
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
 from denoisezoo.runs.run import Run, to_device
@@ -108,7 +108,7 @@ class Assessment:
 
     metrics: dict[str, float]
     card: ResultCard
-    generated: Generated
+    generated: Samples
     trajectory: Trajectory
     latency_ms: float
     noise_curve: list[tuple[float, float, float, float]] = field(default_factory=list)
@@ -176,7 +176,7 @@ def draw_with(
     *,
     steps: int,
     progress: Callable[[int], None] | None = None,
-) -> Generated:
+) -> Samples:
     """`num` images of a prepared denoiser on the settings' terms; several processes share them, and each gets all."""
     mine = share(num)
     conditions = run.conditions(num, settings.draws, settings.condition)
@@ -199,7 +199,7 @@ def draw_with(
         progress=progress,
     )
     images = gather(found.images.to(settings.device)).cpu()
-    return Generated(images, labels, found.nfe, found.seconds)
+    return Samples(images, labels, found.nfe, found.seconds)
 
 
 def labels_for(run: Run, settings: Settings, num: int, conditions: Conditions | None) -> Tensor | None:
@@ -254,7 +254,7 @@ def price(
     )
 
 
-def calls_for(run: Run, settings: Settings, generated: Generated, trajectory: Trajectory | None = None) -> int:
+def calls_for(run: Run, settings: Settings, generated: Samples, trajectory: Trajectory | None = None) -> int:
     """Calls of the network for an image: where guidance calls it twice, twice those that the sampler knows of.
 
     Args:
@@ -348,7 +348,7 @@ def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float,
 
 
 def make_card(
-    run: Run, data: ImageData, settings: Settings, evaluator: Evaluator, generated: Generated, trajectory: Trajectory
+    run: Run, data: ImageData, settings: Settings, evaluator: Evaluator, generated: Samples, trajectory: Trajectory
 ) -> ResultCard:
     """The circumstances of the metrics (DESIGN, section 7)."""
     facts = data.card()

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.diffusion import Given, NetworkDenoiser
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.metrics import Evaluator
+from denoisezoo.pixels import to_float
 from denoisezoo.plans import Plan
 from denoisezoo.profiling.latency import latency
 from denoisezoo.profiling.trajectory import Trajectory

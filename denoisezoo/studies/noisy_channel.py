@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from denoisezoo.data import Channel
-from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.digital import best_link, ideal_link, pixel_link
 from denoisezoo.evaluation.linear import Moments, linear_mmse, memory, pixelwise_mmse
 from denoisezoo.evaluation.recognition import Recogniser, held_out_labels, recogniser_of
 from denoisezoo.evaluation.reconstruction import means_of_draws, reconstruction_figures
+from denoisezoo.pixels import to_float
 from denoisezoo.runs.assessor import Settings, draw_with, prepare
 from denoisezoo.runs.run import Run, with_task
 from denoisezoo.studies.study import Plot, Row, Study

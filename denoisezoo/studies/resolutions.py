@@ -7,8 +7,8 @@ from functools import partial
 
 import torch
 
-from denoisezoo.archs import create_denoiser
-from denoisezoo.diffusion import NetworkDenoiser, Sampler, SeedBlock, default_denoiser
+from denoisezoo.archs import create_backbone
+from denoisezoo.diffusion import NetworkDenoiser, Sampler, SeedBlock, create_denoiser
 from denoisezoo.plans import extracted
 from denoisezoo.profiling.latency import timer
 from denoisezoo.profiling.trajectory import counting_copy, trace
@@ -54,7 +54,7 @@ def resolution_study(
     rows: list[Row] = []
     for resolution in resolutions:
         denoisers = [
-            default_denoiser(create_denoiser(name, resolution=resolution), process).eval()
+            create_denoiser(create_backbone(name, resolution=resolution), process).eval()
             for name, process in zip(names, processes, strict=True)
         ]
         if channels_last:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.diffusion import Denoiser, ScalarProcess
 from denoisezoo.errors import UserError
+from denoisezoo.pixels import to_float
 from denoisezoo.runs.run import Run
 from denoisezoo.studies.study import Plot, Row, Study, titles_of
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.profiling.setting import Setting
 from denoisezoo.profiling.training_step import training_step
 from denoisezoo.studies.study import Plot, Row, Study
@@ -41,7 +41,7 @@ def memory_study(
     for adjoint, n in itertools.product((False, True), steps):
         gradient = "adjoint" if adjoint else "back-propagation"
         progress(f"{gradient} {n}")
-        net = create_denoiser(name, solver=solver, steps=(n,), adjoint=adjoint)
+        net = create_backbone(name, solver=solver, steps=(n,), adjoint=adjoint)
         setting.prepare(net)
         found = training_step(net, setting, batch_size, net.efforts[-1])
         row: Row = {"name": name, "solver": solver, "gradient": gradient, "solver_steps": n, "batch_size": batch_size}

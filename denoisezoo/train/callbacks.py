@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from denoisezoo.diffusion import Given, NetworkDenoiser, Process, create_sampler
+from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.conditions import Conditions, held_out, sample_labels, sample_picture
-from denoisezoo.evaluation.generate import generate
-from denoisezoo.evaluation.grid import save_png
 from denoisezoo.evaluation.ranks import gather, share
+from denoisezoo.pictures import save_png
 from denoisezoo.profiling.roofline import known_peaks, peaks
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done

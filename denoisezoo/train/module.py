@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import Effort, create_denoiser, get_variant
+from denoisezoo.archs import Effort, create_backbone, get_variant
 from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.diffusion.objectives.regression import Loss
 from denoisezoo.errors import ComputationError, UserError
@@ -95,7 +95,7 @@ class DiffusionModule(LightningModule):
     ) -> None:
         super().__init__()
         self.name, self.family = denoiser, get_variant(denoiser).family.name
-        backbone = create_denoiser(denoiser, **(network or {}))
+        backbone = create_backbone(denoiser, **(network or {}))
         if channels_last:
             backbone = backbone.to(memory_format=torch.channels_last)
         if compile:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 import torchdiffeq
 from torch import nn
 
-from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
+from denoisezoo.archs import create_backbone, get_variant, list_denoisers
 from denoisezoo.archs.continuous_unet import with_solver
 from denoisezoo.archs.lucid_unet import LinearAttention, LucidBlock
 from denoisezoo.archs.missing_u import ReleasedSinusoids, instance_norm
-from denoisezoo.diffusion import create_sampler, default_denoiser
+from denoisezoo.diffusion import create_denoiser, create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import RMSAttention
 from denoisezoo.nn.given import Given
@@ -30,7 +30,7 @@ def _seed():
 
 def moved(name, **overrides):
     """A network with its weights moved off zero."""
-    net = create_denoiser(name, **overrides).eval()
+    net = create_backbone(name, **overrides).eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -39,7 +39,7 @@ def moved(name, **overrides):
 
 def macs(name, effort=None, **overrides):
     with torch.device("meta"):
-        net = create_denoiser(name, **overrides).eval()
+        net = create_backbone(name, **overrides).eval()
         spec = net.spec
         x = torch.empty(1, spec.in_channels, spec.resolution, spec.resolution)
         return count(lambda: net(x, torch.empty(1), effort=effort))
@@ -68,7 +68,7 @@ TABLE = 1000 * 256
 )
 def test_published_parameters(name, overrides, params):
     with torch.device("meta"):
-        net = create_denoiser(name, **overrides)
+        net = create_backbone(name, **overrides)
     assert sum(p.numel() for p in net.parameters()) == params
 
 
@@ -198,10 +198,10 @@ def test_sinusoids_are_rows_of_the_released_table(width):
 
 
 def test_table_is_counted_and_frozen():
-    net = create_denoiser("missing_u_digits", table=10, embedding=64)
+    net = create_backbone("missing_u_digits", table=10, embedding=64)
     torch.testing.assert_close(net.table, ReleasedSinusoids(64)(torch.arange(10)))
     assert not net.table.requires_grad
-    assert create_denoiser("missing_u_digits").table is None
+    assert create_backbone("missing_u_digits").table is None
 
 
 # What depends on the noise level
@@ -229,7 +229,7 @@ def test_the_others_see_brightness(name):
 
 def test_blind_network_takes_no_labels():
     with pytest.raises(UserError, match="a network without conditioning takes no labels; set conditioning=mlp"):
-        create_denoiser("missing_u_digits", num_classes=10)
+        create_backbone("missing_u_digits", num_classes=10)
 
 
 # Variants
@@ -254,13 +254,13 @@ def test_small_variants(kind):
 
 @pytest.mark.parametrize("name", ["missing_u_fast_digits", "missing_u_second_order_digits"])
 def test_starts_at_zero(name):
-    assert not create_denoiser(name)(torch.randn(2, 1, 16, 16), torch.rand(2)).any()
+    assert not create_backbone(name)(torch.randn(2, 1, 16, 16), torch.rand(2)).any()
 
 
 @pytest.mark.parametrize("name", DIGITS)
 def test_layout_is_kept_throughout(name):
     """In channels_last no convolution sees, or makes, a tensor of another layout: each would cost a copy."""
-    net = create_denoiser(name).to(memory_format=torch.channels_last)
+    net = create_backbone(name).to(memory_format=torch.channels_last)
     layouts = []
 
     def note(module, args, output):
@@ -284,13 +284,13 @@ def test_exports(name):
 
 
 def test_adaptive_network_does_not_export():
-    net = create_denoiser("missing_u_tiny", cond_channels=0, solver="dopri5")
+    net = create_backbone("missing_u_tiny", cond_channels=0, solver="dopri5")
     with pytest.raises(UserError, match=r"solver dopri5 of block encoder\.0 cannot be exported"):
         torch.export.export(net, (torch.randn(2, 3, 8, 8), torch.rand(2)))
 
 
 def test_takes_other_sizes_than_its_own():
-    net = create_denoiser("missing_u_fast_digits")
+    net = create_backbone("missing_u_fast_digits")
     assert net(torch.randn(1, 1, 32, 24), torch.zeros(1)).shape == (1, 1, 32, 24)
     with pytest.raises(UserError, match="input size 16x18 is not divisible by 8"):
         net(torch.randn(1, 1, 16, 18), torch.zeros(1))
@@ -301,7 +301,7 @@ def test_takes_other_sizes_than_its_own():
 
 def test_discrete_twin_with_tied_weights_is_four_euler_steps():
     time = moved("missing_u_time_digits")
-    twin, tied = create_denoiser("missing_u_discrete_digits").eval(), {}
+    twin, tied = create_backbone("missing_u_discrete_digits").eval(), {}
     own, c_widths = time.state_dict(), [block.c_width for block in time.blocks]
     for key, value in own.items():
         if key.startswith("conditioning."):
@@ -339,7 +339,7 @@ def test_adjoint_trains_the_network():
     ],
 )
 def test_evaluations_are_seen_from_outside(name, effort, evaluations):
-    denoiser, sampler = default_denoiser(create_denoiser(name)), create_sampler("euler")
+    denoiser, sampler = create_denoiser(create_backbone(name)), create_sampler("euler")
 
     class Plan:
         def effort(self, log_snr):
@@ -353,9 +353,9 @@ def test_evaluations_are_seen_from_outside(name, effort, evaluations):
 
 
 def test_levels_can_be_kept_to_a_single_step():
-    net = create_denoiser("missing_u_fast_digits", steps=(1, 2), single_step_levels=1)
+    net = create_backbone("missing_u_fast_digits", steps=(1, 2), single_step_levels=1)
     u_T = torch.randn(1, 1, 16, 16)
-    (call,) = trace(default_denoiser(net), create_sampler("euler"), u_T, steps=1, timed=False).calls
+    (call,) = trace(create_denoiser(net), create_sampler("euler"), u_T, steps=1, timed=False).calls
     assert call.inner_nfe == 2 * 1 + 5 * 2  # of 7 blocks two are at the full resolution
 
 
@@ -379,7 +379,7 @@ def test_levels_can_be_kept_to_a_single_step():
 )
 def test_impossible_configuration(override, message):
     with pytest.raises(UserError, match=message):
-        create_denoiser("missing_u_digits", **override)
+        create_backbone("missing_u_digits", **override)
 
 
 # The baseline's parts
@@ -411,7 +411,7 @@ def test_lucid_block_normalises_after_its_convolutions():
 
 
 def test_space_to_depth_is_a_strided_convolution():
-    down = create_denoiser("lucid_unet_digits").encoder[2].conv
+    down = create_backbone("lucid_unet_digits").encoder[2].conv
     x = torch.randn(2, 16, 8, 8)
     one_by_one = F.conv2d(F.pixel_unshuffle(x, 2), down.weight.flatten(1)[:, :, None, None], down.bias)
     torch.testing.assert_close(down(x), one_by_one)

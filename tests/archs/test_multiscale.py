@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser, list_denoisers
+from denoisezoo.archs import create_backbone, list_denoisers
 from denoisezoo.archs.variants import get_variant
 from denoisezoo.errors import UserError
 
@@ -29,14 +29,14 @@ PLAIN = {"num_classes": 0, "cond_channels": 0, "augment_dim": 0}
 @each_network
 def test_every_stage_is_that_network_at_its_own_size(name):
     """At every effort: the stage's output is that of the network by itself, with the same weights."""
-    net = create_denoiser("multiscale_tiny", base=[name, name], resolution=16, **PLAIN).eval()
+    net = create_backbone("multiscale_tiny", base=[name, name], resolution=16, **PLAIN).eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.02 * torch.randn_like(p))  # outputs begin as 0
     efforts = get_variant(name).efforts
     assert net.efforts == (efforts if len(efforts) > 1 else (1.0,))
     for stage, side in zip(net.stages, (16, 8), strict=True):
-        alone = create_denoiser(name, resolution=side, out_channels=3, **PLAIN).eval()
+        alone = create_backbone(name, resolution=side, out_channels=3, **PLAIN).eval()
         alone.load_state_dict(stage.state_dict())
         x, c_noise = torch.randn(2, 3, side, side), torch.rand(2)
         for effort, own in zip(net.efforts, efforts, strict=True):
@@ -51,5 +51,5 @@ def test_every_stage_is_that_network_at_its_own_size(name):
 def test_a_stage_too_small_for_its_network_is_refused_in_one_line(name):
     """Of 20, 10 and 5 pixels, the last cannot be halved at all."""
     with pytest.raises(UserError, match=r"^resolution (10|5) cannot be halved") as caught:
-        create_denoiser("multiscale_tiny", base=[name], resolution=20, levels=2, **PLAIN)
+        create_backbone("multiscale_tiny", base=[name], resolution=20, levels=2, **PLAIN)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 
 pytest.importorskip("diffusers")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peers.py"
@@ -26,7 +26,7 @@ def peers():
 @pytest.fixture
 def pair(peers):
     torch.manual_seed(0)
-    ours = create_denoiser(
+    ours = create_backbone(
         "ddpm_cifar10", resolution=16, channels=128, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.0
     )
     theirs = peers.build_peer(ours.config)

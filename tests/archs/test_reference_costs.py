@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.archs import create_backbone, get_variant
 from denoisezoo.nn.given import Given
 from denoisezoo.profiling.counting import count
 
@@ -30,7 +30,7 @@ REFERENCE = [
 def counted(name, **overrides):
     """A network without weights, and the counts of one call."""
     with torch.device("meta"):
-        net = create_denoiser(name, **overrides).eval()
+        net = create_backbone(name, **overrides).eval()
         spec = net.spec
         x, c_noise = torch.empty(1, spec.in_channels, spec.resolution, spec.resolution), torch.empty(1)
         label = torch.zeros(1, dtype=torch.int64) if spec.num_classes else None
@@ -77,7 +77,7 @@ def test_every_stage_of_msdiff_costs_what_the_authors_does(name):
     """Equal in every digit that there is, which for 74.2, 28.7 and 17.8 is within 0.3 %."""
     stages, params, mean, ratio = MSDIFF[name]
     with torch.device("meta"):
-        net = create_denoiser(name).eval()
+        net = create_backbone(name).eval()
     found = []
     for stage, (millions, giga) in zip(net.stages, stages, strict=True):
         side = stage.spec.resolution
@@ -100,7 +100,7 @@ def test_every_stage_of_msdiff_costs_what_the_authors_does(name):
 def test_published_sizes_of_conditional_and_few_step_networks(name, millions):
     """arXiv 2111.13606, 2405.14802 and 2305.16269; the sheets' counts of the official networks."""
     with torch.device("meta"):
-        net = create_denoiser(name)
+        net = create_backbone(name)
     assert round(sum(p.numel() for p in net.parameters()) / 1e6, 2) == millions
 
 

@@ -8,7 +8,7 @@ from denoisezoo.archs import (
     BackboneConfig,
     Cost,
     Family,
-    create_denoiser,
+    create_backbone,
     get_variant,
     list_denoisers,
     list_families,
@@ -56,12 +56,12 @@ def test_unknown_family_names_the_nearest():
 
 def test_unknown_name_offers_the_nearest():
     with pytest.raises(UserError, match=r"unknown denoiser 'ddpm_cifer10'; did you mean ddpm_cifar10 or .*shows all"):
-        create_denoiser("ddpm_cifer10")
+        create_backbone("ddpm_cifer10")
 
 
 def test_unknown_override_names_the_nearest():
     with pytest.raises(UserError, match=r"unknown argument of ddpm_tiny 'chanels'; did you mean channels"):
-        create_denoiser("ddpm_tiny", chanels=16)
+        create_backbone("ddpm_tiny", chanels=16)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_unknown_override_names_the_nearest():
 )
 def test_wrong_type(override, message):
     with pytest.raises(UserError, match=message):
-        create_denoiser("ddpm_tiny", **override)
+        create_backbone("ddpm_tiny", **override)
 
 
 def test_wrong_choice():
     with pytest.raises(UserError, match=r"features of ddpmpp_tiny is 'cosine'; give .*sinusoidal"):
-        create_denoiser("ddpmpp_tiny", features="cosine")
+        create_backbone("ddpmpp_tiny", features="cosine")
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_wrong_choice():
 )
 def test_impossible_configuration(name, override, message):
     with pytest.raises(UserError, match=message):
-        create_denoiser(name, **override)
+        create_backbone(name, **override)
 
 
 def test_overrides_reach_the_network():
-    net = create_denoiser("adm_tiny", multipliers=[1, 2, 2], num_classes=0, dropout=0)
+    net = create_backbone("adm_tiny", multipliers=[1, 2, 2], num_classes=0, dropout=0)
     assert net.config.multipliers == (1.0, 2.0, 2.0)
     assert isinstance(net.config.dropout, float)
     assert net.spec.num_classes == 0
@@ -115,7 +115,7 @@ def test_overrides_reach_the_network():
 
 def test_largest_network_is_described_without_memory():
     with torch.device("meta"):
-        net = create_denoiser("adm_imagenet512")
+        net = create_backbone("adm_imagenet512")
     assert all(p.is_meta for p in net.parameters())
 
 

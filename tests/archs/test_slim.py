@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.archs import create_backbone, get_variant
 from denoisezoo.archs.slim import Slim, SlimConfig
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, ResidualBlock, Shift, kaiming
@@ -95,7 +95,7 @@ def test_a_skip_meets_the_same_weights_at_every_width_if_aligned(aligned):
 
 @pytest.mark.parametrize("name", ["slim_tiny", "slim_missing_u_tiny", "slim_ddpm_digits"])
 def test_dense_layers_are_contiguous_and_their_own(name):
-    net = randomised(create_denoiser(name))
+    net = randomised(create_backbone(name))
     dense = net.extract(net.efforts[0])
     assert all(p.is_contiguous() for p in dense.parameters())
     shared = {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in dense.parameters()}
@@ -104,7 +104,7 @@ def test_dense_layers_are_contiguous_and_their_own(name):
 
 
 def test_extraction_keeps_channels_last():
-    net = create_denoiser("slim_tiny").to(memory_format=torch.channels_last)
+    net = create_backbone("slim_tiny").to(memory_format=torch.channels_last)
     weight = net.extract(0.5).network.encoder[0].conv0.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -124,7 +124,7 @@ def test_the_extracted_network_of_the_published_size(options):
 
 def test_threads_at_different_widths_do_not_disturb_each_other():
     """Nothing but the call's argument decides the width: eight threads give what serial calls gave, bit for bit."""
-    net = randomised(create_denoiser("slim_tiny"))
+    net = randomised(create_backbone("slim_tiny"))
     given = {"x": torch.randn(2, 3, 8, 8), "c_noise": torch.randn(2), "cond": torch.randn(2, 1, 8, 8)}
     with torch.no_grad():
         expected = {effort: net(**given, effort=effort) for effort in net.efforts}
@@ -145,7 +145,7 @@ def test_threads_at_different_widths_do_not_disturb_each_other():
 
 
 def test_width_and_solver_steps_are_both_chosen():
-    net = randomised(create_denoiser("slim_missing_u_tiny"))
+    net = randomised(create_backbone("slim_missing_u_tiny"))
     assert net.efforts == (0.5, 1.5, 1.0, 2.0)
     assert net.choices[1.5] == (0.5, 2.0)
     given = {"x": torch.randn(2, 3, 8, 8), "c_noise": torch.randn(2), "cond": torch.randn(2, 1, 8, 8)}
@@ -173,16 +173,16 @@ def test_width_and_solver_steps_are_both_chosen():
 )
 def test_impossible_configurations_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        create_denoiser("slim_tiny", **{"num_classes": 0, "augment_dim": 0, "cond_channels": 0} | options)
+        create_backbone("slim_tiny", **{"num_classes": 0, "augment_dim": 0, "cond_channels": 0} | options)
 
 
 @pytest.mark.parametrize("base", ["ddpmpp_tiny", "adm_tiny", "missing_u_fast_tiny"])
 def test_other_unets_are_slimmed_by_configuration(base):
     """At full width it is the base, with its very weights; at half width it is what `extract` takes out."""
-    plain = create_denoiser(base)
+    plain = create_backbone(base)
     spec = plain.spec
     options = {name: getattr(spec, name) for name in ("in_channels", "out_channels", "resolution")}
-    net = create_denoiser("slim_tiny", base=base, norms="shared", **options)
+    net = create_backbone("slim_tiny", base=base, norms="shared", **options)
     net.net.load_state_dict(plain.state_dict())
     randomised(net)
     plain.load_state_dict(net.net.state_dict())
@@ -203,7 +203,7 @@ def test_published_unets_can_be_slimmed(base):
     with torch.device("meta"):
         given = torch.empty(1, 3, config.resolution, config.resolution), torch.empty(1)
         options = {"resolution": config.resolution, "out_channels": config.out_channels}
-        net = create_denoiser("slim_ddpm_cifar10_aligned", base=base, widths=(0.5, 1.0), **options).eval()
+        net = create_backbone("slim_ddpm_cifar10_aligned", base=base, widths=(0.5, 1.0), **options).eval()
         macs = [count(lambda effort=effort: net(*given, effort=effort)).macs for effort in net.efforts]
     # A width's convolutions cost its square; ends, norms' embeddings and attention's products only the width itself.
     for width, found in zip(net.efforts, macs, strict=True):

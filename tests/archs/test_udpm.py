@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import Given
 
@@ -17,7 +17,7 @@ def test_the_head_s_gain_decides_whether_noise_matters_at_first():
     nets = []
     for gain in (0.0, 1.0):
         torch.manual_seed(0)
-        nets.append(create_denoiser("udpm_digits", head_gain=gain))
+        nets.append(create_backbone("udpm_digits", head_gain=gain))
     published, lively = nets
     assert spread(published) < 1e-4
     assert spread(lively) > 0.1
@@ -27,7 +27,7 @@ def test_the_head_s_gain_decides_whether_noise_matters_at_first():
 
 
 def test_a_condition_is_averaged_to_the_size_of_the_noisy_image():
-    net, generator = create_denoiser("udpm_tiny", head_gain=1.0).eval(), torch.Generator().manual_seed(0)
+    net, generator = create_backbone("udpm_tiny", head_gain=1.0).eval(), torch.Generator().manual_seed(0)
     x, cond = torch.randn(2, 3, 4, 4, generator=generator), torch.randn(2, 1, 16, 16, generator=generator)
     means = cond.unflatten(-1, (4, 4)).unflatten(-3, (4, 4)).mean((-3, -1))
     with torch.no_grad():
@@ -40,4 +40,4 @@ def test_a_condition_is_averaged_to_the_size_of_the_noisy_image():
 
 def test_a_negative_gain_is_refused():
     with pytest.raises(UserError, match="head_gain is -1"):
-        create_denoiser("udpm_digits", head_gain=-1.0)
+        create_backbone("udpm_digits", head_gain=-1.0)

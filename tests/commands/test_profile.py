@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from denoisezoo import cli
-from denoisezoo.archs import create_denoiser, get_variant, list_denoisers
-from denoisezoo.diffusion import default_denoiser
+from denoisezoo.archs import create_backbone, get_variant, list_denoisers
+from denoisezoo.diffusion import create_denoiser
 from denoisezoo.profiling.isolation import in_own_process
 
 
@@ -166,7 +166,7 @@ def run(tmp_path, monkeypatch):
     """A run folder, as far as `load_run` knows."""
     from denoisezoo.runs import run as runs
 
-    denoiser = default_denoiser(create_denoiser("ddpm_tiny", num_classes=0), "flow").eval()
+    denoiser = create_denoiser(create_backbone("ddpm_tiny", num_classes=0), "flow").eval()
     monkeypatch.setattr(runs, "load_run", lambda path: SimpleNamespace(name="ddpm_tiny", denoiser=denoiser))
     folder = tmp_path / "run"
     folder.mkdir()

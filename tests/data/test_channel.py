@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from denoisezoo.data import Channel, Digits, Paired
-from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
+from denoisezoo.pixels import to_float
 
 
 def generator(seed=0):

@@ -7,9 +7,9 @@ import torch
 
 from denoisezoo.data import DATASETS, Digits, TrainLoader
 from denoisezoo.data.loader import EvalLoader
-from denoisezoo.data.pixels import to_uint8
 from denoisezoo.data.store import LazyStore, TensorStore
 from denoisezoo.errors import UserError
+from denoisezoo.pixels import to_uint8
 
 
 def numbered(n: int = 50) -> TensorStore:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.archs.discriminator import DiscriminatorConfig
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
@@ -131,7 +131,7 @@ def test_in_pairs_the_discriminator_sees_what_an_image_was_made_from():
 
 def test_in_pairs_noise_alone_is_shown_at_unit_variance():
     objective = UDPMLoss(pairs=True)
-    denoiser = NetworkDenoiser(create_denoiser("udpm_digits"), DownSampling(16), NextScale())
+    denoiser = NetworkDenoiser(create_backbone("udpm_digits"), DownSampling(16), NextScale())
     pair = objective._pair(denoiser, {"image": torch.zeros(64, 1, 16, 16)}, torch.Generator().manual_seed(0), 3)
     assert pair.seen is not None
     assert pair.seen.shape == pair.real.shape
@@ -157,7 +157,7 @@ def test_perceptual_distance_sees_directions_alone():
 
 
 def test_without_adversarial_weights_there_is_no_discriminator():
-    net = create_denoiser("udpm_tiny")
+    net = create_backbone("udpm_tiny")
     denoiser = NetworkDenoiser(net, DownSampling(16), NextScale())
     assert UDPMLoss(adversarial=[0.0, 0.0, 0.0], l1=[1.0, 1.0, 1.0]).build_adversary(denoiser) is None
     sizes = DiscriminatorConfig(channels=8, widths=(8,))
@@ -187,10 +187,10 @@ def test_wrong_values_are_refused(values, words):
 
 def test_other_processes_and_levels_are_refused():
     with pytest.raises(UserError, match="DownSampling"):
-        UDPMLoss().check(NetworkDenoiser(create_denoiser("ddpm_tiny"), VP(), X0()))
+        UDPMLoss().check(NetworkDenoiser(create_backbone("ddpm_tiny"), VP(), X0()))
     two = DownSampling(16, alphas=[0.5, 0.2], sigmas=[0.1, 0.2])
     with pytest.raises(UserError, match="2"):
-        UDPMLoss().check(NetworkDenoiser(create_denoiser("udpm_tiny"), two, NextScale()))
+        UDPMLoss().check(NetworkDenoiser(create_backbone("udpm_tiny"), two, NextScale()))
 
 
 @pytest.mark.parametrize(("shares", "expected"), [(None, [300, 300, 300]), ([1.0, 2.0, 6.0], [100, 200, 600])])

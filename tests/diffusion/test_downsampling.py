@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser, get_variant
+from denoisezoo.archs import create_backbone, get_variant
 from denoisezoo.archs.songunet import SongUNet
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss, create_sampler
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
@@ -155,7 +155,7 @@ def test_four_levels_and_a_milder_third():
 
 def test_a_network_is_trained_and_sampled_on_four_levels():
     torch.manual_seed(0)
-    net = create_denoiser("udpm_digits", resolution=32, head_gain=1.0)
+    net = create_backbone("udpm_digits", resolution=32, head_gain=1.0)
     denoiser = NetworkDenoiser(net, DownSampling(32, **FOUR), NextScale())
     loss = UDPMLoss([1.0] * 4, [0.0] * 4, [0.0] * 4, [0.0] * 4)
     loss.check(denoiser)
@@ -190,13 +190,13 @@ def counted(net, side):
 def three_calls():
     """Costs of `udpm_64` at 8, 16 and 32 pixels."""
     with torch.device("meta"):
-        net = create_denoiser("udpm_64").eval()
+        net = create_backbone("udpm_64").eval()
     return [counted(net, side) for side in (8, 16, 32)]
 
 
 def test_a_walk_is_three_calls_of_growing_size(three_calls):
     with torch.device("meta"):
-        net = create_denoiser("udpm_64").eval()
+        net = create_backbone("udpm_64").eval()
     process, sampler = DownSampling(64), create_sampler("udpm")
     u_T = sampler.prior(process, (1, 3, 64, 64), 3, dtype=torch.float32)
     walk = trace(counting_copy(NetworkDenoiser(net, process, NextScale())), sampler, u_T, steps=3, timed=False)
@@ -224,7 +224,7 @@ def test_the_sheets_costs_are_those_without_attention_products_within_three_perc
 def test_what_three_calls_cost_of_one_at_64_pixels(three_calls, name, gmac, share, without_attention):
     """At most 0.34 of the same network; of EDM's two, which attend at 16 pixels alone, a little more."""
     with torch.device("meta"):
-        whole = SongUNet(get_variant(name).config.inner) if name == "udpm_64" else create_denoiser(name).eval()
+        whole = SongUNet(get_variant(name).config.inner) if name == "udpm_64" else create_backbone(name).eval()
     full = counted(whole, 64)
     macs, attention = (sum(getattr(c, key) for c in three_calls) for key in ("macs", "macs_attention"))
     assert round(full.macs / 1e9, 2) == gmac
@@ -235,7 +235,7 @@ def test_what_three_calls_cost_of_one_at_64_pixels(three_calls, name, gmac, shar
 
 def test_the_error_of_a_step_is_in_pixels_of_the_doubled_image():
     """A network that answers zero errs by H^(l-1) x_0, and errors of all levels weigh per pixel alike."""
-    net = create_denoiser("udpm_tiny", num_classes=0, cond_channels=0, augment_dim=0)
+    net = create_backbone("udpm_tiny", num_classes=0, cond_channels=0, augment_dim=0)
     with torch.no_grad():
         net.unet.head.weight.zero_()
         net.unet.head.bias.zero_()
@@ -260,11 +260,11 @@ def test_the_error_of_a_step_is_in_pixels_of_the_doubled_image():
         (lambda: DownSampling(32).grid(18), "--steps 3"),
         (lambda: create_sampler("heun").prior(DownSampling(32), (1, 3, 32, 32), 18), "--sampler udpm --steps 3"),
         (lambda: create_sampler("udpm").prior(VP(), (1, 3, 32, 32), 3), "VP"),
-        (lambda: NetworkDenoiser(create_denoiser("udpm_tiny"), DownSampling(16), X0()), "do not fit"),
-        (lambda: NetworkDenoiser(create_denoiser("udpm_tiny"), VP(), X0()), "do not fit"),
-        (lambda: NetworkDenoiser(create_denoiser("ddpm_tiny"), DownSampling(8), NextScale()), "do not fit"),
+        (lambda: NetworkDenoiser(create_backbone("udpm_tiny"), DownSampling(16), X0()), "do not fit"),
+        (lambda: NetworkDenoiser(create_backbone("udpm_tiny"), VP(), X0()), "do not fit"),
+        (lambda: NetworkDenoiser(create_backbone("ddpm_tiny"), DownSampling(8), NextScale()), "do not fit"),
         (lambda: NextScale().check(VP()), "VP"),
-        (lambda: create_denoiser("udpm_tiny")(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "too small"),
+        (lambda: create_backbone("udpm_tiny")(torch.zeros(1, 3, 1, 1), torch.zeros(1)), "too small"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(make, words):

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import (
     FEATURES,
@@ -17,6 +16,7 @@ from denoisezoo.evaluation.features import (
 )
 from denoisezoo.evaluation.metrics import Evaluator, evaluate_images
 from denoisezoo.files import sha256
+from denoisezoo.pixels import to_float
 
 
 @pytest.fixture(scope="module")

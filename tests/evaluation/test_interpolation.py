@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.diffusion import PRECONDITIONINGS, DownSampling, MixedBlock, NetworkDenoiser, SeedBlock, create_sampler
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.generate import generate
 from denoisezoo.diffusion.processes.joint import Joint
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.interpolation import Walker, interpolate, perturb
 from denoisezoo.nn.given import Given
 
@@ -80,7 +80,7 @@ def test_too_many_draws_are_refused():
 
 
 def test_each_image_keeps_its_condition():
-    backbone = create_denoiser(
+    backbone = create_backbone(
         "ddpm_tiny", in_channels=2, out_channels=1, num_classes=0, cond_channels=0, augment_dim=0
     )
     torch.nn.init.normal_(backbone.head.weight)

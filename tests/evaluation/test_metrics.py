@@ -4,10 +4,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
 from denoisezoo.evaluation.metrics import Evaluator, evaluate_images, halves_distance, kernel_distance
+from denoisezoo.pixels import to_float
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from denoisezoo.data.pixels import to_float
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.neighbours import memorisation, neighbour_grid, training_neighbours
+from denoisezoo.pixels import to_float
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from denoisezoo.data import Channel, Digits, Paired, Photos
-from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation import recognition
 from denoisezoo.evaluation.recognition import has_classes, held_out_labels, recogniser_of
+from denoisezoo.pixels import to_float
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.archs.continuous_unet import with_solver
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import group_norm
@@ -257,7 +257,7 @@ def test_half_precision_needs_fixed_steps():
 
 @pytest.fixture
 def net():
-    made = create_denoiser("missing_u_second_order_tiny", cond_channels=0).eval()
+    made = create_backbone("missing_u_second_order_tiny", cond_channels=0).eval()
     with torch.no_grad():
         for p in made.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -280,7 +280,7 @@ def test_with_solver_changes_the_solver_and_shares_the_weights(net):
     adaptive = with_solver(net, "dopri5", rtol=1e-7, atol=1e-7)
     assert adaptive.efforts == (1.0,)
     torch.testing.assert_close(adaptive(x, c_noise), expected, rtol=0, atol=1e-5 * spread)
-    by_override = create_denoiser("missing_u_second_order_tiny", cond_channels=0, solver="euler", steps=[4])
+    by_override = create_backbone("missing_u_second_order_tiny", cond_channels=0, solver="euler", steps=[4])
     by_override = by_override.double().eval()
     by_override.load_state_dict(net.state_dict())
     torch.testing.assert_close(by_override(x, c_noise), with_solver(net, "euler", steps=(4,))(x, c_noise))
@@ -295,7 +295,7 @@ def test_with_solver_keeps_what_is_frozen(net):
 
 def test_with_solver_needs_a_solver(net):
     with pytest.raises(UserError, match="DDPM has no solver"):
-        with_solver(create_denoiser("ddpm_tiny"), "euler")
+        with_solver(create_backbone("ddpm_tiny"), "euler")
     with pytest.raises(UserError, match="unknown solver 'ruler'; did you mean euler"):
         with_solver(net, "ruler")
     with pytest.raises(UserError, match="unknown argument of MissingU 'rtoll'; did you mean rtol"):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.nn import winograd
 from denoisezoo.nn.winograd import A_T, B_T, G, WinogradConv2d, winograd_conv2d, with_winograd
 from denoisezoo.profiling.counting import count
@@ -92,7 +92,7 @@ def count_winograd(module, *inputs):
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("prefix", ["ddpm", "ddpmpp", "ncsnpp", "adm"])
 def test_network_gives_the_same_numbers(prefix):
-    net = create_denoiser(f"{prefix}_digits").eval()
+    net = create_backbone(f"{prefix}_digits").eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.02 * torch.randn_like(p))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from denoisezoo.archs import create_denoiser
-from denoisezoo.diffusion import create_sampler, default_denoiser
+from denoisezoo.archs import create_backbone
+from denoisezoo.diffusion import create_denoiser, create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.profiling import machine, profile
@@ -35,7 +35,7 @@ def counts_of(by_module):
 
 
 def walk(spec="heun", steps=3):
-    return Walk(spec, create_sampler(spec), steps, default_denoiser)
+    return Walk(spec, create_sampler(spec), steps, create_denoiser)
 
 
 def test_one_row_for_each_effort_and_batch_size(toy):
@@ -73,7 +73,7 @@ def test_a_sampler_adds_the_trajectory(toy):
 
 def test_heavy_operators_around_the_network_make_the_price_a_lower_bound(toy):
     def spectral(backbone):
-        denoiser = default_denoiser(backbone)
+        denoiser = create_denoiser(backbone)
         decode = denoiser.preconditioning.prediction
         denoiser.preconditioning.prediction = lambda process, u, t, F_x: decode(
             process, u, t, torch.fft.ifft2(torch.fft.fft2(F_x)).real
@@ -106,7 +106,7 @@ def test_an_effort_that_the_network_lacks(toy):
 
 
 def test_every_optional_input_is_given():
-    tiny = create_denoiser("ddpm_tiny")
+    tiny = create_backbone("ddpm_tiny")
     inputs = example_inputs(tiny.spec, 2, CPU)
     assert {key: tuple(value.shape) for key, value in inputs.items()} == {
         "x": (2, 3, 8, 8),
@@ -240,27 +240,27 @@ def test_memory_that_is_not_there_is_refused_and_not_fatal(toy):
 
 def test_a_plan_is_walked_and_must_fit(toy):
     plan = Plan((1.0, 5.0), (0.0,))
-    walked = Walk("euler", create_sampler("euler"), 6, default_denoiser, plan)
+    walked = Walk("euler", create_sampler("euler"), 6, create_denoiser, plan)
     (row,) = profile_backbone("toy", toy, CPU, walk=walked)
     assert row["effort"] == 5.0
     assert {call["effort"] for call in row["trajectory"]} == {1.0, 5.0}
     assert row["macs_per_image"] == sum(toy_macs(call["effort"]) for call in row["trajectory"])
     assert row["plan"] == {"efforts": [1.0, 5.0], "edges": [0.0]}
-    other = Walk("euler", create_sampler("euler"), 6, default_denoiser, Plan((0.5,)))
+    other = Walk("euler", create_sampler("euler"), 6, create_denoiser, Plan((0.5,)))
     with pytest.raises(UserError, match=r"another network: it uses effort 0\.5, this one offers 1, 2, 5"):
         list(profile_backbone("toy", toy, CPU, walk=other))
 
 
 def guided(scale):
-    return Walk("heun", create_sampler("heun"), 3, default_denoiser, guidance=scale)
+    return Walk("heun", create_sampler("heun"), 3, create_denoiser, guidance=scale)
 
 
 def test_guidance_doubles_the_calls():
-    net = create_denoiser("ddpm_tiny", num_classes=10)
+    net = create_backbone("ddpm_tiny", num_classes=10)
     rows = [next(profile_backbone("net", net, CPU, walk=guided(scale))) for scale in (None, 2.0)]
     assert [row["nfe"] for row in rows] == [5, 10]
     assert rows[1]["macs_per_image"] == 2 * rows[0]["macs_per_image"]
-    blind = create_denoiser("ddpm_tiny", num_classes=0)
+    blind = create_backbone("ddpm_tiny", num_classes=0)
     with pytest.raises(UserError, match="no classes to guide to"):
         list(profile_backbone("net", blind, CPU, walk=guided(2.0)))
 
@@ -294,7 +294,7 @@ def test_fvcore_agrees_where_both_count(toy, setting):
 
 
 def test_the_difference_to_fvcore_is_explained():
-    net = create_denoiser("ddpm_tiny")
+    net = create_backbone("ddpm_tiny")
     ours = count_backbone(net, CPU)
     theirs = fvcore_fields(net, CPU, None)
     rows = {row["kind"]: row for row in differences(ours.by_operator, theirs["fvcore_by_operator"])}

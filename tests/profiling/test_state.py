@@ -3,7 +3,7 @@ import resource
 import pytest
 import torch
 
-from denoisezoo.diffusion import create_sampler, default_denoiser
+from denoisezoo.diffusion import create_denoiser, create_sampler
 from denoisezoo.profiling.profile import Walk, profile_backbone, time_modules
 from denoisezoo.profiling.setting import Setting
 from denoisezoo.profiling.state import undisturbed
@@ -59,7 +59,7 @@ def test_profiling_leaves_everything_as_it_was(toy):
     hooks, threads, fast_path = hooks_of(toy), torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     setting = Setting(torch.device("cpu"), runs=1)
-    walk = Walk("ddpm", create_sampler("ddpm"), 2, lambda backbone: default_denoiser(backbone, "vp"))
+    walk = Walk("ddpm", create_sampler("ddpm"), 2, lambda backbone: create_denoiser(backbone, "vp"))
     list(profile_backbone("toy", toy, setting, walk=walk, training=True))
     time_modules(toy, setting, 1.0)
     assert [part.training for part in toy.modules()] == flags

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from denoisezoo.diffusion import Denoiser, Prediction, create_sampler, default_denoiser
+from denoisezoo.diffusion import Denoiser, Prediction, create_denoiser, create_sampler
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe
 from denoisezoo.profiling.trajectory import ConstantPlan, counting_copy, trace
@@ -15,7 +15,7 @@ from .conftest import toy_macs
 
 @pytest.fixture
 def denoiser(toy):
-    return default_denoiser(toy)
+    return create_denoiser(toy)
 
 
 def prior(denoiser, batch=2, seed=0):
@@ -58,7 +58,7 @@ def test_sigma_is_noise_relative_to_the_image(denoiser):
 
 
 def test_infinite_sigma_becomes_null(toy):
-    denoiser = default_denoiser(toy, "flow")  # no signal is left at t = 1
+    denoiser = create_denoiser(toy, "flow")  # no signal is left at t = 1
     trajectory = trace(denoiser, create_sampler("euler"), prior(denoiser), steps=2, timed=False)
     assert trajectory.calls[0].sigma == math.inf
     row = json.loads(json.dumps(json_safe(trajectory.to_dict()), allow_nan=False))

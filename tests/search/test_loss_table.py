@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.diffusion import PROCESSES, Denoiser, NetworkDenoiser, Prediction, create_sampler
 from denoisezoo.diffusion.coefficients import over_images
-from denoisezoo.diffusion.denoiser import default_denoiser
+from denoisezoo.diffusion.denoiser import create_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING
 from denoisezoo.plans import Plan, extracted, find_plan
@@ -110,11 +110,11 @@ def test_the_table_of_a_network_with_stages_is_what_its_training_makes_small():
     """Each level is measured on states of its stage's size, by its stage's network."""
     torch.manual_seed(0)
     plain = {"num_classes": 0, "cond_channels": 0, "augment_dim": 0}
-    net = create_denoiser("multiscale_tiny", base=("slim_tiny", "slim_tiny"), **plain).eval()
+    net = create_backbone("multiscale_tiny", base=("slim_tiny", "slim_tiny"), **plain).eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    denoiser, images = default_denoiser(net, "multiscale"), torch.randn(6, 3, 8, 8)
+    denoiser, images = create_denoiser(net, "multiscale"), torch.randn(6, 3, 8, 8)
     process = denoiser.process
     times = process.grid(8)[:-1].tolist()
     levels = make_levels(times, process, 8)
@@ -213,7 +213,7 @@ def test_the_published_plan_at_its_thousand_steps():
     assert used[266:429] == [0.75] * 163
     assert used[470:] == [0.5] * 530
     with torch.device("meta"):
-        net = create_denoiser("slim_ddpm_cifar10").eval()
+        net = create_backbone("slim_ddpm_cifar10").eval()
         given = torch.empty(1, 3, 32, 32), torch.empty(1)
     counts = {w: count(lambda w=w: net(*given, effort=w)) for w in net.efforts}
     for w, published in {1.0: 6070, 0.75: 3420, 0.5: 1520, 0.25: 382.5}.items():
@@ -227,9 +227,9 @@ def test_the_published_plan_at_its_thousand_steps():
 
 
 def test_a_walk_says_how_much_of_its_price_attention_is():
-    net = create_denoiser("slim_tiny", num_classes=0, cond_channels=0, augment_dim=0).eval()
+    net = create_backbone("slim_tiny", num_classes=0, cond_channels=0, augment_dim=0).eval()
     given = torch.zeros(1, 3, 8, 8), torch.zeros(1)
-    denoiser, sampler = default_denoiser(net), create_sampler("ddim")
+    denoiser, sampler = create_denoiser(net), create_sampler("ddim")
     u_T = sampler.prior(denoiser.process, (1, 3, 8, 8), 4, dtype=torch.float32)
     calls = trace(counting_copy(denoiser), sampler, u_T, steps=4, plan=Plan((0.5, 1.0), (0.0,)), timed=False).calls
     assert {call.effort for call in calls} == {0.5, 1.0}
@@ -240,11 +240,11 @@ def test_a_walk_says_how_much_of_its_price_attention_is():
 
 def test_extraction_samples_as_the_network_does():
     torch.manual_seed(0)
-    net = create_denoiser("slim_ddpm_digits").eval().double()
+    net = create_backbone("slim_ddpm_digits").eval().double()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    denoiser, sampler = default_denoiser(net), create_sampler("ddim")
+    denoiser, sampler = create_denoiser(net), create_sampler("ddim")
     plan = Plan((0.75, 1.0, 0.5), (-1.0, 2.0))
     fast = extracted(denoiser, plan.efforts)
     assert isinstance(fast, NetworkDenoiser)
@@ -260,11 +260,11 @@ def test_extraction_samples_as_the_network_does():
 
 def test_two_threads_sampling_at_different_widths_agree_with_serial_runs():
     torch.manual_seed(0)
-    net = create_denoiser("slim_tiny", num_classes=0, cond_channels=0, augment_dim=0).eval()
+    net = create_backbone("slim_tiny", num_classes=0, cond_channels=0, augment_dim=0).eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    denoiser, sampler = default_denoiser(net), create_sampler("ddim")
+    denoiser, sampler = create_denoiser(net), create_sampler("ddim")
     u_T = sampler.prior(denoiser.process, (2, 3, 8, 8), 10, torch.Generator().manual_seed(0), dtype=torch.float32)
 
     def sample(effort):
@@ -279,10 +279,10 @@ def test_two_threads_sampling_at_different_widths_agree_with_serial_runs():
 
 def test_compiled_networks_answer_as_eager_ones_in_every_shape_they_are_asked(monkeypatch):
     monkeypatch.setenv("CI", "true")  # with which torch's compiler refuses what it else does by itself
-    backbone = create_denoiser("slim_tiny").eval()
+    backbone = create_backbone("slim_tiny").eval()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    denoiser = default_denoiser(backbone.to(memory_format=torch.channels_last))
+    denoiser = create_denoiser(backbone.to(memory_format=torch.channels_last))
     assert not denoiser.training  # as its backbone; else its copies would drop out
     eager, compiled = (extracted(denoiser, {0.5}, compile=compile) for compile in (False, True))
     given = {"augment": torch.randn(2, 2), "cond": torch.randn(2, 1, 8, 8), "label": torch.tensor([1, -1])}
@@ -299,10 +299,10 @@ def test_networks_that_cannot_be_exported_are_compiled_as_they_run(monkeypatch):
         raise torch._dynamo.exc.Unsupported("a loop whose end the data decide")
 
     monkeypatch.setattr(torch.export, "export", refuse)
-    backbone = create_denoiser("ddpm_tiny", multipliers=(1,), blocks=1, attention=()).eval()
+    backbone = create_backbone("ddpm_tiny", multipliers=(1,), blocks=1, attention=()).eval()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    eager, compiled = (extracted(default_denoiser(backbone), {1.0}, compile=compile) for compile in (False, True))
+    eager, compiled = (extracted(create_denoiser(backbone), {1.0}, compile=compile) for compile in (False, True))
     given = {"augment": torch.randn(2, 2), "cond": torch.randn(2, 1, 8, 8), "label": torch.tensor([1, -1])}
     x, t = torch.randn(2, 3, 8, 8), torch.full((2,), 0.5)
     with torch.inference_mode():

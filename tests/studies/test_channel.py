@@ -8,9 +8,9 @@ import yaml
 
 from denoisezoo import cli
 from denoisezoo.data import Digits
-from denoisezoo.data.pixels import to_float
 from denoisezoo.evaluation import digital, recognition
 from denoisezoo.evaluation.linear import Moments
+from denoisezoo.pixels import to_float
 from denoisezoo.studies.noisy_channel import METHODS, rows_of
 from denoisezoo.train.fit import train
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from denoisezoo import cli
-from denoisezoo.archs import create_denoiser
+from denoisezoo.archs import create_backbone
 from denoisezoo.archs.multiscale import Multiscale
 from denoisezoo.evaluation.card import device_name
 from denoisezoo.runs.run import load_run
@@ -82,7 +82,7 @@ def test_memory(tmp_path):
     assert peak["back-propagation", 16] > 2 * peak["back-propagation", 4]
     check_cards(rows, device="cpu", weights=None)
     assert peak["adjoint", 16] < 1.1 * peak["adjoint", 4]
-    assert create_denoiser(NETWORK).config.solver == "midpoint"  # the registered network has another one
+    assert create_backbone(NETWORK).config.solver == "midpoint"  # the registered network has another one
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from PIL import Image
 
 from denoisezoo.cli import main
 from denoisezoo.data import Digits
+from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.generate import generate
 from denoisezoo.runs.assessor import Settings, price
 from denoisezoo.runs.run import load_run
 from denoisezoo.train.fit import train

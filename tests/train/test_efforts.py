@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
-from denoisezoo.archs import create_denoiser
-from denoisezoo.diffusion.denoiser import default_denoiser
+from denoisezoo.archs import create_backbone
+from denoisezoo.diffusion.denoiser import create_denoiser
 from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import read_checkpoint
@@ -33,11 +33,11 @@ def test_the_sandwich_has_the_full_the_cheapest_and_some_between():
 @pytest.fixture
 def setting():
     torch.manual_seed(0)
-    net = create_denoiser("slim_tiny", num_classes=0, cond_channels=0, augment_dim=0).double().eval()
+    net = create_backbone("slim_tiny", num_classes=0, cond_channels=0, augment_dim=0).double().eval()
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.05 * torch.randn_like(p))
-    return default_denoiser(net), {"image": torch.randn(4, 3, 8, 8, dtype=torch.float64)}
+    return create_denoiser(net), {"image": torch.randn(4, 3, 8, 8, dtype=torch.float64)}
 
 
 def gradients(denoiser):
@@ -94,7 +94,7 @@ def test_distillation_learns_the_full_networks_prediction(setting):
 
 
 def test_cost_of_a_step():
-    net = default_denoiser(create_denoiser("slim_ddpm_small32"))
+    net = create_denoiser(create_backbone("slim_ddpm_small32"))
     each = [training_macs(net, effort) for effort in net.efforts]
     assert expected_macs(net, "full", Sandwich()) == each[-1]
     assert expected_macs(net, "random", Sandwich()) == round(sum(each) / 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from denoisezoo import cli
-from denoisezoo.archs import create_denoiser, list_denoisers
+from denoisezoo.archs import create_backbone, list_denoisers
 from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, create_sampler
 from denoisezoo.diffusion.preconditioning import MixedScore, V, Whitened
 from denoisezoo.diffusion.processes.scalar import VP
@@ -84,7 +84,7 @@ def test_blurring_trains_and_samples(arguments, tmp_path):
         assert cli.main(["sample", str(tmp_path / "run"), "--sampler", sampler, "--steps", "5", "--num", "2"]) == 0
 
 
-ELASTIC = [name for name in list_denoisers() if "tiny" in name and len(create_denoiser(name).efforts) > 1]
+ELASTIC = [name for name in list_denoisers() if "tiny" in name and len(create_backbone(name).efforts) > 1]
 
 
 @pytest.mark.parametrize("name", ELASTIC)
@@ -93,7 +93,7 @@ def test_elastic_networks_are_stages_trained_sampled_and_priced(name, arguments,
     words = multiscale("--model.network.base", f"[{name}]", "--model.effort", "random")
     train(arguments(*words, "--trainer.max_steps", "2"))
     run = load_run(tmp_path / "run")
-    efforts = create_denoiser(name).efforts
+    efforts = create_backbone(name).efforts
     assert run.denoiser.efforts == efforts
     plan, sampler = Plan((efforts[0], efforts[-1]), (-2.0,)), create_sampler("gddim")
     plan.check(run.denoiser.efforts)
@@ -109,7 +109,7 @@ def alone(name, side):
     """MACs of a network by itself, at each of its efforts."""
     spec = {"resolution": side, "in_channels": 1, "out_channels": 1}
     with torch.device("meta"):
-        net = create_denoiser(name, **spec, num_classes=0, cond_channels=0, augment_dim=0).eval()
+        net = create_backbone(name, **spec, num_classes=0, cond_channels=0, augment_dim=0).eval()
         x, c_noise = torch.empty(1, 1, side, side), torch.empty(1)
         return {effort: count(lambda effort=effort: net(x, c_noise, effort=effort)).macs for effort in net.efforts}
 
@@ -152,7 +152,7 @@ def priced(run, *words, path):
 
 
 def test_the_trajectory_shows_the_stages():
-    net = create_denoiser("multiscale_digits")
+    net = create_backbone("multiscale_digits")
     denoiser = NetworkDenoiser(net, MultiScale(16, levels=2), V())
     sampler = create_sampler("gddim")
     u_T = sampler.prior(denoiser.process, (1, 1, 16, 16), 6, SeedBlock([0]))
@@ -165,7 +165,7 @@ def test_the_trajectory_shows_the_stages():
 
 
 def test_wrong_stages_and_sizes_are_refused():
-    net = create_denoiser("multiscale_digits")
+    net = create_backbone("multiscale_digits")
     with pytest.raises(UserError, match="3 stages"):
         NetworkDenoiser(net, MultiScale(16, levels=1), V())
     with pytest.raises(UserError, match="32"):
@@ -173,7 +173,7 @@ def test_wrong_stages_and_sizes_are_refused():
     with pytest.raises(UserError, match="no stage for images of 12x12"):
         net(torch.zeros(1, 1, 12, 12), torch.zeros(1))
     with pytest.raises(UserError, match="CLD"):
-        NetworkDenoiser(create_denoiser("ddpm_digits", in_channels=2), CLD(), V())
+        NetworkDenoiser(create_backbone("ddpm_digits", in_channels=2), CLD(), V())
     denoiser = NetworkDenoiser(net, MultiScale(16, levels=2), V())
     with pytest.raises(UserError, match="time_grid=process"):
         create_sampler("gddim:time_grid=quadratic")(denoiser, torch.zeros(1, 1, 4, 4), steps=9)
@@ -191,7 +191,7 @@ def test_wrong_stages_and_sizes_are_refused():
 )
 def test_wrong_networks_are_refused(override, word):
     with pytest.raises(UserError, match=word):
-        create_denoiser("multiscale_digits", **override)
+        create_backbone("multiscale_digits", **override)
 
 
 def test_a_multiscale_process_is_built_under_the_meta_device():

@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Timer
 
-from denoisezoo.archs import create_denoiser, get_variant
-from denoisezoo.diffusion import default_denoiser
+from denoisezoo.archs import create_backbone, get_variant
+from denoisezoo.diffusion import create_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.efforts import training_macs
@@ -138,7 +138,7 @@ def test_validation_does_not_disturb_training(arguments, tmp_path):
 
 def test_training_costs_about_three_forwards(tiny):
     forward = get_variant(tiny).costs[-1].macs
-    assert 2.5 * forward < training_macs(default_denoiser(create_denoiser(tiny))) < 3.01 * forward
+    assert 2.5 * forward < training_macs(create_denoiser(create_backbone(tiny))) < 3.01 * forward
 
 
 def test_nonsense_is_refused():

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.processes.scalar import uniform_grid
-from denoisezoo.diffusion.processes.tables import Table
 from denoisezoo.diffusion.transforms import dct, haar, haar_bands, inverse_dct, inverse_haar, laplacian
 from denoisezoo.errors import UserError
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoisezoo.diffusion.processes.diagonal import slope_of
+from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, check_finite
-from denoisezoo.diffusion.processes.tables import Table
 from denoisezoo.diffusion.transforms import check_levels, haar, inverse_haar
 from denoisezoo.errors import UserError
 

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, product, stack_blocks, transpose
+from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
 from denoisezoo.diffusion.processes.scalar import with_zero
-from denoisezoo.diffusion.processes.tables import Table
 from denoisezoo.errors import UserError
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.processes.diagonal import LogSNRProcess
+from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
-from denoisezoo.diffusion.processes.tables import Table
 from denoisezoo.diffusion.transforms import haar, haar_bands, inverse_haar
 from denoisezoo.errors import UserError
 

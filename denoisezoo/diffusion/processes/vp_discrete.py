@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, ScalarProcess, check_finite
 from denoisezoo.diffusion.processes.scalar import uniform_grid
-from denoisezoo.diffusion.processes.tables import Table
 from denoisezoo.errors import UserError
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
-from denoisezoo.diffusion.denoiser import Denoiser, Prediction, conditioned
+from denoisezoo.diffusion.conditioned import conditioned
+from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process

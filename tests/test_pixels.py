@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from denoisezoo.data.pixels import to_float, to_uint8
+from denoisezoo.pixels import to_float, to_uint8
 
 
 def test_every_pixel_value_survives_the_round_trip():

@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from denoisezoo.diffusion import PROCESSES
-from denoisezoo.diffusion.processes.tables import Table
+from denoisezoo.diffusion.processes.lookup import Table
 
 VALUES = [[1.0, 1 / 3], [0.1, 2.0]]
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion import NOTHING, Denoiser, Given, Sampler, SeedBlock
-from denoisezoo.diffusion.samplers.sampler import EffortPlan
+from denoisezoo.diffusion.denoiser import Denoiser
+from denoisezoo.diffusion.noise import SeedBlock
+from denoisezoo.diffusion.samplers.sampler import EffortPlan, Sampler
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING, Given
+from denoisezoo.pictures import image_grid, png_bytes, save_png
 
 
 @dataclass(frozen=True)
-class Generated:
-    """Images and what they took.
+class Samples:
+    """Images and what they took; a notebook shows them.
 
     Attributes:
         images: (N, C, H, W) float32 on the CPU, not clipped.
@@ -29,6 +34,24 @@ class Generated:
     labels: Tensor | None
     nfe: int
     seconds: float
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def picture(self, num: int = 64, columns: int | None = None) -> np.ndarray:
+        """The first `num` side by side, uint8 (height, width, 3)."""
+        return image_grid(self.images[:num], columns)
+
+    def save(self, path: str | os.PathLike[str], num: int = 64) -> None:
+        """Write the first `num` side by side as a PNG.
+
+        Raises:
+            UserError: The file cannot be written.
+        """
+        save_png(self.picture(num), path)
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.picture())
 
 
 def generate(
@@ -46,7 +69,7 @@ def generate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int], None] | None = None,
-) -> Generated:
+) -> Samples:
     """Draw `num` images; image i has seed `first_seed` + i, whatever the batch size.
 
     Args:
@@ -83,7 +106,7 @@ def generate(
         calls += result.nfe * (high - low)
         if progress is not None:
             progress(high)
-    return Generated(torch.cat(batches), given.label, round(calls / num), time.perf_counter() - start)
+    return Samples(torch.cat(batches), given.label, round(calls / num), time.perf_counter() - start)
 
 
 def _check(num: int, batch_size: int) -> None:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.grid import image_grid, save_grid
+from denoisezoo.pictures import image_grid, save_grid
 
 
 def test_each_pixel_becomes_a_square_in_its_place():

@@ -3,8 +3,8 @@
 import torch
 
 from denoisezoo.diffusion import GaussianOracle, create_sampler
+from denoisezoo.diffusion.generate import generate
 from denoisezoo.diffusion.processes.scalar import VP
-from denoisezoo.evaluation.generate import generate
 
 
 def test_calls_of_an_adaptive_sampler_are_the_mean_over_images():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 
@@ -9,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.data.pixels import to_uint8
 from denoisezoo.errors import UserError
 from denoisezoo.files import atomic_path
+from denoisezoo.pixels import to_uint8
 
 LEGIBLE = 64
 """Pixels that an image is magnified to at least."""
@@ -61,6 +62,15 @@ def save_png(picture: np.ndarray, path: str | os.PathLike[str]) -> None:
 
     with atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def png_bytes(picture: np.ndarray) -> bytes:
+    """uint8 (height, width, 3) as a PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return file.getvalue()
 
 
 def save_grid(

@@ -1,0 +1,138 @@
+"""Tables of results: rounded for people, on a terminal or in a notebook; exact as rows, CSV and pandas."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from denoisezoo.errors import UserError
+from denoisezoo.files import json_safe
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a printed table.
+
+    Attributes:
+        title: Its heading.
+        value: Key of the row, or a function of the row.
+        form: How to write the value; None is written as a dash.
+        right: Set flush right, as numbers are.
+    """
+
+    title: str
+    value: str | Callable[[Row], Any]
+    form: Callable[[Any], str] = str
+    right: bool = False
+
+    def text(self, row: Row) -> str:
+        """What stands in the cell of a row."""
+        value = row.get(self.value) if isinstance(self.value, str) else self.value(row)
+        return "-" if value is None else self.form(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, and the columns that are shown of them: prints as text, shows as HTML in a notebook.
+
+    Attributes:
+        data: The rows, with all that is known.
+        columns: What is shown; every key of the rows unless given.
+        title: Heading; "" for none.
+    """
+
+    data: Sequence[Row]
+    columns: Sequence[Column] = ()
+    title: str = ""
+    _shown: Sequence[Column] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        keys = dict.fromkeys(key for row in self.data for key in row)
+        object.__setattr__(self, "_shown", self.columns or [Column(key, key) for key in keys])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows as they are."""
+        return [dict(row) for row in self.data]
+
+    def to_csv(self) -> str:
+        """The rows as CSV; see `csv_text`."""
+        return csv_text(self.data)
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`, nested keys joined by dots.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise UserError("pandas is not installed", "pip install pandas, or take .rows()") from error
+        return pandas.DataFrame([flatten(json_safe(dict(row))) for row in self.data])
+
+    def print(self, console: Console) -> None:
+        """Print it. A terminal folds what is too wide; a pipe or file gets every cell on one line."""
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for column in self._shown:
+            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        for row in self.data:
+            table.add_row(*(Text(column.text(row)) for column in self._shown))
+        if not console.is_terminal:
+            wide = console.options.update(width=10_000)
+            console.width = max(1, Measurement.get(console, wide, table).maximum)
+        if self.title:
+            console.print(Text(self.title, style="bold"), soft_wrap=True)
+        console.print(table)
+
+    def __str__(self) -> str:
+        file = io.StringIO()
+        self.print(Console(file=file, highlight=False))
+        return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
+
+    def _repr_html_(self) -> str:
+        def row_of(cells: Iterable[str], tag: str) -> str:
+            styles = ("text-align:right" if column.right else "text-align:left" for column in self._shown)
+            inside = (
+                f'<{tag} style="{style}">{html.escape(cell)}</{tag}>' for style, cell in zip(styles, cells, strict=True)
+            )
+            return f"<tr>{''.join(inside)}</tr>"
+
+        head = row_of((column.title for column in self._shown), "th")
+        body = "".join(row_of((column.text(row) for column in self._shown), "td") for row in self.data)
+        caption = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def csv_text(rows: Iterable[Row]) -> str:
+    """Rows as CSV: nested keys joined by dots, lists as JSON, nothing for None; columns of all rows, in order."""
+    flat = [flatten(json_safe(dict(row))) for row in rows]
+    columns = dict.fromkeys(key for row in flat for key in row)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return file.getvalue()
+
+
+def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
+    """A nested row as one level with dotted keys; a list, and an object whose keys are no names, stay one JSON cell."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping) and value and all(str(inner).isidentifier() for inner in value):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, Mapping | list) else value
+    return flat
