@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from denoisezoo import __version__
 from denoisezoo.allocator import keep_freed_memory
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.plugins import trusting
 
 COMMANDS = {
     "list": ("denoisezoo.commands.list", "the zoo: name, family, input, params, MACs, efforts, paper"),
@@ -119,7 +120,13 @@ def dispatch(words: list[str]) -> int:
         return int(module.run_raw(rest))
     parser = Parser(prog=f"denoisezoo {name}", description=(module.__doc__ or "").strip())
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(rest)))
+    parser.add_argument(
+        "--trust", metavar="PACKAGE,...", type=lambda text: text.split(","), default=[],
+        help="packages whose code a run may name (none but denoisezoo)",
+    )  # fmt: skip
+    args = parser.parse_args(rest)
+    with trusting(args.trust):
+        return int(module.run(args))
 
 
 def overview() -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.plugins import load_plugins
 
 T = TypeVar("T")
 
@@ -56,22 +57,25 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def names(self, pattern: str = "*") -> list[str]:
         """Names that match a shell pattern (case ignored), in natural order."""
+        load_plugins()
         wanted = pattern.lower()
         return sorted((n for n in self._items if fnmatch.fnmatchcase(n.lower(), wanted)), key=natural_key)
 
     def __getitem__(self, name: str) -> T:
-        try:
-            return self._items[name]
-        except KeyError:
-            raise unknown(self.kind, name, self._items, self.see) from None
+        if name not in self:
+            raise unknown(self.kind, name, self._items, self.see)
+        return self._items[name]
 
     def __contains__(self, name: Any) -> bool:
+        if name not in self._items:
+            load_plugins()
         return name in self._items
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __len__(self) -> int:
+        load_plugins()
         return len(self._items)
 
 

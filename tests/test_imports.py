@@ -14,7 +14,7 @@ PACKAGE = Path(denoisezoo.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "registry", "files", "progress", "allocator"},
+    {"errors", "registry", "files", "progress", "allocator", "plugins", "pixels", "pictures", "tables"},
     {"nn"},
     {"archs"},
     {"diffusion"},

@@ -20,6 +20,7 @@ from denoisezoo.commands.output import add_output_arguments, write_rows
 from denoisezoo.commands.profile_tables import print_rows
 from denoisezoo.commands.subjects import Subject, find_subjects
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.plugins import trusting
 from denoisezoo.profiling.isolation import in_own_process
 
 if TYPE_CHECKING:
@@ -147,8 +148,9 @@ def deliver(rows: list[Row], args: argparse.Namespace) -> int:
 def measured(name: str, args: argparse.Namespace) -> list[Row]:
     """The rows of one network, found again by name or path: the work of a process of its own."""
     settings, walk = make_settings(args), make_walk(args)
-    (subject,) = find_subjects([name], args.process, args.resolution)
-    return profile_subject(subject, args, settings, walk(subject))
+    with trusting(args.trust):
+        (subject,) = find_subjects([name], args.process, args.resolution)
+        return profile_subject(subject, args, settings, walk(subject))
 
 
 def make_settings(args: argparse.Namespace) -> list[Setting]:

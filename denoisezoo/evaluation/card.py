@@ -35,7 +35,7 @@ class ResultCard:
         dataset_sha256: Hash of its file, or of its decoded content.
         split: Which images were the reference: "train", "test" or "all".
         resolution: Height and width in pixels.
-        num_generated: Samples images.
+        num_generated: Generated images.
         num_reference: Reference images.
         features: Feature extractor.
         features_sha256: Hash of its weights; None where it has none.

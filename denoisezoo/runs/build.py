@@ -18,7 +18,7 @@ def build_module(config: dict[str, Any]) -> DiffusionModule:
     Raises:
         UserError: The section does not fit this version.
     """
-    check_arguments(config, DiffusionModule, "model")
+    config = check_arguments(config, DiffusionModule, "model")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DiffusionModule, "model")
     return _instantiate(parser, "model", config | {"compile": False})
@@ -30,7 +30,7 @@ def build_data(config: dict[str, Any]) -> ImageData:
     Raises:
         UserError: The section does not fit this version.
     """
-    check_class(config, ImageData, "data")
+    config = check_class(config, ImageData, "data")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageData, "data")
     return _instantiate(parser, "data", config)

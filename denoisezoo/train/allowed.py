@@ -1,8 +1,9 @@
-"""Which configurations a file may bring: plain values, and classes of this package where a class belongs.
+"""Which configurations a file may bring: plain values, and classes where a class belongs.
 
 jsonargparse imports whatever a class-typed value names, in every form that it can be written in: as text, as YAML
-within text, as a mapping, under a dotted key. So the shape is checked before any of it is parsed, and names are looked
-up among classes that are already there; nothing is imported on behalf of a file.
+within text, as a mapping, under a dotted key. So the shape is checked before any of it is parsed. Classes of this
+package are looked up by name among those that are there, wherever they lived when the file was written; those of other
+packages are imported if their package is trusted, and refused before anything is imported if not.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import sys
 import typing
 from typing import Any, NoReturn
 
 from denoisezoo.data import ImageData, Task
 from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError
+from denoisezoo.plugins import import_trusted
 
 PACKAGE = "denoisezoo."
 BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)
@@ -34,49 +35,58 @@ def subclasses(base: type) -> list[type]:
     return found
 
 
-def check_class(value: Any, base: type, where: str) -> None:
-    """Refuse a value that is not {class_path, init_args} of a class of this package below `base`.
+def check_class(value: Any, base: type, where: str) -> dict[str, Any]:
+    """Refuse a value that is not {class_path, init_args} of a class below `base`.
+
+    Returns:
+        The value, with the path that the class has today.
 
     Raises:
-        UserError: It is something else, or its arguments hold something that they must not.
+        UserError: It is something else, its arguments hold something that they must not, or the class is of a package
+            that is not trusted.
     """
     if not isinstance(value, dict) or not isinstance(value.get("class_path"), str):
         _refuse(where, f"is no class with its arguments but {_short(value)}")
-    found = _lookup(value["class_path"], base)
+    found = _lookup(value["class_path"], base, where)
     if found is None:
         _refuse(where, f"asks for the class {_short(value['class_path'])}, which is no {base.__name__} of denoisezoo")
     if extra := set(value) - {"class_path", "init_args"}:
         _refuse(where, f"has the key {_short(min(map(str, extra)))}")
-    check_arguments(value.get("init_args") or {}, found, where)
+    arguments = check_arguments(value.get("init_args") or {}, found, where)
+    return {"class_path": f"{found.__module__}.{found.__qualname__}", "init_args": arguments}
 
 
-def check_arguments(values: Any, cls: type, where: str) -> None:
+def check_arguments(values: Any, cls: type, where: str) -> dict[str, Any]:
     """Refuse arguments that a class does not have, or that hold something else than their types say.
+
+    Returns:
+        The arguments, with the paths that classes have today.
 
     Raises:
         UserError: There is such an argument.
     """
     if not isinstance(values, dict):
         _refuse(where, f"holds {_short(values)} where arguments belong")
-    hints = _hints(cls)
+    hints, checked = _hints(cls), {}
     for key, value in values.items():
         if key not in hints:
             _refuse(where, f"has the key {_short(key)}")
-        _check_value(value, hints[key], f"{where}.{key}")
+        checked[key] = _check_value(value, hints[key], f"{where}.{key}")
+    return checked
 
 
-def _check_value(value: Any, hint: Any, where: str) -> None:
+def _check_value(value: Any, hint: Any, where: str) -> Any:
     """Refuse a value of one argument."""
     types = _types(hint)
     base = next((kind for kind in types if isinstance(kind, type) and issubclass(kind, BASES)), None)
     if value is None and type(None) in types:
-        return
+        return None
     if base is not None:
-        check_class(value, base, where)
-    elif config := next((kind for kind in types if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None):
-        check_arguments(value, config, where)
-    else:
-        _check_plain(value, where, strict=Any in types)
+        return check_class(value, base, where)
+    if config := next((kind for kind in types if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None):
+        return check_arguments(value, config, where)
+    _check_plain(value, where, strict=Any in types)
+    return value
 
 
 def _check_plain(value: Any, where: str, strict: bool) -> None:
@@ -95,14 +105,19 @@ def _check_plain(value: Any, where: str, strict: bool) -> None:
         _refuse(where, f"is {_short(value)}")
 
 
-def _lookup(path: str, base: type) -> type | None:
-    """The class below `base` that a path names, among those that are loaded."""
+def _lookup(path: str, base: type, where: str) -> type | None:
+    """The class below `base` that a path names, None for none.
+
+    Raises:
+        UserError: It is of another package, which is not trusted.
+    """
     module, _, name = path.rpartition(".")
-    if not path.startswith(PACKAGE) or module not in sys.modules:
+    if not all(part.isidentifier() for part in path.split(".")) or not module:
         return None
-    found = vars(sys.modules[module]).get(name)
-    known = [cls for cls in subclasses(base) if cls.__module__.startswith(PACKAGE)]
-    return found if isinstance(found, type) and any(found is cls for cls in known) else None
+    if not path.startswith(PACKAGE):
+        found = getattr(import_trusted(module, f"the checkpoint's {where} is the class {path}"), name, None)
+        return found if isinstance(found, type) and issubclass(found, base) else None
+    return {cls.__name__: cls for cls in subclasses(base) if cls.__module__.startswith(PACKAGE)}.get(name)
 
 
 def _hints(cls: type) -> dict[str, Any]:
