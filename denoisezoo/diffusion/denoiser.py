@@ -94,6 +94,8 @@ class Denoiser(nn.Module):
         from denoisezoo.progress import progress_bar
 
         chosen = create_sampler(sampler) if isinstance(sampler, str) else sampler
+        weight = next((x for x in (*self.parameters(), *self.buffers())), None)
+        device = "cpu" if weight is None else weight.device
         was_training = self.training
         self.eval()
         try:
@@ -108,7 +110,7 @@ class Denoiser(nn.Module):
                     batch_size=batch_size,
                     given=given,
                     plan=plan,
-                    device=self.device,
+                    device=device,
                     progress=report,
                 )
         finally:
@@ -122,12 +124,6 @@ class Denoiser(nn.Module):
             UserError: It does not know.
         """
         raise UserError(f"{type(self).__name__} does not know the size of its images", "call the sampler yourself")
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are; the CPU if it has none."""
-        tensor = next((x for x in (*self.parameters(), *self.buffers())), None)
-        return torch.device("cpu") if tensor is None else tensor.device
 
     def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
         """All that it is told of images, as zeros: what a call is priced with."""

@@ -11,6 +11,7 @@ from denoisezoo.archs import create_backbone, get_variant
 from denoisezoo.archs.slim import Slim, SlimConfig
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, ResidualBlock, Shift, kaiming
+from denoisezoo.nn.given import Given
 from denoisezoo.nn.slimmable import SlimConv2d, SlimGroupNorm, SlimLinear, Slimming, densify, first, slim
 from denoisezoo.profiling.counting import count
 
@@ -125,14 +126,14 @@ def test_the_extracted_network_of_the_published_size(options):
 def test_threads_at_different_widths_do_not_disturb_each_other():
     """Nothing but the call's argument decides the width: eight threads give what serial calls gave, bit for bit."""
     net = randomised(create_backbone("slim_tiny"))
-    given = {"x": torch.randn(2, 3, 8, 8), "c_noise": torch.randn(2), "cond": torch.randn(2, 1, 8, 8)}
+    inputs = torch.randn(2, 3, 8, 8), torch.randn(2), Given(image=torch.randn(2, 1, 8, 8))
     with torch.no_grad():
-        expected = {effort: net(**given, effort=effort) for effort in net.efforts}
+        expected = {effort: net(*inputs, effort) for effort in net.efforts}
     wrong: list[float] = []
 
     def work(effort: float) -> None:
         with torch.no_grad():
-            answers = [net(**given, effort=effort) for _ in range(20)]
+            answers = [net(*inputs, effort) for _ in range(20)]
         wrong.extend(effort for y in answers if not torch.equal(y, expected[effort]))
 
     threads = [threading.Thread(target=work, args=(net.efforts[i % 2],)) for i in range(8)]
@@ -148,8 +149,8 @@ def test_width_and_solver_steps_are_both_chosen():
     net = randomised(create_backbone("slim_missing_u_tiny"))
     assert net.efforts == (0.5, 1.5, 1.0, 2.0)
     assert net.choices[1.5] == (0.5, 2.0)
-    given = {"x": torch.randn(2, 3, 8, 8), "c_noise": torch.randn(2), "cond": torch.randn(2, 1, 8, 8)}
-    answers = [net(**given, effort=effort) for effort in net.efforts]
+    inputs = torch.randn(2, 3, 8, 8), torch.randn(2), Given(image=torch.randn(2, 1, 8, 8))
+    answers = [net(*inputs, effort) for effort in net.efforts]
     assert all(not torch.allclose(a, b, atol=1e-4) for i, a in enumerate(answers) for b in answers[:i])
 
 
@@ -186,14 +187,14 @@ def test_other_unets_are_slimmed_by_configuration(base):
     net.net.load_state_dict(plain.state_dict())
     randomised(net)
     plain.load_state_dict(net.net.state_dict())
-    given = {"x": torch.randn(2, spec.in_channels, 8, 8), "c_noise": torch.randn(2), "label": torch.tensor([0, 2])}
-    given |= {"cond": torch.randn(2, 1, 8, 8), "augment": torch.randn(2, 2)}
+    given = Given(label=torch.tensor([0, 2]), image=torch.randn(2, 1, 8, 8), augment=torch.randn(2, 2))
+    inputs = torch.randn(2, spec.in_channels, 8, 8), torch.randn(2), given
     with torch.no_grad():
-        torch.testing.assert_close(net(**given), plain.eval()(**given), rtol=1e-5, atol=1e-5)
-        narrow = net(**given, effort=0.5)
-        torch.testing.assert_close(net.extract(0.5)(**given), narrow, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(net(*inputs), plain.eval()(*inputs), rtol=1e-5, atol=1e-5)
+        narrow = net(*inputs, 0.5)
+        torch.testing.assert_close(net.extract(0.5)(*inputs), narrow, rtol=1e-5, atol=1e-5)
     assert narrow.shape == (2, spec.out_channels, 8, 8)
-    assert not torch.allclose(narrow, net(**given), atol=1e-3)
+    assert not torch.allclose(narrow, net(*inputs), atol=1e-3)
     assert net.num_params(0.5) < 0.4 * net.num_params()
 
 

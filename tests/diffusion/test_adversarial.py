@@ -27,7 +27,7 @@ class Half(Denoiser):
         super().__init__()
         self.process, self.weight = process, nn.Parameter(torch.tensor(0.5, dtype=f64))
 
-    def forward(self, u_t, t, **kwargs):
+    def forward(self, u_t, t, *given):
         u_0 = self.process.down(self.process.encode(BATCH["image"]), int(t[0]) - 1)
         return Prediction(self.weight * u_0, u_t)
 

@@ -24,7 +24,7 @@ class Toy(Denoiser):
         super().__init__()
         self.process = VPDiscrete()
 
-    def forward(self, u_t, t, **kwargs):
+    def forward(self, u_t, t, *given):
         eps = eps_model(u_t, t[0].item() - 1)
         alpha, sigma = self.process.alpha(t[0]), self.process.sigma(t[0])
         return Prediction((u_t - sigma * eps) / alpha, eps)

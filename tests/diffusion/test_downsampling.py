@@ -110,7 +110,7 @@ class Known(Denoiser):
         super().__init__()
         self.process, self.u_0, self.shapes = process, process.encode(image), []
 
-    def forward(self, u_t, t, **kwargs):
+    def forward(self, u_t, t, *given):
         self.shapes.append(tuple(u_t.shape[1:]))
         u_0 = self.process.down(self.u_0, int(t[0]) - 1).expand(len(u_t), -1, -1, -1)
         return Prediction(u_0, u_t)

@@ -86,7 +86,7 @@ class Certain(Denoiser):
         super().__init__()
         self.process, self.x = process, x
 
-    def forward(self, u_t, t, **given):
+    def forward(self, u_t, t, *given):
         u_0 = torch.cat([self.x.expand(len(u_t), 1, 1, 1), u_t[:, 1:]], 1)
         alpha, sigma = self.process.alpha(t), self.process.sigma(t).clamp(min=1e-30)
         return Prediction(u_0, (u_t - alpha * u_0) / sigma)
@@ -137,7 +137,7 @@ class Recorder(Backbone):
         super().__init__(config)
         self.weight = torch.nn.Parameter(torch.zeros(1, dtype=f64))
 
-    def forward(self, x, c_noise, **_):
+    def forward(self, x, c_noise, *given):
         self.shown = x
         return torch.zeros_like(x[:, :1])
 

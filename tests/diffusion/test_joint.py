@@ -8,6 +8,7 @@ import torch
 from denoisezoo.archs import BackboneConfig
 from denoisezoo.archs.backbone import Backbone
 from denoisezoo.diffusion import (
+    NOTHING,
     GaussianOracle,
     Given,
     Joint,
@@ -291,7 +292,7 @@ def test_the_corrector_relaxes_as_langevin_dynamics_does():
     sampler, generator = create_sampler(f"pc:snr={snr}"), torch.Generator().manual_seed(0)
     variance = 0.3 + float(process.sigma(t)) ** 2
     u = math.sqrt(r * variance) * torch.randn(300, 1, 16, 16, generator=generator, dtype=f64)
-    call = Caller(exact, 0, None, None, None, None)
+    call = Caller(exact, 0, None, NOTHING, None)
     for _ in range(20):
         u = sampler._corrected(call, process, u, t[0], generator)
         e = 2 * snr**2 / r
@@ -360,7 +361,7 @@ class Net(Backbone):
         super().__init__(BackboneConfig(in_channels=inputs, out_channels=outputs, resolution=4))
         self.conv = torch.nn.Conv2d(inputs, outputs, 1, dtype=f64)
 
-    def forward(self, x, c_noise, **_):
+    def forward(self, x, c_noise, *given):
         self.seen = x
         return self.conv(x)
 

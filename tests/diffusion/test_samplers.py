@@ -16,7 +16,7 @@ from denoisezoo.diffusion import (
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import ComputationError, UserError
-from denoisezoo.nn.given import Given
+from denoisezoo.nn.given import NOTHING, Given
 
 from .conftest import SHAPE
 
@@ -59,8 +59,8 @@ class Recorder(Denoiser):
         super().__init__()
         self.process, self.calls = process, []
 
-    def forward(self, u_t, t, **kwargs):
-        self.calls.append((t.clone(), kwargs))
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        self.calls.append((t.clone(), given, effort))
         return Prediction(torch.zeros_like(u_t), u_t)
 
 
@@ -93,13 +93,13 @@ def test_plan_label_and_condition_reach_every_call(name):
     label, cond = torch.tensor([1, 2]), torch.ones(2, 1, 2, 2)
     u_T = sampler.prior(denoiser.process, (2, *SHAPE), 6)
     sampler(denoiser, u_T, steps=6, plan=HalfPlan(), given=Given(label=label, image=cond))
-    efforts = [kwargs["effort"] for _, kwargs in denoiser.calls]
-    for t, kwargs in denoiser.calls:
+    efforts = [effort for *_, effort in denoiser.calls]
+    for t, given, effort in denoiser.calls:
         assert t.dtype == torch.float64
         assert t.shape == (2,)
-        assert kwargs["label"] is label
-        assert kwargs["cond"] is cond
-        assert kwargs["effort"] == HalfPlan().effort(denoiser.process.log_snr(t[:1]).item())
+        assert given.label is label
+        assert given.image is cond
+        assert effort == HalfPlan().effort(denoiser.process.log_snr(t[:1]).item())
     assert set(efforts) == {0.5, 1.0}
 
 
@@ -108,7 +108,7 @@ def test_discrete_networks_are_only_asked_at_whole_times(spec):
     denoiser, sampler = Recorder(VPDiscrete()), create_sampler(spec)
     generator = torch.Generator().manual_seed(0)
     sampler(denoiser, sampler.prior(denoiser.process, (1, *SHAPE), 18), steps=18, generator=generator)
-    times = torch.cat([t for t, _ in denoiser.calls])
+    times = torch.cat([t for t, *_ in denoiser.calls])
     assert torch.equal(times, times.round())
     assert times.min() >= 1
     assert times.max() <= 1000
@@ -148,7 +148,7 @@ def walked(truth, spec):
 def test_runge_kutta_ends_at_once_where_a_network_is_not_finite(gaussian):
     truth, calls = gaussian(EDM()), []
 
-    def broken(u, t, **given):
+    def broken(u, t, *given):
         calls.append(float(t[0]))
         return Prediction(u * float("nan"), u)
 

@@ -23,7 +23,7 @@ class Copy(Denoiser):
         super().__init__()
         self.process = process
 
-    def forward(self, u_t, t, **kwargs):
+    def forward(self, u_t, t, *given):
         found = self.process.up(u_t) if isinstance(self.process, DownSampling) else u_t
         return Prediction(found, torch.zeros_like(u_t))
 

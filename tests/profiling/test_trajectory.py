@@ -93,7 +93,7 @@ class Mixing(Denoiser):
         self.process, self.shared = process, shared
         self.linear = nn.Linear(8, 8)
 
-    def forward(self, u_t, t, **_):
+    def forward(self, u_t, t, *given):
         if self.shared:
             self.linear(torch.zeros(1, 8))
         return Prediction(self.linear(u_t), u_t)
@@ -135,9 +135,9 @@ def test_a_stochastic_walk_with_a_generator_is_the_sampler_s_own(denoiser):
     sampler, seen = create_sampler("ddim:eta=1"), []
 
     class Recording(type(denoiser.backbone)):
-        def forward(self, x, c_noise, **kwargs):
+        def forward(self, x, c_noise, *given):
             seen.append(x.clone())
-            return super().forward(x, c_noise, **kwargs)
+            return super().forward(x, c_noise, *given)
 
     denoiser.backbone.__class__ = Recording
     denoiser.eval()

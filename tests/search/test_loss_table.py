@@ -12,7 +12,7 @@ from denoisezoo.diffusion import PROCESSES, Denoiser, NetworkDenoiser, Predictio
 from denoisezoo.diffusion.coefficients import over_images
 from denoisezoo.diffusion.denoiser import create_denoiser
 from denoisezoo.errors import UserError
-from denoisezoo.nn.given import NOTHING
+from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.plans import Plan, extracted, find_plan
 from denoisezoo.profiling.counting import count
 from denoisezoo.profiling.trajectory import counting_copy, trace
@@ -285,17 +285,17 @@ def test_compiled_networks_answer_as_eager_ones_in_every_shape_they_are_asked(mo
     denoiser = create_denoiser(backbone.to(memory_format=torch.channels_last))
     assert not denoiser.training  # as its backbone; else its copies would drop out
     eager, compiled = (extracted(denoiser, {0.5}, compile=compile) for compile in (False, True))
-    given = {"augment": torch.randn(2, 2), "cond": torch.randn(2, 1, 8, 8), "label": torch.tensor([1, -1])}
+    given = Given(augment=torch.randn(2, 2), image=torch.randn(2, 1, 8, 8), label=torch.tensor([1, -1]))
     with torch.inference_mode():
         u = torch.randn(2, 3, 8, 8)
         for n, layout in ((2, torch.contiguous_format), (2, torch.channels_last), (1, torch.contiguous_format)):
             x, t = u[:n].contiguous(memory_format=layout), torch.full((n,), 0.5)
-            some = {key: value[:n] for key, value in given.items()}
-            torch.testing.assert_close(compiled(x, t, **some).u_0, eager(x, t, **some).u_0, atol=1e-5, rtol=1e-5)
+            some = given.take(slice(n))
+            torch.testing.assert_close(compiled(x, t, some).u_0, eager(x, t, some).u_0, atol=1e-5, rtol=1e-5)
 
 
 def test_networks_that_cannot_be_exported_are_compiled_as_they_run(monkeypatch):
-    def refuse(*args, **given):
+    def refuse(*args):
         raise torch._dynamo.exc.Unsupported("a loop whose end the data decide")
 
     monkeypatch.setattr(torch.export, "export", refuse)
@@ -303,9 +303,9 @@ def test_networks_that_cannot_be_exported_are_compiled_as_they_run(monkeypatch):
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     eager, compiled = (extracted(create_denoiser(backbone), {1.0}, compile=compile) for compile in (False, True))
-    given = {"augment": torch.randn(2, 2), "cond": torch.randn(2, 1, 8, 8), "label": torch.tensor([1, -1])}
+    given = Given(augment=torch.randn(2, 2), image=torch.randn(2, 1, 8, 8), label=torch.tensor([1, -1]))
     x, t = torch.randn(2, 3, 8, 8), torch.full((2,), 0.5)
     with torch.inference_mode():
-        found, truth = compiled(x, t, **given).u_0, eager(x, t, **given).u_0
+        found, truth = compiled(x, t, given).u_0, eager(x, t, given).u_0
     torch.testing.assert_close(found, truth, atol=1e-5, rtol=1e-5)
     assert len(compiled.backbone.compiled._calls) == 1
