@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torch.utils._pytree as pytree
 from torch import Tensor
 
 
@@ -59,3 +60,6 @@ class Given(NamedTuple):
 
 
 NOTHING = Given()
+
+# A named tuple is a pytree by itself; a name is what exported programs keep of it. There is no public function for it.
+pytree._register_namedtuple(Given, serialized_type_name="denoisezoo.nn.given.Given")
