@@ -14,7 +14,7 @@ PACKAGE = Path(denoisezoo.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "registry", "files", "allocator"},
+    {"errors", "registry", "files", "locking", "allocator"},
     {"archs"},
     {"diffusion"},
     {"plans"},

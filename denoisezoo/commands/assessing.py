@@ -6,9 +6,12 @@ import argparse
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denoisezoo.errors import UserError
+from denoisezoo.files import local_path
+from denoisezoo.locking import only_writer
 
 if TYPE_CHECKING:
     from denoisezoo.train.assess import Settings
@@ -45,6 +48,14 @@ def interval(text: str) -> tuple[float, float]:
 
 
 interval.__name__ = "pair of numbers such as 0.2,5"
+
+
+def file_path(text: str) -> Path:
+    """A path to write to, refused before anything long begins where it is a URL."""
+    try:
+        return local_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def check_interval(args: argparse.Namespace) -> None:
@@ -151,9 +162,30 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
-def refuse_file(path: object, what: str) -> None:
-    """Refuse an output folder that is a file."""
-    from pathlib import Path
+@contextlib.contextmanager
+def output_folder(out: Path, rank: int = 0, *, wait: bool = False) -> Iterator[None]:
+    """Within it, this command alone writes into the folder of its output.
 
-    if Path(str(path)).is_file():
-        raise UserError(f"{what} {path} is a file", "give a folder")
+    Args:
+        out: The folder.
+        rank: Which process of several this is; the first one writes.
+        wait: Wait for a command that writes there, instead of refusing.
+
+    Raises:
+        UserError: It is a file, or another process writes there.
+    """
+    refuse_file(out)
+    with contextlib.ExitStack() as held:
+        if rank == 0:
+            held.enter_context(only_writer(out, "wait until it has ended, or give another --out", wait=wait))
+        yield
+
+
+def refuse_file(out: Path) -> None:
+    """Refuse an output folder that is a file.
+
+    Raises:
+        UserError: It is one.
+    """
+    if out.is_file():
+        raise UserError(f"--out {out} is a file", "give a folder")

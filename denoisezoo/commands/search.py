@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
 
-from denoisezoo.commands.assessing import add_sampling_arguments, whole
+from denoisezoo.commands.assessing import add_sampling_arguments, file_path, whole
 from denoisezoo.commands.tables import add_output_arguments
 from denoisezoo.errors import unknown
 
@@ -62,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluate", action="store_true", help="sample and evaluate the plans found and each effort")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
-    parser.add_argument("--out", type=Path, help="folder for plans, tables and the page (RUN/search)")
+    parser.add_argument("--out", type=file_path, help="folder for plans, tables and the page (RUN/search)")
     table = parser.add_argument_group("exact")
     table.add_argument("--levels", type=whole(1), default=24, help="noise levels of a plan at most (%(default)s)")
     table.add_argument("--images", type=whole(2), default=128, help="held-out images at each level (%(default)s)")

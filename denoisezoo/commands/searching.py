@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
+from denoisezoo.commands.assessing import output_folder, progress_bar, refuse_file, settings_of
 from denoisezoo.commands.evolving import best_measured, evolve, join_study
 from denoisezoo.commands.search_task import Row, Search, plan_row
 from denoisezoo.commands.tables import Column, csv_text, print_table, write_rows
@@ -43,7 +44,22 @@ def search(args: argparse.Namespace) -> int:
     task = Search(load_run(args.run, args.weights), settings, args.cost)
     task.efforts  # noqa: B018 - a network without a choice ends here
     out = args.out or task.run.folder / "search"
-    refuse_file(out, "--out")
+    refuse_file(out)
+    shared = "nsga2" in args.method  # by the workers of one evolution, who take turns to write
+    with contextlib.ExitStack() as held:
+        if not shared:
+            held.enter_context(output_folder(out))
+        found = find_plans(args, task, out, begin)
+        if shared:
+            held.enter_context(output_folder(out, wait=True))
+        write(args, out, task, *found)
+    return 0
+
+
+def find_plans(
+    args: argparse.Namespace, task: Search, out: Path, begin: float
+) -> tuple[LossTable, list[Row], list[Row], float]:
+    """Table, front, rows and seconds since the beginning of a search."""
     table = task.table(args.levels, args.images)
     study = join_study(task, table, args, out) if "nsga2" in args.method else None
     front = exact(task, table, args)
@@ -59,8 +75,7 @@ def search(args: argparse.Namespace) -> int:
         rows += [best_measured(evolved, share, args.cost) | {"budget": share} for share in args.budget]
         seconds += evolution.seconds
         task.spent += evolution.macs
-    write(args, out, task, table, found, rows, seconds)
-    return 0
+    return table, found, rows, seconds
 
 
 def checked_settings(args: argparse.Namespace) -> Settings:

@@ -17,6 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from denoisezoo.commands.assessing import file_path
 from denoisezoo.files import json_safe, write_json, write_text
 
 Row = Mapping[str, Any]
@@ -46,8 +47,8 @@ class Column:
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--json PATH` and `--csv PATH`."""
-    parser.add_argument("--json", metavar="PATH", help="also write the rows as JSON")
-    parser.add_argument("--csv", metavar="PATH", help="also write the rows as CSV")
+    parser.add_argument("--json", type=file_path, metavar="PATH", help="also write the rows as JSON")
+    parser.add_argument("--csv", type=file_path, metavar="PATH", help="also write the rows as CSV")
 
 
 def write_rows(rows: Sequence[Row], args: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.images import to_float, to_uint8
-from denoisezoo.files import sha256
+from denoisezoo.files import local_path, sha256
 from denoisezoo.registry import Registry
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -161,7 +161,7 @@ def find_inception(weights: str | os.PathLike[str] | None = None) -> Path:
         UserError: It is not there.
     """
     named = weights or os.environ.get(INCEPTION_VARIABLE)
-    path = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    path = local_path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not path.is_file():
         raise UserError(
             f"Inception-v3 weights are not at {path}",

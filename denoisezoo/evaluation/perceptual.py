@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import sha256
+from denoisezoo.files import local_path, sha256
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 LAYERS = (1, 4, 7, 9, 11)
@@ -41,7 +41,7 @@ class LPIPS(nn.Module):
         from torchvision.models import alexnet
 
         self.features: nn.Sequential = alexnet(weights=None).features
-        self._load(Path(weights))
+        self._load(local_path(weights))
         self.weights_sha256 = sha256(weights)
         for index, head in enumerate(_heads()):
             self.register_buffer(f"head{index}", head)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from denoisezoo.archs.solvers import SolverError
 from denoisezoo.errors import UserError
+from denoisezoo.files import local_path
 from denoisezoo.studies.base import Plot, Row, Study, titles_of
 from denoisezoo.studies.solvers import with_other_solver
 from denoisezoo.train.assess import Settings, price
@@ -51,7 +52,7 @@ def adaptive_study(
 
 def numbered(folder: str | Path) -> list[Path]:
     """The numbered checkpoints of a run, oldest first."""
-    found = sorted((Path(folder) / FOLDER).glob("step_*.ckpt"))
+    found = sorted((local_path(folder) / FOLDER).glob("step_*.ckpt"))
     if not found:
         raise UserError(f"{folder} holds no numbered checkpoints", "train with --checkpoint.keep_all true")
     return found

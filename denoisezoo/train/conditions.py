@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.evaluation.conditional import DRAWS, Pair, condition_of, picture_rows
 from denoisezoo.evaluation.grid import image_grid
 from denoisezoo.evaluation.images import to_float
+from denoisezoo.files import local_path
 from denoisezoo.train.recognition import held_out_labels
 
 
@@ -100,7 +100,7 @@ def from_files(path: str | os.PathLike[str], shape: tuple[int, int, int], draws:
     """
     from denoisezoo.train.data.sources import Decoder, FolderSource
 
-    path, (channels, side, _) = Path(path), shape
+    path, (channels, side, _) = local_path(path), shape
     if channels not in (1, 3):
         raise UserError(f"this network's condition has {channels} channels, no picture", "leave --condition out")
     if not path.exists():

@@ -14,17 +14,19 @@ import yaml
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
+from denoisezoo.locking import only_writer
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
-from denoisezoo.train.log import RunLog
+from denoisezoo.train.log import RunLog, first_step, log_files
+from denoisezoo.train.perceptual import FILE as PERCEPTUAL
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
-from denoisezoo.train.tracking import log_card, make_tracker, trackers
+from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
 # be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
@@ -66,13 +68,22 @@ def train(args: Sequence[str]) -> TrainResult:
         args: `--config RECIPE` and any overrides, as on the command line.
 
     Raises:
-        UserError: The recipe or a value is wrong, the run folder holds another run, or it cannot be written.
+        UserError: The recipe or a value is wrong, the run folder holds another run, another process trains there, or it
+            cannot be written.
     """
     cli = parse_recipe(args)
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
     check_samples(cli)
     folder = Path(cli.trainer.default_root_dir)
+    with contextlib.ExitStack() as held:
+        if cli.trainer.is_global_zero:  # the other processes of the run share its folder
+            held.enter_context(only_writer(folder, "wait until it ends, or give another --trainer.default_root_dir"))
+        return _train(cli, folder)
+
+
+def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
+    """Train in a folder that nothing else writes into."""
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
     done = steps_done(checkpoint, folder, config)
@@ -81,8 +92,11 @@ def train(args: Sequence[str]) -> TrainResult:
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
+    if cli.trainer.is_global_zero:
+        clear_given_up(folder, done, config)
     cli.model.prepare(cli.datamodule, folder)
-    save_config(folder, config)
+    if cli.trainer.is_global_zero:
+        save_config(folder, config)
     add_loggers(cli, folder, done, config)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
     result = None
@@ -146,6 +160,29 @@ def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) ->
         )
     check_resumable(found, checkpoint)
     return int(found["global_step"])
+
+
+def clear_given_up(folder: Path, step: int, config: dict[str, Any]) -> None:
+    """Remove what the folder says of steps that are trained again, and of a run that had no checkpoint to go on from.
+
+    Args:
+        folder: The run folder.
+        step: Step from which training goes on.
+        config: The resolved configuration. Where a run of another one began here, its networks and its identity for W&B
+            go too.
+    """
+    given_up = [path for path in log_files(folder) if first_step(path) >= step]
+    if step == 0:
+        given_up.append(folder / SUMMARY)
+        try:
+            before = kept(yaml.safe_load((folder / CONFIG_NAME).read_bytes()))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError):
+            before = {}
+        if first_difference(before, kept(config)):
+            given_up += [folder / PERCEPTUAL, *(folder / WANDB / name for name in (IDENTITY, UNSENT_IDENTITY, MARK))]
+    with contextlib.suppress(OSError):
+        for path in given_up:
+            path.unlink(missing_ok=True)
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:

@@ -141,10 +141,15 @@ def first_step(path: Path) -> int:
     return int(step) if step.isdigit() else -1
 
 
+def log_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files of a run's log, in the order of the steps from which they go on."""
+    return sorted((Path(folder) / LOGS).glob(f"{PART}*/{FILE}"), key=first_step)
+
+
 def read_log(folder: str | os.PathLike[str]) -> dict[int, dict[str, float]]:
     """Step -> metrics of a run. Where parts of the log overlap, the one from the later step counts."""
     found: dict[int, dict[str, float]] = {}
-    for path in sorted((Path(folder) / LOGS).glob(f"{PART}*/{FILE}"), key=first_step):
+    for path in log_files(folder):
         for row in read_rows(path):
             values = {key: float(value) for key, value in row.items() if value not in ("", None) and key != "step"}
             found.setdefault(int(row["step"]), {}).update(values)

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.errors import UserError, nearest, unknown
+from denoisezoo.files import local_path
 from denoisezoo.train.allowed import BASES, subclasses
 from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
@@ -42,12 +43,12 @@ def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of a shipped one.
 
     Raises:
-        UserError: There is no such file or name.
+        UserError: There is no such file or name, or it is a URL.
     """
     shipped = CONFIGS / f"{name}.yaml"
     if shipped.is_file():
         return shipped
-    path = Path(name)
+    path = local_path(name)
     if path.is_file():
         return path
     if path.suffix in {".yaml", ".yml"} or path.is_absolute():
@@ -184,7 +185,7 @@ class RecipeCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         refuse_strategy(trainer_config.get("strategy"))
         check_trainer(trainer_config)
-        root = Path(trainer_config.get("default_root_dir") or "runs")
+        root = local_path(trainer_config.get("default_root_dir") or "runs")
         extra = [StopOnInterrupt(), Throughput(), Dashboard(), Settled()]
         chosen = as_list(trainer_config.get("plugins"))
         plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]

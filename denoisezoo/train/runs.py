@@ -14,6 +14,7 @@ import torch
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditional import DRAWS
+from denoisezoo.files import local_path
 from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
 from denoisezoo.train.conditions import Conditions, from_files, held_out
 from denoisezoo.train.published import FACTS, SUFFIX, read_published
@@ -77,9 +78,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The newest whole checkpoint of a run folder, or the file itself.
 
     Raises:
-        UserError: There is nothing there, or all checkpoints of the folder are damaged.
+        UserError: It is a URL, there is nothing there, or all checkpoints of the folder are damaged.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_file():
         return path
     if (newest := newest_checkpoint(path)) is not None:

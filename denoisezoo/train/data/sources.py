@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import sha256
+from denoisezoo.files import local_path, sha256
 
 _KINDS = ("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 SUFFIXES = tuple(f".{kind}" for kind in _KINDS)
@@ -32,7 +32,7 @@ class Source(ABC):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.names = sorted(name for name in self.find() if is_image(name))
         if not self.names:
             raise UserError(f"{self.path} holds no images", f"put images in it, CLASS/NAME with {' '.join(SUFFIXES)}")

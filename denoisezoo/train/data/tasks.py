@@ -20,6 +20,7 @@ from torch import Tensor
 
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditional import Pair, check_mask
+from denoisezoo.files import local_path
 from denoisezoo.registry import Registry
 from denoisezoo.train.data.edges import canny
 
@@ -190,7 +191,7 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with Image.open(local_path(path)) as file:
             mask = torch.from_numpy(np.array(file.convert("L"))).float() / 255
     except OSError as error:
         raise UserError(f"mask {path} cannot be read", "give an image file of black and white") from error
