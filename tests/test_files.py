@@ -50,7 +50,7 @@ URL = "memory://zoo"
         ["train", f"--config={URL}"],
         ["train", "--config", "RECIPE", "--trainer.default_root_dir", URL],
         ["train", "--config", "RECIPE", "--data", "ImageFolder", "--data.path", URL, "--data.resolution", "16"],
-        ["train", "--config", "RECIPE", "--data", "CIFAR10", "--data.root", URL],
+        ["train", "--config", "RECIPE", "--data", "Cifar10", "--data.root", URL],
         ["sample", URL],
         ["sample", "RUN", "--out", URL],
         ["sample", "RUN", "--plan", URL],

@@ -18,24 +18,23 @@ from denoisezoo.locking import NAME, only_writer
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def hold(folder, held, release):
-    """What another process does."""
+def hold(folder, parent):
+    """What another process does until it is told to end."""
     with only_writer(folder, "wait"):
-        held.set()
-        release.wait(60)
+        parent.send("held")
+        parent.poll(60)
 
 
 @pytest.fixture
 def other(tmp_path):
     """Another process that writes into `tmp_path / "run"`, and what lets it end."""
-    held, release = SPAWN.Event(), SPAWN.Event()
-    process = SPAWN.Process(target=hold, args=(tmp_path / "run", held, release))
+    child, parent = SPAWN.Pipe()
+    process = SPAWN.Process(target=hold, args=(tmp_path / "run", parent))
     process.start()
-    assert held.wait(60)
-    yield process, release
-    release.set()
-    process.join(60)
+    assert child.poll(60)
+    yield process, lambda: child.send("end")
     process.kill()
+    process.join(60)
 
 
 def test_the_second_is_told_who_is_first(other, tmp_path):
@@ -46,7 +45,7 @@ def test_the_second_is_told_who_is_first(other, tmp_path):
     expected += rf"{re.escape(platform.node())} since \d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
     assert re.fullmatch(expected, error.value.what)
     assert error.value.cure == "wait"
-    release.set()
+    release()
     process.join(60)
     with only_writer(tmp_path / "run", "wait"):
         pass
@@ -65,9 +64,11 @@ def test_the_lock_of_a_killed_process_is_taken_over(other, tmp_path):
 
 def test_who_waits_comes_after(other, tmp_path):
     _, release = other
-    threading.Timer(0.3, release.set).start()
+    order = []
+    threading.Timer(0.3, lambda: (order.append("released"), release())).start()
     with only_writer(tmp_path / "run", "", wait=True):
-        assert release.is_set()
+        order.append("held")
+    assert order == ["released", "held"]
 
 
 def test_one_after_the_other_in_one_process_and_never_within(tmp_path):

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             track_comparison(args.wandb, args.out, outcome.records, outcome.quality, command_line())
     failed = [record.name for record in outcome.records if record.error]
     if len(failed) == len(outcome.records):
-        raise UserError(f"every training failed ({outcome.records[0].error})", f"see {outcome.report}")
+        raise UserError(f"every training failed ({outcome.records[0].error})", f"see {outcome.report or args.out}")
     print(f"report: {outcome.report}")
     return 0
 
