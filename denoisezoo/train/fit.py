@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
+from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
@@ -209,7 +208,7 @@ def first_difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the resolved configuration into the run folder."""
-    write_text(folder / CONFIG_NAME, yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / CONFIG_NAME, recipe_yaml.dump(config))
 
 
 def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
