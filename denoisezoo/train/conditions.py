@@ -98,18 +98,18 @@ def from_files(path: str | os.PathLike[str], shape: tuple[int, int, int], draws:
     Raises:
         UserError: They cannot be read, have another size, or the network's condition is no picture.
     """
-    from denoisezoo.train.data.sources import Decoder, FolderSource
+    from denoisezoo.train.data.decoding import Decoder
+    from denoisezoo.train.data.sources import FolderSource, OneImage
 
     path, (channels, side, _) = Path(path), shape
     if channels not in (1, 3):
         raise UserError(f"this network's condition has {channels} channels, no picture", "leave --condition out")
     if not path.exists():
         raise UserError(f"there is no condition {path}", "give an image file or a folder of them")
-    source = FolderSource(path if path.is_dir() else path.parent)
-    names = source.names if path.is_dir() else [path.name]
+    source = FolderSource(path) if path.is_dir() else OneImage(path)
     decode = Decoder(source, side, channels, resize=False)
     pixels = []
-    for name in names:
+    for name in source.names:
         size = decode.size(name)
         if size != (side, side):
             raise UserError(
