@@ -8,11 +8,12 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, task_options
+    from denoisezoo.commands.assessing import add_data_arguments, add_sampling_arguments, task_options
     from denoisezoo.commands.tables import add_output_arguments
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=None)
+    add_data_arguments(parser)
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
     )
@@ -37,17 +38,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.assessing import checked_lpips, progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.assessing import checked_lpips, progress_bar, refuse_file, run_of, settings_of
     from denoisezoo.commands.tables import write_rows
     from denoisezoo.evaluation.grid import save_png
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
     from denoisezoo.train.assess import assess, make_evaluator
-    from denoisezoo.train.runs import load_run, with_task
 
     settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
-    found = load_run(args.run, args.weights)
-    found = with_task(found, args.task) if args.task else found
+    found = run_of(args)
     out = args.out or found.folder / "evaluation"
     refuse_file(out, "--out")
     data = found.data()
@@ -61,6 +60,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")
     row = {"name": found.name, "family": found.family, "run": str(found.checkpoint), **result.metrics}
     row |= {"latency_ms_per_image": result.latency_ms, **result.card.as_row()}
+    row |= {"data_changed": data.changed} if data.changed else {}
     write_json(out / "result.json", row)
     write_rows([row], args)
     print_result(result.metrics, result.card.as_dict())

@@ -19,10 +19,11 @@ ROWS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, task_options, whole
+    from denoisezoo.commands.assessing import add_data_arguments, add_sampling_arguments, task_options, whole
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
+    add_data_arguments(parser)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
     parser.add_argument("--condition", metavar="PATH", help="image or folder of conditions (those of held-out images)")
     parser.add_argument(
@@ -55,16 +56,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.assessing import progress_bar, refuse_file, settings_of
+    from denoisezoo.commands.assessing import progress_bar, refuse_file, run_of, settings_of
     from denoisezoo.evaluation.grid import image_grid, save_png
     from denoisezoo.files import write_json
     from denoisezoo.train.assess import calls_for, draw_with, prepare
     from denoisezoo.train.conditions import sample_picture
-    from denoisezoo.train.runs import load_run, with_task
 
     settings = settings_of(args, condition=args.condition, label=args.label)
-    found = load_run(args.run, args.weights)
-    found = with_task(found, args.task) if args.task else found
+    found = run_of(args)
     name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
     out = args.out or found.folder / "samples" / name
     refuse_file(out, "--out")

@@ -66,6 +66,18 @@ def sample_labels(
     return None if conditions.labels is None else conditions.labels[conditions.index(num)]
 
 
+def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
+    """Refuse to drop labels that are not there.
+
+    Raises:
+        UserError: A share that is none, or a network without classes.
+    """
+    if not 0 <= label_dropout < 1:
+        raise UserError(f"label_dropout is {label_dropout}", "give a share of at least 0 and below 1, such as 0.1")
+    if label_dropout and not num_classes:
+        raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
+
+
 def sample_picture(images: Tensor, conditions: Conditions | None) -> np.ndarray:
     """A grid of samples (N, C, H, W), in rows of one condition each where there are conditions."""
     if conditions is None:

@@ -14,11 +14,14 @@ from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
-from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.data import ImageData
+from denoisezoo.train.data.identity import difference
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog
+from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
@@ -74,12 +77,13 @@ def train(args: Sequence[str]) -> TrainResult:
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
-    done = steps_done(checkpoint, folder, config)
+    done, known = steps_done(checkpoint, folder, config)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
+    cli.model.data_known = identify(cli.datamodule, known, folder)
     cli.model.prepare(cli.datamodule, folder)
     save_config(folder, config)
     add_loggers(cli, folder, done, config)
@@ -129,22 +133,44 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
-    """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
+def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Steps of the checkpoint that a run folder goes on from, 0 for a fresh one; and what it knows of its data.
 
     Raises:
         UserError: The folder holds a run of other settings.
     """
     if checkpoint is None:
-        return 0
+        return 0, {}
     found = read_checkpoint(checkpoint)
-    if key := first_difference(kept(found["denoisezoo"]["recipe"]), kept(config)):
+    known = data_known(found)
+    # Data that are known again may have been moved.
+    if key := first_difference(kept(found["denoisezoo"]["recipe"], bool(known)), kept(config, bool(known))):
         raise UserError(
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
     check_resumable(found, checkpoint)
-    return int(found["global_step"])
+    return int(found["global_step"]), known
+
+
+def identify(data: ImageData, known: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run remembers of its data, and where it began.
+
+    Args:
+        data: The data, set up.
+        known: What the checkpoint knows that the run goes on from; empty where there is none, or it is older than that.
+        folder: The run folder.
+
+    Raises:
+        UserError: They are other data than those.
+    """
+    identity = data.identity()
+    if what := difference(known, identity):
+        raise UserError(
+            f"the data {data.title} have changed since {folder} was trained on them: {what}",
+            "put them back as they were, or give another --trainer.default_root_dir",
+        )
+    return {**identity, "origin": origin_of(folder)}
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -187,11 +213,12 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def kept(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share."""
+def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
+    """The part of a configuration that a resumed run must share; with `moved` its data may lie elsewhere."""
     trainer = config.get("trainer") or {}
     fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
     fixed["precision"] = str(fixed["precision"] or "32-true")
+    config = config | {"data": without_places(config["data"])} if moved else config
     return {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,6 +12,7 @@ from denoisezoo.files import printable
 from denoisezoo.train.data.base import DATASETS, ImageData, Split, holdout_mask, require_not_negative
 from denoisezoo.train.data.decoding import Decoder
 from denoisezoo.train.data.sources import FolderSource, Source, ZipSource
+from denoisezoo.train.data.store import TensorStore
 
 
 class FileImages(ImageData):
@@ -72,6 +74,14 @@ class FileImages(ImageData):
     def content_hash(self) -> str:
         """Of the zip file, or over the names and contents in the folder."""
         return self.source().sha256
+
+    def fingerprint(self) -> str:
+        """Over what is known without reading: names, sizes, and in a zip checksums; contents that are in memory too."""
+        sources = [self.source(), *([self.source(self.test_path)] if self.test_path else [])]
+        stores = [self.split(part).images for part in ("train", "test")]
+        read = isinstance(self.source(), FolderSource) and all(isinstance(store, TensorStore) for store in stores)
+        parts = [source.sha256 if read else source.listing_sha256 for source in sources]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def card(self) -> dict[str, Any]:
         """See `ImageData`; `test_sha256` is the hash of `test_path`, None where there is none."""
