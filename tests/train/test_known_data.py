@@ -172,6 +172,13 @@ def test_files_whose_names_are_no_utf8_are_trained_on_and_judged(training, home)
     assert training(4, *LABELS, path="bo\udceete").steps == 4
 
 
+def test_nothing_held_out_is_said(training, home, capsys):
+    training(1, "--data.holdout_every", "0")
+    assert main(["evaluate", "run", *EVALUATE, "--split", "test"]) == 2
+    assert "image_folder:data has no held-out images; give --split train or all" in capsys.readouterr().err
+    assert not (home / "run" / "evaluation").exists()
+
+
 def test_data_without_a_place_say_so(trained):
     with pytest.raises(UserError, match=r"have no path; leave --data.path out"):
         with_places(load_run(trained()), {"path": "x"})
