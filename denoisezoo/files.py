@@ -72,9 +72,9 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file atomically, UTF-8."""
+    """Write a text file atomically, UTF-8; what no UTF-8 can hold, as of some file names, is escaped."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
@@ -91,6 +91,11 @@ def json_safe(data: Any) -> Any:
     if isinstance(data, float) and not math.isfinite(data):
         return None
     return str(data) if isinstance(data, Path) else data
+
+
+def printable(name: str) -> str:
+    """A file name as text; bytes of it that are no UTF-8 are written out, such as caf\\xe9."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

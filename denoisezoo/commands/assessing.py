@@ -15,6 +15,7 @@ from denoisezoo.locking import only_writer
 
 if TYPE_CHECKING:
     from denoisezoo.train.assess import Settings
+    from denoisezoo.train.runs import Run
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -88,6 +89,34 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     )
     group.add_argument("--draws", type=whole(1), default=5, help="samples of each condition (%(default)s)")
     group.add_argument("--compile", action="store_true", help="compile the network first")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """--data.path, --data.test_path and --data.root, as `train` has them: where the data of the run are now."""
+    group = parser.add_argument_group(
+        "data", "where those of the run are now; relative paths of its recipe are tried first"
+    )
+    for key, what in (
+        ("path", "folder or zip of images"),
+        ("test_path", "folder or zip of held-out images"),
+        ("root", "folder with CIFAR-10"),
+    ):
+        group.add_argument(f"--data.{key}", dest=f"data_{key}", metavar="PATH", help=what)
+
+
+def run_of(args: argparse.Namespace) -> Run:
+    """The run that the arguments name, with its data where they say and the task's options that they change.
+
+    Raises:
+        UserError: See `load_run`, `with_places` and `with_task`.
+    """
+    from denoisezoo.train.places import PLACES, with_places
+    from denoisezoo.train.runs import load_run, with_task
+
+    found = load_run(args.run, args.weights)
+    places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}
+    found = with_places(found, places) if places else found
+    return with_task(found, args.task) if args.task else found
 
 
 def settings_of(args: argparse.Namespace, **more: object) -> Settings:

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, file_path, task_options
+    from denoisezoo.commands.assessing import add_data_arguments, add_sampling_arguments, file_path, task_options
     from denoisezoo.commands.tables import add_output_arguments
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=None)
+    add_data_arguments(parser)
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
     )
@@ -37,14 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; several processes that torchrun has started share the work."""
-    from denoisezoo.commands.assessing import checked_lpips, output_folder, settings_of
+    from denoisezoo.commands.assessing import checked_lpips, output_folder, run_of, settings_of
     from denoisezoo.evaluation.ranks import joined
-    from denoisezoo.train.runs import load_run, with_task
 
     with joined() as rank:
         settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
-        found = load_run(args.run, args.weights)
-        found = with_task(found, args.task) if args.task else found
+        found = run_of(args)
         out = args.out or found.folder / "evaluation"
         with output_folder(out, rank):
             return _evaluate(args, rank, found, settings, out)
@@ -70,6 +69,7 @@ def _evaluate(args: argparse.Namespace, rank: int, found: Run, settings: Setting
     save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")
     row = {"name": found.name, "family": found.family, "run": str(found.checkpoint), **result.metrics}
     row |= {"latency_ms_per_image": result.latency_ms, **result.card.as_row()}
+    row |= {"data_changed": data.changed} if data.changed else {}
     write_json(out / "result.json", row)
     write_rows([row], args)
     print_result(result.metrics, result.card.as_dict())

@@ -25,10 +25,11 @@ ROWS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.assessing import add_sampling_arguments, file_path, task_options, whole
+    from denoisezoo.commands.assessing import add_data_arguments, add_sampling_arguments, file_path, task_options, whole
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
+    add_data_arguments(parser)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
     parser.add_argument("--condition", metavar="PATH", help="image or folder of conditions (those of held-out images)")
     parser.add_argument(
@@ -54,14 +55,12 @@ def _share(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Sample; several processes that torchrun has started share the work."""
-    from denoisezoo.commands.assessing import output_folder, settings_of
+    from denoisezoo.commands.assessing import output_folder, run_of, settings_of
     from denoisezoo.evaluation.ranks import joined
-    from denoisezoo.train.runs import load_run, with_task
 
     with joined() as rank:
         settings = settings_of(args, condition=args.condition, label=args.label)
-        found = load_run(args.run, args.weights)
-        found = with_task(found, args.task) if args.task else found
+        found = run_of(args)
         name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
         out = args.out or found.folder / "samples" / name
         with output_folder(out, rank):

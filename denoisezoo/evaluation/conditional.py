@@ -18,6 +18,7 @@ from torch import Tensor
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import Features
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
+from denoisezoo.evaluation.images import as_image
 
 DRAWS = 5
 """Draws per condition over which diversity is taken."""
@@ -53,7 +54,7 @@ class Pair:
 
     def consistency(self, sample: Tensor) -> Tensor:
         """PSNR (N,) in dB between what the condition determines of samples and of the truth."""
-        shown, true = ((self.operator or _same)(image.clamp(-1, 1)) for image in (sample, self.x))
+        shown, true = ((self.operator or _same)(as_image(image).clamp(-1, 1)) for image in (sample, self.x))
         return psnr(shown, true, self.mask)
 
 
@@ -72,6 +73,15 @@ def check_mask(mask: Tensor) -> None:
         raise UserError(f"the mask holds the value {float(wrong[0]):g}", "give 1 for known pixels and 0 for the others")
 
 
+def unit(image: Tensor) -> Tensor:
+    """Images in float64, clamped to [-1, 1]; of uint8 or float.
+
+    Raises:
+        UserError: They are neither, or floats of another range: see `check_images`.
+    """
+    return as_image(image).double().clamp(-1, 1)
+
+
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
     """Peak signal-to-noise ratio (N,) in dB of images (N, C, H, W) in [-1, 1], clamped to it; at most 100.
 
@@ -80,7 +90,7 @@ def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
         b: Images.
         mask: Which pixels count (N, 1, H, W), 0 or 1; all unless given.
     """
-    squared = (a.double().clamp(-1, 1) - b.double().clamp(-1, 1)).square() / 4
+    squared = (unit(a) - unit(b)).square() / 4
     if mask is None:
         error = squared.flatten(1).mean(1)
     else:
@@ -94,7 +104,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Only whole windows count; for images below 11 pixels the window is as large as they are.
     """
-    a, b = ((image.double().clamp(-1, 1) + 1) / 2 for image in (a, b))
+    a, b = ((unit(image) + 1) / 2 for image in (a, b))
     channels, size = a.shape[1], min(11, *a.shape[-2:])
     place = torch.arange(size, dtype=torch.float64, device=a.device) - (size - 1) / 2
     line = torch.exp(-(place**2) / (2 * 1.5**2))
@@ -112,13 +122,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 def mse_db(a: Tensor, b: Tensor) -> float:
     """10 log10 of the mean squared error of images (N, C, H, W), clamped to [-1, 1]; at least -100."""
-    error = (a.double().clamp(-1, 1) - b.double().clamp(-1, 1)).square().mean()
+    error = (unit(a) - unit(b)).square().mean()
     return 10 * float(error.clamp(min=1e-10).log10())
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarity (N,) of images (N, C, H, W) as brightness, 0 for black: (image + 1) / 2."""
-    a, b = ((image.double().clamp(-1, 1).flatten(1) + 1) / 2 for image in (a, b))
+    a, b = ((unit(image).flatten(1) + 1) / 2 for image in (a, b))
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)
 
 
@@ -143,7 +153,7 @@ def means_of_draws(samples: Tensor, index: Tensor) -> Tensor:
         index: Condition of each (N,).
     """
     total = torch.zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
-    total.index_add_(0, index, samples.double().clamp(-1, 1))
+    total.index_add_(0, index, unit(samples))
     return total / torch.bincount(index).reshape(-1, 1, 1, 1)
 
 
@@ -158,11 +168,11 @@ def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | Non
     Returns:
         None where no condition has so many.
     """
-    found = []
+    samples, found = unit(samples), []
     for condition in index.unique():
         mine = samples[index == condition][:draws]
         if len(mine) == draws:
-            found.append(((mine.double().clamp(-1, 1) + 1) * 127.5).std(0, correction=0).mean())
+            found.append(((mine + 1) * 127.5).std(0, correction=0).mean())
     return float(torch.stack(found).mean()) if found else None
 
 

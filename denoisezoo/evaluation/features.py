@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.images import to_float, to_uint8
+from denoisezoo.evaluation.images import check_images, to_float, to_uint8
 from denoisezoo.files import local_path, sha256
 from denoisezoo.registry import Registry
 
@@ -59,7 +59,11 @@ class Features(ABC):
         Args:
             images: uint8, or float in [-1, 1], (N, C, H, W). Floats become pixels first, as a saved image would.
             batch_size: Images at a time.
+
+        Raises:
+            UserError: They are neither.
         """
+        check_images(images)
         with torch.inference_mode():
             return torch.cat([self(to_uint8(part).to(self.device)) for part in images.split(batch_size)])
 

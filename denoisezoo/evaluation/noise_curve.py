@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion import Denoiser, ScalarProcess, with_condition
+from denoisezoo.evaluation.images import as_image
 
 LOG_SNRS = tuple(float(x) for x in range(-9, 10, 2))
 """Centres of ten bins of log-SNR, two wide."""
@@ -38,6 +39,7 @@ def denoising_error(
     process = denoiser.process if cond is None else denoiser.process.free
     if not isinstance(process, ScalarProcess):
         return []
+    images = as_image(images)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     device = next(denoiser.parameters()).device
     rows = []

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.images import as_image
 from denoisezoo.files import local_path, sha256
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
@@ -79,7 +80,7 @@ class LPIPS(nn.Module):
     @torch.inference_mode()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances (B,) of images (B, 1 or 3, H, W) in [-1, 1]; 0 for equal ones."""
-        pairs = zip(self._activations(a.float().clamp(-1, 1)), self._activations(b.float().clamp(-1, 1)), strict=True)
+        pairs = zip(*(self._activations(as_image(x).float().clamp(-1, 1)) for x in (a, b)), strict=True)
         layers = [
             (self.get_buffer(f"head{i}") * (x - y).square()).sum(1).mean((1, 2)) for i, (x, y) in enumerate(pairs)
         ]

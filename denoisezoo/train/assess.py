@@ -273,10 +273,18 @@ def calls_for(run: Run, settings: Settings, generated: Generated, trajectory: Tr
 
 
 def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
-    """The reference side of the metrics, computed once for all runs on the same data."""
+    """The reference side of the metrics, computed once for all runs on the same data.
+
+    Raises:
+        UserError: The split has no images.
+    """
+    if not len(reference := data.images(settings.split)):
+        raise UserError(
+            f"{data.title} has no held-out images", "give --split train or all, or hold some out when you train"
+        )
     held_out = data.images("test")
     return Evaluator(
-        data.images(settings.split),
+        reference,
         features=settings.features,
         training=data.images("train"),
         held_out=held_out if len(held_out) else None,

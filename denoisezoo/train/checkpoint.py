@@ -24,6 +24,14 @@ FOLDER = "checkpoints"
 LAST, BEST = "last.ckpt", "best.ckpt"
 """Links to the newest checkpoint and to the one of the lowest validation loss."""
 NUMBERED = re.compile(r"step_(\d+)\.ckpt")
+KNOWN: dict[str, Any] = {
+    "sha256": str,
+    "class_names": list,
+    "num_train": int,
+    "num_test": int,
+    "origin": str | None,
+}
+"""What a checkpoint says of the data -> its type."""
 CURE = "take an earlier checkpoint of the run, or train again"
 
 
@@ -131,6 +139,13 @@ def _is_ours(found: Any) -> bool:
     sections = isinstance(recipe, dict) and all(isinstance(recipe.get(key), dict) for key in ("model", "data"))
     counted = isinstance(step, int) and step >= 0
     return sections and counted and holds_tensors(found.get("state_dict"))
+
+
+def data_known(found: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint knows of its data: their identity, and `origin`. Nothing in one of an earlier version."""
+    known = found["denoisezoo"].get("data")
+    whole = isinstance(known, dict) and all(isinstance(known.get(key), kind) for key, kind in KNOWN.items())
+    return dict(known) if whole else {}
 
 
 def holds_tensors(state: Any) -> bool:

@@ -66,6 +66,18 @@ def sample_labels(
     return None if conditions.labels is None else conditions.labels[conditions.index(num)]
 
 
+def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
+    """Refuse to drop labels that are not there.
+
+    Raises:
+        UserError: A share that is none, or a network without classes.
+    """
+    if not 0 <= label_dropout < 1:
+        raise UserError(f"label_dropout is {label_dropout}", "give a share of at least 0 and below 1, such as 0.1")
+    if label_dropout and not num_classes:
+        raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
+
+
 def sample_picture(images: Tensor, conditions: Conditions | None) -> np.ndarray:
     """A grid of samples (N, C, H, W), in rows of one condition each where there are conditions."""
     if conditions is None:
@@ -98,18 +110,18 @@ def from_files(path: str | os.PathLike[str], shape: tuple[int, int, int], draws:
     Raises:
         UserError: They cannot be read, have another size, or the network's condition is no picture.
     """
-    from denoisezoo.train.data.sources import Decoder, FolderSource
+    from denoisezoo.train.data.decoding import Decoder
+    from denoisezoo.train.data.sources import FolderSource, OneImage
 
     path, (channels, side, _) = local_path(path), shape
     if channels not in (1, 3):
         raise UserError(f"this network's condition has {channels} channels, no picture", "leave --condition out")
     if not path.exists():
         raise UserError(f"there is no condition {path}", "give an image file or a folder of them")
-    source = FolderSource(path if path.is_dir() else path.parent)
-    names = source.names if path.is_dir() else [path.name]
+    source = FolderSource(path) if path.is_dir() else OneImage(path)
     decode = Decoder(source, side, channels, resize=False)
     pixels = []
-    for name in names:
+    for name in source.names:
         size = decode.size(name)
         if size != (side, side):
             raise UserError(

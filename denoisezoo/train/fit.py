@@ -15,13 +15,17 @@ import yaml
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.locking import only_writer
+from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
-from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.data import ImageData
+from denoisezoo.train.data.identity import difference
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog, first_step, log_files
 from denoisezoo.train.perceptual import FILE as PERCEPTUAL
+from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
@@ -86,12 +90,13 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
     """Train in a folder that nothing else writes into."""
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
-    done = steps_done(checkpoint, folder, config)
+    done, known = steps_done(checkpoint, folder, config)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
+    cli.model.data_known = identify(cli.datamodule, known, folder)
     if cli.trainer.is_global_zero:
         clear_given_up(folder, done, config)
     cli.model.prepare(cli.datamodule, folder)
@@ -144,22 +149,44 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
-    """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
+def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Steps of the checkpoint that a run folder goes on from, 0 for a fresh one; and what it knows of its data.
 
     Raises:
         UserError: The folder holds a run of other settings.
     """
     if checkpoint is None:
-        return 0
+        return 0, {}
     found = read_checkpoint(checkpoint)
-    if key := first_difference(kept(found["denoisezoo"]["recipe"]), kept(config)):
+    known = data_known(found)
+    # Data that are known again may have been moved.
+    if key := first_difference(kept(found["denoisezoo"]["recipe"], bool(known)), kept(config, bool(known))):
         raise UserError(
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
     check_resumable(found, checkpoint)
-    return int(found["global_step"])
+    return int(found["global_step"]), known
+
+
+def identify(data: ImageData, known: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run remembers of its data, and where it began.
+
+    Args:
+        data: The data, set up.
+        known: What the checkpoint knows that the run goes on from; empty where there is none, or it is older than that.
+        folder: The run folder.
+
+    Raises:
+        UserError: They are other data than those.
+    """
+    identity = data.identity()
+    if what := difference(known, identity):
+        raise UserError(
+            f"the data {data.title} have changed since {folder} was trained on them: {what}",
+            "put them back as they were, or give another --trainer.default_root_dir",
+        )
+    return {**identity, "origin": origin_of(folder)}
 
 
 def clear_given_up(folder: Path, step: int, config: dict[str, Any]) -> None:
@@ -175,7 +202,7 @@ def clear_given_up(folder: Path, step: int, config: dict[str, Any]) -> None:
     if step == 0:
         given_up.append(folder / SUMMARY)
         try:
-            before = kept(yaml.safe_load((folder / CONFIG_NAME).read_bytes()))
+            before = kept(recipe_yaml.load((folder / CONFIG_NAME).read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError, yaml.YAMLError):
             before = {}
         if first_difference(before, kept(config)):
@@ -225,11 +252,12 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def kept(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share."""
+def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
+    """The part of a configuration that a resumed run must share; with `moved` its data may lie elsewhere."""
     trainer = config.get("trainer") or {}
     fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
     fixed["precision"] = str(fixed["precision"] or "32-true")
+    config = config | {"data": without_places(config["data"])} if moved else config
     return {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
 
 
@@ -246,7 +274,7 @@ def first_difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the resolved configuration into the run folder."""
-    write_text(folder / CONFIG_NAME, yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / CONFIG_NAME, recipe_yaml.dump(config))
 
 
 def finish(cli: RecipeCLI, folder: Path) -> TrainResult:

@@ -20,6 +20,7 @@ from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objectiv
 from denoisezoo.diffusion.objectives import Loss
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.train.adversary import ADAM, Opponent, adversarial_macs
+from denoisezoo.train.conditions import check_dropout
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import NoiseBins
@@ -36,18 +37,6 @@ def seed_default(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
-
-
-def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
-    """Refuse to drop labels that are not there.
-
-    Raises:
-        UserError: A share that is none, or a network without classes.
-    """
-    if not 0 <= label_dropout < 1:
-        raise UserError(f"label_dropout is {label_dropout}", "give a share of at least 0 and below 1, such as 0.1")
-    if label_dropout and not num_classes:
-        raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
 
 
 class DiffusionModule(LightningModule):
@@ -118,6 +107,8 @@ class DiffusionModule(LightningModule):
         self.images_seen, self.train_seconds = 0, 0.0
         self.recipe: Mapping[str, Any] = {}
         """The resolved configuration, kept in every checkpoint, so that a checkpoint alone can be sampled."""
+        self.data_known: Mapping[str, Any] = {}
+        """What tells the data from others, and where training began; kept likewise, so that a run knows its data."""
         self._started = 0.0
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
 
@@ -372,6 +363,7 @@ class DiffusionModule(LightningModule):
         """Keep the recipe and what training has cost so far."""
         checkpoint["denoisezoo"] = {
             "recipe": dict(self.recipe),
+            "data": dict(self.data_known),
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
             "seed": self.seed,

@@ -1,7 +1,8 @@
 """Published weights: one safetensors file that holds the weights of a run, its configuration and its card.
 
 The format can hold tensors and text, and nothing that could be run. The header has one key, "denoisezoo": JSON with
-`version`, `weights`, `recipe`, `card`, and `sha256`, which covers all of these and every tensor.
+`version`, `weights`, `recipe`, `card`, `data`, which tells the data from others, and `sha256`, which covers all of
+these and every tensor.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
     state = run.denoiser.state_dict(prefix="denoiser.")
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     header = {"version": __version__, "weights": run.weights, "recipe": json_safe(run.config), "card": _card(run)}
+    header["data"] = run.known and {**run.known, "origin": None}  # it goes elsewhere
     header["sha256"] = digest(header, tensors)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={KEY: json.dumps(header)})

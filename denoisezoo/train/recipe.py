@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.errors import UserError, nearest, unknown
 from denoisezoo.files import local_path
+from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import BASES, subclasses
 from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
@@ -168,7 +169,7 @@ class RecipeCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> RecipeParser:
         """As LightningCLI's, with short errors."""
         kwargs.setdefault("dump_header", ["denoisezoo recipe"])
-        parser = RecipeParser(prog="denoisezoo train", allow_abbrev=False, **kwargs)
+        parser = RecipeParser(prog="denoisezoo train", allow_abbrev=False, parser_mode=recipe_yaml.MODE, **kwargs)
         parser.add_argument("-c", "--config", action="config", help="A recipe: a YAML file or a shipped name.")
         return parser
 
@@ -279,7 +280,6 @@ def checked(path: Path) -> Path:
 
 def plain_config(cli: RecipeCLI) -> dict[str, Any]:
     """The resolved configuration as plain data."""
-    text = cli.parser.dump(cli.config, skip_none=False)
-    config: dict[str, Any] = yaml.safe_load(text)
+    config: dict[str, Any] = recipe_yaml.load(cli.parser.dump(cli.config, skip_none=False))
     config.pop("config", None)
     return config

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoisezoo.evaluation.images import as_image
 from denoisezoo.train.perceptual import STEPS, Classifier, train_classifier
 
 
@@ -29,7 +30,7 @@ class Recogniser:
     @torch.inference_mode()
     def figures(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """`class_accuracy` of images (N, C, H, W) in [-1, 1] with classes (N,), and that of clean images beside it."""
-        parts = images.float().clamp(-1, 1).split(512)
+        parts = as_image(images).float().clamp(-1, 1).split(512)
         found = torch.cat([self.classifier(part).argmax(1) for part in parts])
         return {
             "class_accuracy": float((found == labels).double().mean()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,16 @@ from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditional import DRAWS
 from denoisezoo.files import local_path
-from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import (
+    FOLDER,
+    LAST,
+    data_known,
+    holds_tensors,
+    newest_checkpoint,
+    read_checkpoint,
+)
 from denoisezoo.train.conditions import Conditions, from_files, held_out
+from denoisezoo.train.places import located
 from denoisezoo.train.published import FACTS, SUFFIX, read_published
 from denoisezoo.train.resumable import read_summary
 
@@ -34,6 +42,7 @@ class Run:
         checkpoint: The file that the weights come from.
         weights: "ema" or "raw".
         facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed.
+        known: What it remembers of its data; empty where it was trained by an earlier version.
     """
 
     name: str
@@ -44,6 +53,7 @@ class Run:
     checkpoint: Path
     weights: str
     facts: dict[str, Any]
+    known: dict[str, Any] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -51,14 +61,19 @@ class Run:
         return self.denoiser.image_shape
 
     def data(self) -> Any:
-        """The data module that the run was trained on, not yet read; the same one each time."""
+        """The data module that the run was trained on, not yet read; the same one each time.
+
+        Once read, it warns where the data are not the same.
+        """
         return self._data
 
     @cached_property
     def _data(self) -> Any:
         from denoisezoo.train.build import build_data
 
-        return build_data(self.config["data"])
+        data = build_data(located(self.config["data"], self.folder, self.known.get("origin")))
+        data.trained_on = self.known
+        return data
 
     def conditions(self, num: int, draws: int = DRAWS, path: str | None = None) -> Conditions | None:
         """What `num` samples are given: held-out conditions of the data, or those at `path`; None without a task.
@@ -108,7 +123,8 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
     if not holds_tensors(state):
         raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
-    return _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
+    run = _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
+    return replace(run, known=data_known(found))
 
 
 def _load_published(file: Path, weights: str) -> Run:
@@ -116,8 +132,9 @@ def _load_published(file: Path, weights: str) -> Run:
     if header["weights"] != weights:
         raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
     card = header["card"]
-    facts = {key: card.get(key) for key in FACTS}
-    return _make_run(file, file.parent, header["recipe"], state, weights, facts | {"seed": card.get("training_seed")})
+    facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
+    run = _make_run(file, file.parent, header["recipe"], state, weights, facts)
+    return replace(run, known=data_known({"denoisezoo": header}))
 
 
 def _make_run(
