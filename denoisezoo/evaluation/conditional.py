@@ -47,7 +47,8 @@ class Pair:
         return len(self.x)
 
     def take(self, index: Tensor) -> Pair:
-        """The pairs `index` (M,)."""
+        """The pairs `index` (M,), on any device."""
+        index = index.to(self.x.device)
         mask = None if self.mask is None else self.mask[index]
         return replace(self, x=self.x[index], y=self.y[index], mask=mask)
 
@@ -142,7 +143,8 @@ def means_of_draws(samples: Tensor, index: Tensor) -> Tensor:
         samples: (N, C, H, W) in [-1, 1].
         index: Condition of each (N,).
     """
-    total = torch.zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
+    index = index.to(samples.device)
+    total = samples.new_zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
     total.index_add_(0, index, samples.double().clamp(-1, 1))
     return total / torch.bincount(index).reshape(-1, 1, 1, 1)
 
@@ -158,7 +160,7 @@ def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | Non
     Returns:
         None where no condition has so many.
     """
-    found = []
+    found, index = [], index.to(samples.device)
     for condition in index.unique():
         mine = samples[index == condition][:draws]
         if len(mine) == draws:
