@@ -36,6 +36,11 @@ class ImageSpec:
     scale: int = 1
 
     @property
+    def learned_variance(self) -> bool:
+        """Whether it puts out a variance after its prediction, as many channels again (improved DDPM)."""
+        return self.out_channels == 2 * self.in_channels
+
+    @property
     def input_resolution(self) -> int:
         """Height and width of the largest noisy image."""
         return self.resolution // self.scale

@@ -14,7 +14,7 @@ from denoisezoo.diffusion.joint import Joint
 from denoisezoo.diffusion.measured import Measured
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
-from denoisezoo.diffusion.process import PROCESSES, Process
+from denoisezoo.diffusion.process import PROCESSES, Process, ScalarProcess
 from denoisezoo.diffusion.processes import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
 
@@ -27,10 +27,13 @@ class Prediction:
         u_0: Estimate of the clean state (B, C, H, W), E[u_0 given u_t]; (B, C, 2H, 2W) where the network enlarges, with
             what enters the state next.
         eps: The noise that belongs to it (B, C, H, W).
+        variance: v of improved DDPM (arXiv 2102.09672, equation 15), where the logarithm of a reverse step's variance
+            lies from its smallest, -1, to its largest, 1, (B, C, H, W); None where the network learns none.
     """
 
     u_0: Tensor
     eps: Tensor
+    variance: Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -145,11 +148,25 @@ class NetworkDenoiser(Denoiser):
         augment: Tensor | None = None,
         effort: Effort | None = None,
     ) -> Tensor:
-        """F(c_in u_t; c_noise): the network's own output, in the basis and the dtype of its input."""
+        """F(c_in u_t; c_noise): what the network predicts, in the basis and the dtype of its input."""
+        outputs = self._outputs(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        return self.process.from_pixels(outputs[:, : u_t.shape[1]])
+
+    def _outputs(
+        self,
+        u_t: Tensor,
+        t: Tensor,
+        *,
+        label: Tensor | None,
+        cond: Tensor | None,
+        augment: Tensor | None,
+        effort: Effort | None,
+    ) -> Tensor:
+        """All that the network puts out, in its own basis, in the dtype of its input."""
         scaled, c_noise = self.preconditioning.inputs(self.process, self.process.seen(u_t, t), t)
         x = self.process.to_pixels(scaled)
         dtype = next(self.backbone.parameters()).dtype
-        F_x = self.backbone(
+        outputs: Tensor = self.backbone(
             x.to(dtype),
             c_noise.to(dtype if dtype is torch.float64 else torch.float32),
             label=label,
@@ -157,8 +174,7 @@ class NetworkDenoiser(Denoiser):
             augment=None if augment is None else augment.to(dtype),
             effort=effort,
         )
-        # Networks with learned variance return more channels; the first C are the prediction (EDM, appendix).
-        return self.process.from_pixels(F_x[:, : u_t.shape[1]].to(u_t.dtype))
+        return outputs.to(u_t.dtype)
 
     def forward(
         self,
@@ -170,10 +186,13 @@ class NetworkDenoiser(Denoiser):
         augment: Tensor | None = None,
         effort: Effort | None = None,
     ) -> Prediction:
-        """Denoise; see `Denoiser.forward`."""
-        F_x = self.network(u_t, t, label=label, cond=cond, augment=augment, effort=effort)
+        """Denoise; see `Denoiser.forward`. With learned variance the first C outputs are F, and the others v."""
+        outputs, C = self._outputs(u_t, t, label=label, cond=cond, augment=augment, effort=effort), u_t.shape[1]
+        F_x = self.process.from_pixels(outputs[:, :C])
         u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
-        return Prediction(u_0, eps)
+        # In another basis than the pixels' v would say nothing of the state's coefficients.
+        learned = self.backbone.spec.learned_variance and isinstance(self.process, ScalarProcess)
+        return Prediction(u_0, eps, outputs[:, C:] if learned else None)
 
     def training_error(
         self,

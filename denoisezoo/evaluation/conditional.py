@@ -48,7 +48,8 @@ class Pair:
         return len(self.x)
 
     def take(self, index: Tensor) -> Pair:
-        """The pairs `index` (M,)."""
+        """The pairs `index` (M,), on any device."""
+        index = index.to(self.x.device)
         mask = None if self.mask is None else self.mask[index]
         return replace(self, x=self.x[index], y=self.y[index], mask=mask)
 
@@ -152,7 +153,8 @@ def means_of_draws(samples: Tensor, index: Tensor) -> Tensor:
         samples: (N, C, H, W) in [-1, 1].
         index: Condition of each (N,).
     """
-    total = torch.zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
+    index = index.to(samples.device)
+    total = samples.new_zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
     total.index_add_(0, index, unit(samples))
     return total / torch.bincount(index).reshape(-1, 1, 1, 1)
 
@@ -168,7 +170,7 @@ def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | Non
     Returns:
         None where no condition has so many.
     """
-    samples, found = unit(samples), []
+    samples, found, index = unit(samples), [], index.to(samples.device)
     for condition in index.unique():
         mine = samples[index == condition][:draws]
         if len(mine) == draws:

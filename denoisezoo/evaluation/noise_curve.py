@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion import Denoiser, ScalarProcess, with_condition
+from denoisezoo.diffusion.grids import within
 from denoisezoo.evaluation.images import as_image
 
 LOG_SNRS = tuple(float(x) for x in range(-9, 10, 2))
@@ -45,7 +46,7 @@ def denoising_error(
     rows = []
     for log_snr in LOG_SNRS:
         t = process.nearest_time(process.t_of_sigma(torch.tensor([-log_snr / 2], dtype=torch.float64).exp()))
-        if not process.t_min <= float(t) <= process.t_max:
+        if not bool(within(t, process.t_min, process.t_max)):
             continue
         total = 0.0
         for low in range(0, len(images), batch_size):

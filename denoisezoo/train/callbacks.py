@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from denoisezoo.diffusion import NetworkDenoiser, Process, create_sampler
-from denoisezoo.errors import UserError
+from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.evaluation.generate import generate
 from denoisezoo.evaluation.grid import save_png
 from denoisezoo.evaluation.ranks import gather, share
@@ -28,7 +28,8 @@ class SampleGrid(Callback):
     """Draws a grid of samples from the averaged weights, always from the same noise: image i has seed `seed` + i.
 
     Where a logger takes images, the same noise is also drawn from the raw weights, for comparison. Several processes
-    share the work. A picture that cannot be written does not end training.
+    share the work. A picture that cannot be drawn, because a number is not finite, or not be written, is warned of and
+    does not end training: the guard watches its numbers.
 
     Args:
         every_n_steps: Steps between grids; 0 draws none.
@@ -75,7 +76,10 @@ class SampleGrid(Callback):
             self._show(trainer, "raw", self.draw(trainer, pl_module, averaged=False))
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, *, averaged: bool = True) -> torch.Tensor:
-        """Samples (num, C, H, W) of the averaged or raw weights; the random state of training is left alone."""
+        """Samples (num, C, H, W) of the averaged or raw weights; the random state of training is left alone.
+
+        Those of a process whose walk was not finite are NaN.
+        """
         denoiser = pl_module.denoiser
         was_training = denoiser.training
         denoiser.eval()
@@ -92,22 +96,26 @@ class SampleGrid(Callback):
         labels = sample_labels(self.num, denoiser.backbone.spec.num_classes, self._conditions)
         images, given = torch.zeros(0, *shape), self._conditions
         if len(mine):
-            images = generate(
-                denoiser,
-                self.sampler,
-                len(mine),
-                shape,
-                steps=self.steps,
-                first_seed=self.seed + mine.start,
-                labels=None if labels is None else labels[mine.start : mine.stop],
-                cond=given.pair.y if given else None,
-                cond_index=given.index(self.num)[mine.start : mine.stop] if given else None,
-                device=device,
-            ).images
+            try:
+                images = generate(
+                    denoiser,
+                    self.sampler,
+                    len(mine),
+                    shape,
+                    steps=self.steps,
+                    first_seed=self.seed + mine.start,
+                    labels=None if labels is None else labels[mine.start : mine.stop],
+                    cond=given.pair.y if given else None,
+                    cond_index=given.index(self.num)[mine.start : mine.stop] if given else None,
+                    device=device,
+                ).images
+            except ComputationError as error:
+                print(f"warning: no grid of samples: {error.what}", file=sys.stderr)
+                images = torch.full((len(mine), *shape), torch.nan)  # other processes wait for them
         return gather(images.to(device)).cpu()
 
     def _show(self, trainer: Trainer, weights: str, images: torch.Tensor) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not bool(images.isfinite().all()):
             return
         name = f"step_{trainer.global_step:08d}.png" if weights == "ema" else f"raw_{trainer.global_step:08d}.png"
         path = Path(trainer.default_root_dir) / "samples" / name

@@ -40,12 +40,17 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
         The header.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or some weights are not finite.
     """
     from safetensors.torch import save_file
 
     state = run.denoiser.state_dict(prefix="denoiser.")
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+        raise UserError(
+            f"{len(bad)} of the {len(tensors)} tensors of {run.name} hold NaN or infinity, first {bad[0]}",
+            "export an earlier checkpoint, or --weights raw or ema, whichever is finite",
+        )
     header = {"version": __version__, "weights": run.weights, "recipe": json_safe(run.config), "card": _card(run)}
     header["data"] = run.known and {**run.known, "origin": None}  # it goes elsewhere
     header["sha256"] = digest(header, tensors)

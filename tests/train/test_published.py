@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
 from denoisezoo.train.fit import train
-from denoisezoo.train.published import KEY
+from denoisezoo.train.published import KEY, publish
 from denoisezoo.train.runs import load_run
 
 
@@ -44,6 +44,15 @@ def test_it_is_a_run_wherever_one_is_asked_for(published, tmp_path, capsys):
         assert main(["sample", str(run), "--num", "2", "--steps", "2", "--out", str(tmp_path / out)]) == 0
     assert (tmp_path / "a" / "grid.png").read_bytes() == (tmp_path / "b" / "grid.png").read_bytes()
     assert main(["profile", str(published), "--counts-only"]) == 0
+
+
+def test_weights_that_are_not_finite_are_not_published(published, tmp_path):
+    run, path = load_run(tmp_path / "run"), tmp_path / "nan.safetensors"
+    name, weight = next(iter(run.denoiser.named_parameters()))
+    weight.data.flatten()[0] = float("nan")
+    with pytest.raises(UserError, match=f"1 of the .* tensors of .* hold NaN or infinity, first denoiser.{name}"):
+        publish(run, path)
+    assert not path.exists()
 
 
 def test_raw_weights_are_others_and_say_so(published, tmp_path):
