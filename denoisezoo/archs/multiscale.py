@@ -196,6 +196,7 @@ def _small(
         multipliers=multipliers,
         blocks=1,
         attention=attention,
+        norm_groups=None,
     )
     return DDPM_FAMILY.variant(f"ddpm_msdiff_{name}", config, cost, tags=("stage",)).name
 
