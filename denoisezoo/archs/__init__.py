@@ -1,6 +1,6 @@
 """The zoo: one file per family, found by discovery."""
 
-from denoisezoo.archs.base import Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.archs.base import FORMAT, Backbone, BackboneConfig, Effort, ImageSpec
 from denoisezoo.archs.registry import (
     Cost,
     Family,
@@ -12,6 +12,7 @@ from denoisezoo.archs.registry import (
 )
 
 __all__ = [
+    "FORMAT",
     "Backbone",
     "BackboneConfig",
     "Cost",

@@ -46,6 +46,12 @@ class ADMConfig(UNetConfig):
         """Channels that the first convolution puts out."""
         return self.widths[0]
 
+    def changed_since(self, format: int) -> str | None:
+        """See `BackboneConfig.changed_since`."""
+        if format < 2 and self.augment_dim:
+            return "augmentation labels entered after the second layer of the embedding and now enter before the first"
+        return super().changed_since(format)
+
 
 class ADM(UNet):
     """The network; c_noise is the step index t in 0 ... 999."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs.base import Backbone, BackboneConfig, Effort, ImageSpec
-from denoisezoo.archs.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, silu
+from denoisezoo.archs.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
 from denoisezoo.archs.embeddings import NoiseEmbedding
 from denoisezoo.errors import UserError
 
@@ -52,6 +52,14 @@ class UNetConfig(BackboneConfig):
     def attends(self, level: int) -> bool:
         """Whether the residual blocks of a level (0 is the full resolution) have self-attention."""
         return self.resolution >> level in self.attention
+
+    def changed_since(self, format: int) -> str | None:
+        """See `BackboneConfig.changed_since`: before format 2 every network had the groups of `norm_groups` None."""
+        if format < 2 and self.norm_groups is not None:
+            for width in sorted({self.stem_width, *self.widths}):
+                if (before := group_norm(width, 1e-6).num_groups) != self.norm_groups:
+                    return f"norms of {width} channels had {before} groups and now have {self.norm_groups}"
+        return super().changed_since(format)
 
     def validate(self) -> None:
         """See `BackboneConfig.validate`."""

@@ -15,11 +15,12 @@ import yaml
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.train.callbacks import SampleGrid, Throughput
-from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import check_format, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
@@ -75,7 +76,7 @@ def train(args: Sequence[str]) -> TrainResult:
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
-    done = steps_done(checkpoint, folder, config)
+    done = steps_done(checkpoint, folder, config, cli.model)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
@@ -130,11 +131,11 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
+def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any], model: DiffusionModule) -> int:
     """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
 
     Raises:
-        UserError: The folder holds a run of other settings.
+        UserError: The folder holds a run of other settings, or of a network that has changed since.
     """
     if checkpoint is None:
         return 0
@@ -144,6 +145,7 @@ def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) ->
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
+    check_format(checkpoint, found["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
     check_resumable(found, checkpoint)
     return int(found["global_step"])
 

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import Effort, create_denoiser, get_variant
+from denoisezoo.archs import FORMAT, Effort, create_denoiser, get_variant
 from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.diffusion.objectives import Loss
 from denoisezoo.errors import ComputationError, UserError
@@ -372,6 +372,7 @@ class DiffusionModule(LightningModule):
         """Keep the recipe and what training has cost so far."""
         checkpoint["denoisezoo"] = {
             "recipe": dict(self.recipe),
+            "format": FORMAT,
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
             "seed": self.seed,

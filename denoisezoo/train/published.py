@@ -1,7 +1,7 @@
 """Published weights: one safetensors file that holds the weights of a run, its configuration and its card.
 
 The format can hold tensors and text, and nothing that could be run. The header has one key, "denoisezoo": JSON with
-`version`, `weights`, `recipe`, `card`, and `sha256`, which covers all of these and every tensor.
+`version`, `format`, `weights`, `recipe`, `card`, and `sha256`, which covers all of these and every tensor.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo import __version__
+from denoisezoo.archs import FORMAT
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard
 from denoisezoo.files import atomic_path, json_safe
@@ -45,7 +46,8 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
 
     state = run.denoiser.state_dict(prefix="denoiser.")
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    header = {"version": __version__, "weights": run.weights, "recipe": json_safe(run.config), "card": _card(run)}
+    header = {"version": __version__, "format": FORMAT, "weights": run.weights}
+    header |= {"recipe": json_safe(run.config), "card": _card(run)}
     header["sha256"] = digest(header, tensors)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={KEY: json.dumps(header)})

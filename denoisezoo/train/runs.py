@@ -14,7 +14,7 @@ import torch
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditional import DRAWS
-from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import FOLDER, LAST, check_format, holds_tensors, newest_checkpoint, read_checkpoint
 from denoisezoo.train.conditions import Conditions, from_files, held_out
 from denoisezoo.train.published import FACTS, SUFFIX, read_published
 from denoisezoo.train.resumable import read_summary
@@ -107,7 +107,7 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
     if not holds_tensors(state):
         raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
-    return _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
+    return _make_run(file, folder, found["denoisezoo"], state, weights, _facts(found, folder))
 
 
 def _load_published(file: Path, weights: str) -> Run:
@@ -116,15 +116,17 @@ def _load_published(file: Path, weights: str) -> Run:
         raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
     card = header["card"]
     facts = {key: card.get(key) for key in FACTS}
-    return _make_run(file, file.parent, header["recipe"], state, weights, facts | {"seed": card.get("training_seed")})
+    return _make_run(file, file.parent, header, state, weights, facts | {"seed": card.get("training_seed")})
 
 
 def _make_run(
-    file: Path, folder: Path, recipe: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
+    file: Path, folder: Path, about: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
 ) -> Run:
     from denoisezoo.train.build import build_module
 
+    recipe = about["recipe"]
     module = build_module(recipe["model"])
+    check_format(file, about.get("format"), module.name, module.denoiser.backbone.config)
     try:
         # What training alone needs, such as an adversary, is left in the file.
         own = {name: value for name, value in state.items() if name.startswith("denoiser.")}
