@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
@@ -82,6 +84,7 @@ def train(args: Sequence[str]) -> TrainResult:
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
+    warn_untrained(cli.model)
     cli.model.prepare(cli.datamodule, folder)
     save_config(folder, config)
     add_loggers(cli, folder, done, config)
@@ -95,6 +98,18 @@ def train(args: Sequence[str]) -> TrainResult:
     finally:
         close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
     return result
+
+
+@rank_zero_only
+def warn_untrained(model: DiffusionModule) -> None:
+    """Say that a network has the outputs of a learned variance."""
+    outputs = model.denoiser.backbone.spec.out_channels
+    if untrained := model.denoiser.untrained:
+        print(
+            f"warning: {untrained} of the {outputs} output channels of {model.name} are of a learned variance, which "
+            f"no objective trains; --model.network.out_channels {outputs - untrained} leaves them out",
+            file=sys.stderr,
+        )
 
 
 def check_samples(cli: RecipeCLI) -> None:

@@ -149,15 +149,16 @@ class DiffusionModule(LightningModule):
         """Refuse data of other channels, size or classes than the network takes."""
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
         self._check_condition(data)
+        outputs = f" --model.network.out_channels {self.denoiser.outputs_for(data.channels)}"
         for what, needs, has, field_ in (
-            ("channels", spec.in_channels, process.state_channels(data.channels), "in_channels"),
-            ("pixels a side", spec.resolution, data.resolution, "resolution"),
+            ("channels", spec.in_channels, process.state_channels(data.channels), f"in_channels {{}}{outputs}"),
+            ("pixels a side", spec.resolution, data.resolution, "resolution {}"),
         ):
             if needs != has:
                 raise UserError(
                     f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
                     + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
-                    f"add --model.network.{field_} {has}, or choose other data",
+                    f"add --model.network.{field_.format(has)}, or choose other data",
                 )
         if data.num_classes != spec.num_classes:
             raise UserError(
