@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import FORMAT, Effort, create_denoiser, get_variant
+from denoisezoo.archs import FORMAT, Effort, compile_network, create_denoiser, get_variant
 from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.diffusion.objectives import Loss
 from denoisezoo.errors import ComputationError, UserError
@@ -99,7 +99,7 @@ class DiffusionModule(LightningModule):
         if channels_last:
             backbone = backbone.to(memory_format=torch.channels_last)
         if compile:
-            backbone.compile()  # in place: keys of the checkpoint stay as they are
+            compile_network(backbone)  # in place: keys of the checkpoint stay as they are
         self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
         self.adversary: torch.nn.Module | None = None
@@ -116,8 +116,7 @@ class DiffusionModule(LightningModule):
         self.noise_bins = NoiseBins()
         self._noted: dict[str, Tensor] = {}
         self.images_seen, self.train_seconds = 0, 0.0
-        self.recipe: Mapping[str, Any] = {}
-        """The resolved configuration, kept in every checkpoint, so that a checkpoint alone can be sampled."""
+        self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
         self._started = 0.0
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
 
@@ -149,16 +148,16 @@ class DiffusionModule(LightningModule):
         """Refuse data of other channels, size or classes than the network takes."""
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
         self._check_condition(data)
-        outputs = f" --model.network.out_channels {self.denoiser.outputs_for(data.channels)}"
-        for what, needs, has, field_ in (
-            ("channels", spec.in_channels, process.state_channels(data.channels), f"in_channels {{}}{outputs}"),
-            ("pixels a side", spec.resolution, data.resolution, "resolution {}"),
+        state, outputs = process.state_channels(data.channels), self.denoiser.outputs_for(data.channels)
+        for what, needs, has, cure in (
+            ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
+            ("pixels a side", spec.resolution, data.resolution, f"resolution {data.resolution}"),
         ):
             if needs != has:
                 raise UserError(
                     f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
                     + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
-                    f"add --model.network.{field_.format(has)}, or choose other data",
+                    f"add --model.network.{cure}, or choose other data",
                 )
         if data.num_classes != spec.num_classes:
             raise UserError(
