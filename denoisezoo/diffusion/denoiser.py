@@ -142,7 +142,7 @@ class NetworkDenoiser(Denoiser):
         if self.process.k == 1:
             cure += f", or --model.network.in_channels {found} for images of as many channels"
         raise UserError(
-            f"the network puts out {found} channels, and for images of {channels} {needed} are to be predicted", cure
+            f"the network puts out {found} channels, and {needed} are to be predicted for images of {channels}", cure
         )
 
     @property
