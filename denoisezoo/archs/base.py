@@ -12,6 +12,9 @@ from denoisezoo.errors import UserError
 Effort = float
 """How much of a backbone to use. Its meaning is the family's: width, solver steps, exit depth."""
 
+FORMAT = 2
+"""What weights mean. Raised when the weights of some network begin to mean something else; see `changed_since`."""
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -73,6 +76,10 @@ class BackboneConfig:
     def efforts(self) -> tuple[Effort, ...]:
         """Efforts in the order of their cost; the last is the full network. Networks without a choice have one, 1.0."""
         return (1.0,)
+
+    def changed_since(self, format: int) -> str | None:
+        """What this network does otherwise with weights of an earlier `FORMAT`; None if nothing. Families extend it."""
+        return None
 
     def validate(self) -> None:
         """Refuse an impossible configuration with a `UserError`; families extend it."""

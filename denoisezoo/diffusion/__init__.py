@@ -21,12 +21,13 @@ from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.joint import Joint
 from denoisezoo.diffusion.langevin import CLD
+from denoisezoo.diffusion.linear import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.measured import Measured
 from denoisezoo.diffusion.multiscale import MultiScale
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
-from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
+from denoisezoo.diffusion.preconditioning import X0, EDMPreconditioning, Epsilon, Score, V, Velocity
 from denoisezoo.diffusion.process import PROCESSES, DiagonalProcess, Process, ScalarProcess
 from denoisezoo.diffusion.processes import DEFAULT_PROCESS
 from denoisezoo.diffusion.samplers import SAMPLERS, Sampler, SampleResult, StepInfo, create_sampler
@@ -39,6 +40,7 @@ __all__ = [
     "PRECONDITIONINGS",
     "PROCESSES",
     "SAMPLERS",
+    "X0",
     "AdversarialObjective",
     "Blurring",
     "Denoiser",
@@ -46,6 +48,8 @@ __all__ = [
     "DiagonalProcess",
     "DownSampling",
     "Drift",
+    "EDMPreconditioning",
+    "Epsilon",
     "GaussianOracle",
     "Given",
     "Guided",
@@ -68,11 +72,14 @@ __all__ = [
     "SampleResult",
     "Sampler",
     "ScalarProcess",
+    "Score",
     "SeedBlock",
     "StepInfo",
     "Times",
     "UDPMLoss",
+    "V",
     "VPDiscrete",
+    "Velocity",
     "apply_blocks",
     "create_sampler",
     "default_denoiser",

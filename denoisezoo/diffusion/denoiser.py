@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion.joint import Joint
+from denoisezoo.diffusion.linear import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.measured import Measured
 from denoisezoo.diffusion.noise import Noise
-from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.process import PROCESSES, Process, ScalarProcess
 from denoisezoo.diffusion.processes import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
@@ -118,12 +118,40 @@ class NetworkDenoiser(Denoiser):
         process.check_images(backbone.spec.resolution, len(backbone.resolutions))
         process.image_channels(backbone.spec.in_channels)
         _check_size(backbone, process, preconditioning)
-        process.check_outputs(backbone.spec.out_channels)
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning
+        self._check_outputs()
         self.efforts = backbone.efforts
         self.training = backbone.training  # else a backbone in eval mode would drop out again once `train` is passed on
+
+    def outputs_for(self, channels: int) -> int:
+        """Channels that a network puts out for images of so many."""
+        whole = self.process.state_channels(channels)
+        return channels if self.preconditioning.of_image or isinstance(self.process, Joint) else whole
+
+    def _check_outputs(self) -> None:
+        """Refuse a network that puts out fewer channels than are to be predicted, or others that nothing trains.
+
+        Twice as many are those of a learned variance (improved DDPM, arXiv 2102.09672): the second half is not read.
+        """
+        found, channels = self.backbone.spec.out_channels, self.image_shape[0]
+        self.process.check_outputs(found)
+        needed = self.outputs_for(channels)
+        learned = () if self.preconditioning.of_image else (2 * needed,)
+        if found in (needed, *learned) or isinstance(self.process, Joint):
+            return
+        cure = f"add --model.network.out_channels {needed}"
+        if self.process.k == 1:
+            cure += f", or --model.network.in_channels {found} for images of as many channels"
+        raise UserError(
+            f"the network puts out {found} channels, and {needed} are to be predicted for images of {channels}", cure
+        )
+
+    @property
+    def untrained(self) -> int:
+        """Output channels that no objective trains: those of a learned variance."""
+        return max(0, self.backbone.spec.out_channels - self.process.state_channels(self.image_shape[0]))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.archs import Effort
+from denoisezoo.archs import Effort, compile_network
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, SeedBlock, create_sampler
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
@@ -136,7 +136,7 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
         settings.plan.check(denoiser.efforts)
         denoiser = extracted(denoiser, settings.plan.efforts, settings.compile)
     elif settings.compile:
-        denoiser.backbone.compile()
+        compile_network(denoiser.backbone)
     batch = min(settings.num or settings.batch_size, settings.batch_size)
     fewest = settings.build_sampler().fewest(denoiser.process)
     for effort in settings.plan.efforts if settings.plan else [denoiser.efforts[-1]]:

@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from denoisezoo.archs import FORMAT, BackboneConfig
 from denoisezoo.errors import UserError
 from denoisezoo.files import atomic_path, sha256, write_text
 
@@ -146,6 +147,26 @@ def data_known(found: dict[str, Any]) -> dict[str, Any]:
     known = found["denoisezoo"].get("data")
     whole = isinstance(known, dict) and all(isinstance(known.get(key), kind) for key, kind in KNOWN.items())
     return dict(known) if whole else {}
+
+
+def check_format(path: str | os.PathLike[str], written: Any, name: str, config: BackboneConfig) -> None:
+    """Refuse weights that mean something else in the network of this version.
+
+    Args:
+        path: Their file.
+        written: The `FORMAT` that it notes; None where it notes none, which is the first.
+        name: The network's name.
+        config: Its configuration.
+
+    Raises:
+        UserError: Saying what has changed since.
+    """
+    written = 1 if written is None else written
+    if not isinstance(written, int) or written > FORMAT:
+        raise UserError(f"{path} is of format {written!r:.20}, and {FORMAT} is the latest known", "update denoisezoo")
+    if change := config.changed_since(written):
+        cure = "use the version of denoisezoo that wrote it, or train it again"
+        raise UserError(f"{path} was trained when {name} was another network: {change}", cure)
 
 
 def holds_tensors(state: Any) -> bool:

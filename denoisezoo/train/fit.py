@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -11,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.locking import only_writer
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
-from denoisezoo.train.checkpoint import data_known, newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.data import ImageData
 from denoisezoo.train.data.identity import difference
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog, first_step, log_files
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.perceptual import FILE as PERCEPTUAL
 from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
@@ -90,7 +93,7 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
     """Train in a folder that nothing else writes into."""
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
-    done, known = steps_done(checkpoint, folder, config)
+    done, known = steps_done(checkpoint, folder, config, cli.model)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
@@ -99,6 +102,7 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
     cli.model.data_known = identify(cli.datamodule, known, folder)
     if cli.trainer.is_global_zero:
         clear_given_up(folder, done, config)
+    warn_untrained(cli.model)
     cli.model.prepare(cli.datamodule, folder)
     if cli.trainer.is_global_zero:
         save_config(folder, config)
@@ -113,6 +117,18 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
     finally:
         close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
     return result
+
+
+@rank_zero_only
+def warn_untrained(model: DiffusionModule) -> None:
+    """Say that a network has the outputs of a learned variance."""
+    outputs = model.denoiser.backbone.spec.out_channels
+    if untrained := model.denoiser.untrained:
+        print(
+            f"warning: {untrained} of the {outputs} output channels of {model.name} are of a learned variance, which "
+            f"no objective trains; --model.network.out_channels {outputs - untrained} leaves them out",
+            file=sys.stderr,
+        )
 
 
 def check_samples(cli: RecipeCLI) -> None:
@@ -149,11 +165,13 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+def steps_done(
+    checkpoint: Path | None, folder: Path, config: dict[str, Any], model: DiffusionModule
+) -> tuple[int, dict[str, Any]]:
     """Steps of the checkpoint that a run folder goes on from, 0 for a fresh one; and what it knows of its data.
 
     Raises:
-        UserError: The folder holds a run of other settings.
+        UserError: The folder holds a run of other settings, or of a network that has changed since.
     """
     if checkpoint is None:
         return 0, {}
@@ -165,6 +183,7 @@ def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) ->
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
+    check_format(checkpoint, found["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
     check_resumable(found, checkpoint)
     return int(found["global_step"]), known
 

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import Effort, create_denoiser, get_variant
+from denoisezoo.archs import FORMAT, Effort, compile_network, create_denoiser, get_variant
 from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.diffusion.objectives import Loss
 from denoisezoo.errors import ComputationError, UserError
@@ -88,7 +88,7 @@ class DiffusionModule(LightningModule):
         if channels_last:
             backbone = backbone.to(memory_format=torch.channels_last)
         if compile:
-            backbone.compile()  # in place: keys of the checkpoint stay as they are
+            compile_network(backbone)  # in place: keys of the checkpoint stay as they are
         self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
         self.adversary: torch.nn.Module | None = None
@@ -105,10 +105,8 @@ class DiffusionModule(LightningModule):
         self.noise_bins = NoiseBins()
         self._noted: dict[str, Tensor] = {}
         self.images_seen, self.train_seconds = 0, 0.0
-        self.recipe: Mapping[str, Any] = {}
-        """The resolved configuration, kept in every checkpoint, so that a checkpoint alone can be sampled."""
-        self.data_known: Mapping[str, Any] = {}
-        """What tells the data from others, and where training began; kept likewise, so that a run knows its data."""
+        self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
+        self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
         self._started = 0.0
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
 
@@ -140,15 +138,16 @@ class DiffusionModule(LightningModule):
         """Refuse data of other channels, size or classes than the network takes."""
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
         self._check_condition(data)
-        for what, needs, has, field_ in (
-            ("channels", spec.in_channels, process.state_channels(data.channels), "in_channels"),
-            ("pixels a side", spec.resolution, data.resolution, "resolution"),
+        state, outputs = process.state_channels(data.channels), self.denoiser.outputs_for(data.channels)
+        for what, needs, has, cure in (
+            ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
+            ("pixels a side", spec.resolution, data.resolution, f"resolution {data.resolution}"),
         ):
             if needs != has:
                 raise UserError(
                     f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
                     + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
-                    f"add --model.network.{field_} {has}, or choose other data",
+                    f"add --model.network.{cure}, or choose other data",
                 )
         if data.num_classes != spec.num_classes:
             raise UserError(
@@ -364,6 +363,7 @@ class DiffusionModule(LightningModule):
         checkpoint["denoisezoo"] = {
             "recipe": dict(self.recipe),
             "data": dict(self.data_known),
+            "format": FORMAT,
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
             "seed": self.seed,

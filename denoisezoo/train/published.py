@@ -1,8 +1,8 @@
 """Published weights: one safetensors file that holds the weights of a run, its configuration and its card.
 
 The format can hold tensors and text, and nothing that could be run. The header has one key, "denoisezoo": JSON with
-`version`, `weights`, `recipe`, `card`, `data`, which tells the data from others, and `sha256`, which covers all of
-these and every tensor.
+`version`, `format`, `weights`, `recipe`, `card`, `data`, which tells the data from others, and `sha256`, which covers
+all of these and every tensor.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo import __version__
+from denoisezoo.archs import FORMAT
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard
 from denoisezoo.files import atomic_path, json_safe
@@ -51,7 +52,8 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{len(bad)} of the {len(tensors)} tensors of {run.name} hold NaN or infinity, first {bad[0]}",
             "export an earlier checkpoint, or --weights raw or ema, whichever is finite",
         )
-    header = {"version": __version__, "weights": run.weights, "recipe": json_safe(run.config), "card": _card(run)}
+    header = {"version": __version__, "format": FORMAT, "weights": run.weights}
+    header |= {"recipe": json_safe(run.config), "card": _card(run)}
     header["data"] = run.known and {**run.known, "origin": None}  # it goes elsewhere
     header["sha256"] = digest(header, tensors)
     with atomic_path(path) as temporary:

@@ -18,6 +18,7 @@ from denoisezoo.files import local_path
 from denoisezoo.train.checkpoint import (
     FOLDER,
     LAST,
+    check_format,
     data_known,
     holds_tensors,
     newest_checkpoint,
@@ -123,7 +124,7 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
     if not holds_tensors(state):
         raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
-    run = _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
+    run = _make_run(file, folder, found["denoisezoo"], state, weights, _facts(found, folder))
     return replace(run, known=data_known(found))
 
 
@@ -133,16 +134,18 @@ def _load_published(file: Path, weights: str) -> Run:
         raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
     card = header["card"]
     facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
-    run = _make_run(file, file.parent, header["recipe"], state, weights, facts)
+    run = _make_run(file, file.parent, header, state, weights, facts)
     return replace(run, known=data_known({"denoisezoo": header}))
 
 
 def _make_run(
-    file: Path, folder: Path, recipe: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
+    file: Path, folder: Path, about: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
 ) -> Run:
     from denoisezoo.train.build import build_module
 
+    recipe = about["recipe"]
     module = build_module(recipe["model"])
+    check_format(file, about.get("format"), module.name, module.denoiser.backbone.config)
     try:
         # What training alone needs, such as an adversary, is left in the file.
         own = {name: value for name, value in state.items() if name.startswith("denoiser.")}

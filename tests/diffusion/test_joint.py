@@ -19,8 +19,9 @@ from denoisezoo.diffusion import (
 from denoisezoo.diffusion.chain import VPDiscrete
 from denoisezoo.diffusion.diagonal import slope_of
 from denoisezoo.diffusion.geometric import GeometricVE
+from denoisezoo.diffusion.linear import PRECONDITIONINGS
 from denoisezoo.diffusion.objectives import Likelihood, Simple
-from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Epsilon
+from denoisezoo.diffusion.preconditioning import EDMPreconditioning, Epsilon
 from denoisezoo.diffusion.processes import EDM, VE, VP, RectifiedFlow
 from denoisezoo.diffusion.samplers.base import Caller
 from denoisezoo.errors import UserError
