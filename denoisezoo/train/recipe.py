@@ -6,6 +6,7 @@ import ast
 import inspect
 import logging
 import re
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
+from denoisezoo.train.precision import check_precision
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
@@ -185,10 +187,13 @@ class RecipeCLI(LightningCLI):
         refuse_strategy(trainer_config.get("strategy"))
         check_trainer(trainer_config)
         root = Path(trainer_config.get("default_root_dir") or "runs")
+        if trainer_config.get("fast_dev_run"):  # no run, and no later one may go on from it
+            root = Path(tempfile.mkdtemp(prefix="denoisezoo-fast-dev-run-"))
         extra = [StopOnInterrupt(), Throughput(), Dashboard(), Settled()]
         chosen = as_list(trainer_config.get("plugins"))
         plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
+        check_precision(trainer.precision)  # a plugin may bring another
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
@@ -198,6 +203,11 @@ class RecipeCLI(LightningCLI):
 
 LEAST = {"log_every_n_steps": 1, "accumulate_grad_batches": 1, "num_nodes": 1, "gradient_clip_val": 0, "min_steps": 0}
 """What Lightning takes without a word, or names otherwise, where it is smaller."""
+ALWAYS = {
+    "reload_dataloaders_every_n_epochs": (0, "one loader gives out the batches of all epochs"),
+    "use_distributed_sampler": (True, "each process has its own part of the images"),
+}
+"""Options of Lightning's for its own loaders -> the value that they always have here, and why."""
 
 
 def check_trainer(config: Any) -> None:
@@ -208,6 +218,10 @@ def check_trainer(config: Any) -> None:
     """
     if config.get("max_steps", -1) is None:
         raise UserError("max_steps is null", "give a whole number; -1 is without end")
+    check_precision(config.get("precision"))
+    for key, (only, why) in ALWAYS.items():
+        if config.get(key, only) != only:
+            raise UserError(f"{key} is {config[key]}, and {why}", "leave it out")
     for key, least in LEAST.items():
         value = config.get(key)
         if value is not None and not least <= float(value) < float("inf"):
