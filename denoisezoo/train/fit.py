@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import json_safe, write_json, write_text
@@ -20,7 +21,8 @@ from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog
-from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.precision import full_name
+from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, explain, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
@@ -29,7 +31,10 @@ from denoisezoo.train.tracking import log_card, make_tracker, trackers
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
 # be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
 FREE_SECTIONS = ("trainer", "checkpoint", "samples", "guard", "wandb")
-FIXED_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+FIXED_OF_TRAINER = (
+    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision"),
+    "overfit_batches",
+)
 EXIT_SILENT = 2
 """Status of a process whose mistake another process tells."""
 
@@ -43,7 +48,7 @@ class TrainResult:
         steps: Optimiser steps so far.
         status: Exit status: 0, or that of the signal that ended it, such as 130 for Ctrl-C.
         facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs,
-            train_macs_relative (to training the full network alone), seed, ...
+            train_macs_relative (to training the full network alone), both None where they depend on the data, seed, ...
         rank: Which process of several this is.
     """
 
@@ -75,7 +80,8 @@ def train(args: Sequence[str]) -> TrainResult:
     folder = Path(cli.trainer.default_root_dir)
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
-    done = steps_done(checkpoint, folder, config)
+    parts = cli.trainer.world_size * cli.trainer.accumulate_grad_batches
+    done = steps_done(checkpoint, folder, config, parts)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
@@ -120,6 +126,8 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
         if trainer.global_rank == 0:
             raise
         raise SystemExit(EXIT_SILENT) from None  # the first process says it for all
+    except MisconfigurationException as error:  # Lightning sees some options' values only with the data
+        raise UserError(*explain(str(error), error)) from error
     except RuntimeError as error:
         if trainer.world_size == 1:
             raise
@@ -130,8 +138,14 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
+def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any], parts: int) -> int:
     """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
+
+    Args:
+        checkpoint: It, if there is one.
+        folder: The run folder.
+        config: The resolved configuration.
+        parts: Into how many parts a step is divided: processes times batches over which each accumulates.
 
     Raises:
         UserError: The folder holds a run of other settings.
@@ -139,7 +153,10 @@ def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) ->
     if checkpoint is None:
         return 0
     found = read_checkpoint(checkpoint)
-    if key := first_difference(kept(found["denoisezoo"]["recipe"]), kept(config)):
+    theirs, ours = kept(found["denoisezoo"]["recipe"]), kept(config)
+    if found["denoisezoo"].get("parts") == parts:  # the same parts of a step, whoever computes them one after another
+        ours["trainer"]["accumulate_grad_batches"] = theirs["trainer"]["accumulate_grad_batches"]
+    if key := first_difference(theirs, ours):
         raise UserError(
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
@@ -192,7 +209,7 @@ def kept(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a configuration that a resumed run must share."""
     trainer = config.get("trainer") or {}
     fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
-    fixed["precision"] = str(fixed["precision"] or "32-true")
+    fixed["precision"] = full_name(fixed["precision"])
     return {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
 
 
@@ -217,7 +234,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     trainer, module = cli.trainer, cli.model
     # Not counted yet where a run is resumed whose time is over: it does not start again.
     counted = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
-    per_image = counted or module.training_macs()
+    per_image = module.training_macs() if counted is None else counted
     status = stopper(trainer).status
     facts = {
         "denoiser": module.name,
@@ -227,8 +244,8 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
-        "train_macs": per_image * module.images_seen,
-        "train_macs_relative": per_image / training_macs(module.counted),
+        "train_macs": None if per_image is None else per_image * module.images_seen,
+        "train_macs_relative": None if per_image is None else per_image / training_macs(module.counted),
         "finished": status == 0,
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
