@@ -7,9 +7,11 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -37,6 +39,8 @@ FIXED_OF_TRAINER = (
 )
 EXIT_SILENT = 2
 """Status of a process whose mistake another process tells."""
+PATIENCE = 2
+"""Seconds that a process waits for others to come upon the same mistake."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +119,23 @@ def check_samples(cli: RecipeCLI) -> None:
 
 @contextlib.contextmanager
 def together(trainer: Any, folder: Path) -> Iterator[None]:
-    """Among several processes, tell of one that has gone in one line.
+    """Among several processes, tell of one that has gone in one line, and once what all of them have met.
 
     Raises:
-        UserError: The processes lost each other.
+        UserError: The processes lost each other, or one of theirs.
     """
     try:
         yield
     except DivergenceError:
         if trainer.global_rank == 0:
             raise
-        raise SystemExit(EXIT_SILENT) from None  # the first process says it for all
-    except MisconfigurationException as error:  # Lightning sees some options' values only with the data
-        raise UserError(*explain(str(error), error)) from error
+        raise SystemExit(EXIT_SILENT) from None  # the first process says it for all, with the loss of its own batch
+    except (UserError, MisconfigurationException) as error:
+        # Lightning sees the values of some options only with the data.
+        mistake = error if isinstance(error, UserError) else UserError(*explain(str(error), error))
+        if told_by_first(str(mistake), trainer):
+            raise SystemExit(EXIT_SILENT) from None
+        raise mistake from error
     except RuntimeError as error:
         if trainer.world_size == 1:
             raise
@@ -136,6 +144,27 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
             f"process {trainer.global_rank} of {trainer.world_size} cannot go on: {str(error).splitlines()[0][:120]}",
             "run the same command again; it goes on " + (f"from {good}" if good else "from the beginning"),
         ) from error
+
+
+def told_by_first(message: str, trainer: Any) -> bool:
+    """Whether the first process has met the same mistake, and tells it for this one.
+
+    Each waits for a moment, until the others had time to come to it, too: all do, unless it is one's own.
+    """
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return False
+    store, patience = dist.distributed_c10d._get_default_store(), timedelta(seconds=PATIENCE)
+    try:
+        if trainer.global_rank:
+            store.wait(["mistake"], patience)
+            same = store.get("mistake") == message.encode()
+            store.set(f"heard by {trainer.global_rank}", "")
+            return same
+        store.set("mistake", message)
+        store.wait([f"heard by {rank}" for rank in range(1, trainer.world_size)], patience)
+    except RuntimeError:  # nobody came, or the first process has gone
+        return False
+    return False
 
 
 def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any], parts: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import logging
 import re
 import tempfile
@@ -33,6 +34,7 @@ from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
+NETWORK = "--model.network."
 
 
 def list_recipes() -> list[str]:
@@ -254,22 +256,37 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
 
 
 def resolve_configs(words: list[str]) -> list[str]:
-    """Replace names of recipes after --config (or -c) by the paths of their files."""
-    resolved = []
-    follows = False
-    for word in words:
-        if follows:
-            word = str(checked(find_recipe(word)))
-        elif word.startswith(("--config=", "-c=")):
-            flag, _, name = word.partition("=")
-            word = f"{flag}={checked(find_recipe(name))}"
-        follows = word in {"--config", "-c"}
-        resolved.append(word)
+    """Replace names of recipes after --config (or -c) by the paths of their files.
+
+    jsonargparse merges recipes, but replaces `network` as a whole, since its keys are free. So what came before a
+    recipe that has some of them is said again after it.
+    """
+    resolved: list[str] = []
+    network: dict[str, str] = {}  # key -> value as text
+    rest = iter(words)
+    for word in rest:
+        flag, given, value = word.partition("=")
+        if flag not in {"--config", "-c"} and not flag.startswith(NETWORK):
+            resolved.append(word)
+            continue
+        if not given and (value := next(rest, given)) == given:  # the last word; the parser tells that one is missing
+            resolved.append(word)
+        elif flag.startswith(NETWORK):
+            network[flag.removeprefix(NETWORK)] = value
+            resolved.append(f"{flag}={value}")
+        else:
+            path = find_recipe(value)
+            model = read_sections(path).get("model")
+            own = model.get("network") if isinstance(model, dict) else None
+            own = own if isinstance(own, dict) else {}  # what else it may be, the parser tells
+            resolved.append(f"--config={path}")
+            resolved += [f"{NETWORK}{key}={text}" for key, text in network.items() if own and key not in own]
+            network |= {key: json.dumps(field) for key, field in own.items()}
     return resolved
 
 
-def checked(path: Path) -> Path:
-    """The path of a recipe, whose file is YAML of sections; jsonargparse does not say which file is not.
+def read_sections(path: Path) -> dict[str, Any]:
+    """The sections of a recipe, whose file is YAML; jsonargparse does not say which file is not.
 
     Raises:
         UserError: It is something else.
@@ -287,7 +304,7 @@ def checked(path: Path) -> Path:
     for key in ("ema", "samples", "guard", "checkpoint"):
         if content and key in content and content[key] is None:
             raise UserError(f"{key} is empty in {path}", "give it keys, or leave it out")
-    return path
+    return content or {}
 
 
 def plain_config(cli: RecipeCLI) -> dict[str, Any]:
