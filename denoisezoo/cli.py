@@ -139,7 +139,7 @@ def fail(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     with contextlib.suppress(BrokenPipeError):
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")  # at once: other processes write, too
     return status
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from denoisezoo.errors import UserError
+
 STEPS = "--trainer.max_steps"
 
 
@@ -22,10 +24,16 @@ class Budget:
     macs: float | None = None
     minutes: float | None = None
 
-    def arguments(self, batch_size: int, macs_per_image: int) -> list[str]:
-        """The budget as arguments of `train`."""
+    def arguments(self, batch_size: int, macs_per_image: int | None) -> list[str]:
+        """The budget as arguments of `train`.
+
+        Raises:
+            UserError: A budget of multiply-adds, and those of one image (None) depend on the data.
+        """
         words: list[str] = []
-        images = [x for x in (self.images, self.macs and self.macs / macs_per_image) if x]
+        if self.macs and macs_per_image is None:
+            raise UserError("the multiply-adds of an adaptive solver depend on the data", "limit images or minutes")
+        images = [x for x in (self.images, self.macs and macs_per_image and self.macs / macs_per_image) if x]
         if images:
             words += [STEPS, str(max(1, math.floor(min(images) / batch_size)))]
         if self.minutes:

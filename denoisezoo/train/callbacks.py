@@ -135,12 +135,13 @@ class Throughput(Callback):
     A training step (forward and backward, for one image) is counted once, on a copy without weights, before training.
 
     Attributes:
-        macs_per_image: Multiply-adds of training on one image.
+        macs_per_image: Multiply-adds of training on one image; None where they depend on the data.
         peak: FLOP/s that all devices together reach at best, as measured; 0 where it is not known.
     """
 
     def __init__(self) -> None:
-        self.macs_per_image, self.peak = 0, 0.0
+        self.macs_per_image: int | None = None
+        self.peak = 0.0
         self._since = (0.0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,9 +159,12 @@ class Throughput(Callback):
         now, images = time.perf_counter(), int(pl_module.images_seen)
         rate = (images - self._since[1]) / max(now - self._since[0], 1e-9)
         self._since = (now, images)
-        flop_per_s = rate * 2 * self.macs_per_image
-        share = {"share_of_peak": flop_per_s / self.peak} if self.peak else {}
-        log_now(trainer, {"images_per_s": rate, "flop_per_s": flop_per_s, **share}, shown=["images_per_s"])
+        rates = {"images_per_s": rate}
+        if self.macs_per_image is not None:
+            rates["flop_per_s"] = rate * 2 * self.macs_per_image
+            if self.peak:
+                rates["share_of_peak"] = rates["flop_per_s"] / self.peak
+        log_now(trainer, rates, shown=["images_per_s"])
 
 
 class Settled(Callback):

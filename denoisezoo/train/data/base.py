@@ -185,7 +185,7 @@ class ImageData(LightningDataModule):
         rank, world_size = self._ranks()
         accumulate = self._accumulate(world_size)
         split = self.split("train")
-        return TrainLoader(
+        loader = TrainLoader(
             split.images,
             split.labels if self.with_labels else None,
             batch_size=self.batch_size,
@@ -195,6 +195,28 @@ class ImageData(LightningDataModule):
             world_size=world_size,
             accumulate=accumulate,
         )
+        self._limit(loader)
+        return loader
+
+    def _limit(self, loader: TrainLoader) -> None:
+        """Repeat the batches that Lightning's `overfit_batches` asks for.
+
+        Raises:
+            UserError: An epoch of as many batches as an option asks for has no step at all, or ends amid one.
+        """
+        if self.trainer is None:
+            return
+        options = ("overfit_batches", "fast_dev_run", "limit_train_batches")
+        option = next((option for option in options if getattr(self.trainer, option)), options[-1])
+        limit = getattr(self.trainer, option)
+        # As Lightning reads it: a whole number counts batches, a fraction is a share of them.
+        batches = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        if not batches or batches % loader.accumulate:
+            raise UserError(
+                f"trainer.{option} {limit} makes epochs of {batches} batches, and a step has {loader.accumulate}",
+                f"give a multiple of {loader.accumulate} as a whole number, or a larger share of {len(loader)} batches",
+            )
+        loader.repeat = batches if option == "overfit_batches" else 0
 
     def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
         """The held-out split in its order; an empty list if nothing is held out."""
