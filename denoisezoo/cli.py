@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status: 0 success, 2 a mistake of the user, 1 any other error."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8, or terminals less than that
     try:
         status = dispatch([word for word in words if word != "--debug"])
         sys.stdout.flush()  # a reader that has gone shows here, not at the interpreter's exit
@@ -143,7 +146,7 @@ def fail(message: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     with contextlib.suppress(BrokenPipeError):
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")  # at once: other processes write, too
     return status
 
 

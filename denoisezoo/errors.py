@@ -23,6 +23,10 @@ class ComputationError(UserError):
     """A computation that cannot go on with these numbers, e.g. an ODE that has become too stiff; see `UserError`."""
 
 
+class UncountableError(UserError):
+    """A cost that cannot be counted without computing with real data, e.g. of an adaptive solver; see `UserError`."""
+
+
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:
     """The `n` choices that look most like `name`, best first; empty when nothing is near."""
     by_lower = {choice.lower(): choice for choice in choices}

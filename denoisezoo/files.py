@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, flushed to disk, then renamed."""
+"""Files of this machine that are whole or absent: written under a temporary name, flushed to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,29 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from denoisezoo.errors import UserError
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""How a URL begins; `Path` makes one slash of two. The one letter of a drive is no scheme."""
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """`path`, unless it is a URL: runs rest on renames, links and locks, which only file systems have.
+
+    Raises:
+        UserError: It is a URL, of whatever scheme.
+    """
+    text = os.fspath(path)
+    if (found := SCHEME.match(text)) is None:
+        return Path(text)
+    place = "/" + text[found.end() :].lstrip("/")
+    cure = f"give {place}" if found[1].lower() in {"file", "local"} else "give a path, of a mounted or copied folder"
+    raise UserError(f"{text} is a URL, and files are read and written by path", cure)
 
 
 @contextlib.contextmanager
@@ -19,9 +37,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
     Raises:
-        UserError: The folder cannot be written, or the disk is full. What stood at `path` before is untouched.
+        UserError: `path` is a URL, the folder cannot be written, or the disk is full. What stood there is untouched.
     """
-    path = Path(path)
+    path = local_path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +72,9 @@ def cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file atomically, UTF-8."""
+    """Write a text file atomically, UTF-8; what no UTF-8 can hold, as of some file names, is escaped."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
@@ -73,6 +91,11 @@ def json_safe(data: Any) -> Any:
     if isinstance(data, float) and not math.isfinite(data):
         return None
     return str(data) if isinstance(data, Path) else data
+
+
+def printable(name: str) -> str:
+    """A file name as text; bytes of it that are no UTF-8 are written out, such as caf\\xe9."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -14,7 +14,19 @@ PACKAGE = Path(denoisezoo.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
-    {"errors", "registry", "files", "progress", "allocator", "plugins", "pixels", "pictures", "tables"},
+    {
+        "errors",
+        "registry",
+        "files",
+        "locking",
+        "progress",
+        "allocator",
+        "plugins",
+        "pixels",
+        "pictures",
+        "tables",
+        "ranks",
+    },
     {"nn"},
     {"archs"},
     {"diffusion"},

@@ -1,6 +1,7 @@
 """The zoo: one file per family, found by discovery."""
 
-from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.archs.backbone import FORMAT, Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.archs.compiling import allow_programs, compile_network
 from denoisezoo.archs.variants import (
     Cost,
     Family,
@@ -12,6 +13,7 @@ from denoisezoo.archs.variants import (
 )
 
 __all__ = [
+    "FORMAT",
     "Backbone",
     "BackboneConfig",
     "Cost",
@@ -19,6 +21,8 @@ __all__ = [
     "Family",
     "ImageSpec",
     "Variant",
+    "allow_programs",
+    "compile_network",
     "create_backbone",
     "get_variant",
     "list_denoisers",

@@ -3,8 +3,10 @@
 Residual blocks that also do the resampling (average pooling and nearest neighbour), class and noise embeddings that
 scale and shift after the norm, attention at 32x32, 16x16 and 8x8 with 64 channels per head, zero-initialised branches,
 and a learned variance: the second half of the output channels. Layer for layer the network of the paper's own code; the
-softmax runs in the fused attention kernel. What differs: narrow variants have fewer than 32 norm groups; augmentation
-labels and the conditioning image are as in the other U-Nets here.
+softmax runs in the fused attention kernel. Augmentation labels enter as in EDM's ADM (Karras et al. 2022, arXiv
+2206.00364): a linear map of them, without bias, is added to the noise features before the first layer; classes are
+added after the second. What differs: our small variants have fewer than 32 norm groups (EDM's rule, which at 128
+channels and more is the same); a conditioning image is concatenated to the input.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import torch
 
 from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 from denoisezoo.archs.variants import Cost, Family
-from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import (
     BlockStyle,
     Resample,
@@ -33,28 +34,23 @@ from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoi
 
 @dataclass(frozen=True, kw_only=True)
 class ADMConfig(UNetConfig):
-    """Sizes of an ADM.
-
-    Attributes:
-        head_channels: Channels of one attention head.
-    """
+    """Sizes of an ADM; see `UNetConfig`."""
 
     out_channels: int = 6
     attention: tuple[int, ...] = (32, 16, 8)
     head_channels: int = 64
+    norm_groups: int | None = 32
 
     @property
     def stem_width(self) -> int:
         """Channels that the first convolution puts out."""
         return self.widths[0]
 
-    def validate(self) -> None:
-        """See `BackboneConfig.validate`."""
-        super().validate()
-        attending = {width for level, width in enumerate(self.widths) if self.attends(level)} | {self.widths[-1]}
-        uneven = sorted(width for width in attending if self.head_channels < 1 or width % self.head_channels)
-        if uneven:
-            raise UserError(f"head_channels {self.head_channels} does not divide a width of {uneven[0]}", "change it")
+    def changed_since(self, format: int) -> str | None:
+        """See `BackboneConfig.changed_since`."""
+        if format < 2 and self.augment_dim:
+            return "augmentation labels entered after the second layer of the embedding and now enter before the first"
+        return super().changed_since(format)
 
 
 class ADM(UNet):
@@ -62,13 +58,27 @@ class ADM(UNet):
 
     def __init__(self, config: ADMConfig) -> None:
         width = 4 * config.channels
-        late = Extras(
-            ClassTable(config.num_classes, width) if config.num_classes else None,
-            linear(config.augment_dim, width, kaiming, gain=0.0, bias=False) if config.augment_dim else None,
-        )
         features = Sinusoidal(config.channels, endpoint=False, waves=(torch.cos, torch.sin))
-        embedding = NoiseEmbedding(features, config.channels, width, kaiming, late=late)
-        style = BlockStyle(ScaleShift(), kaiming, eps=1e-5, dropout=config.dropout, head_channels=config.head_channels)
+        augment = (
+            linear(config.augment_dim, config.channels, kaiming, gain=0.0, bias=False) if config.augment_dim else None
+        )
+        embedding = NoiseEmbedding(
+            features,
+            config.channels,
+            width,
+            kaiming,
+            early=Extras(None, augment),
+            late=Extras(ClassTable(config.num_classes, width) if config.num_classes else None, None),
+        )
+        style = BlockStyle(
+            ScaleShift(),
+            kaiming,
+            eps=1e-5,
+            norm_groups=config.norm_groups,
+            dropout=config.dropout,
+            num_heads=config.num_heads,
+            head_channels=config.head_channels,
+        )
 
         def block(resample: Resample, channels: int) -> Stage:
             return ResidualBlock(style, channels, channels, resample=resample)
@@ -106,6 +116,7 @@ FAMILY.variant(
         blocks=1,
         attention=(8,),
         head_channels=32,
+        norm_groups=None,
     ),
     Cost(2_890_291, 156_967_936),
     tags=("small",),
@@ -121,6 +132,7 @@ FAMILY.variant(
         blocks=1,
         attention=(4,),
         head_channels=32,
+        norm_groups=None,
     ),
     Cost(620_633, 16_716_032),
     tags=("small",),
@@ -134,10 +146,11 @@ FAMILY.variant(
         blocks=1,
         attention=(4,),
         head_channels=8,
+        norm_groups=None,
         dropout=0.1,
         num_classes=3,
         cond_channels=1,
-        augment_dim=2,
+        augment_dim=8,
     ),
     Cost(53_726, 1_241_408),
     tags=("tiny",),

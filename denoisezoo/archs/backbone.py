@@ -14,6 +14,9 @@ from denoisezoo.nn.given import NOTHING, Given
 Effort = float
 """How much of a backbone to use. Its meaning is the family's: width, solver steps, exit depth."""
 
+FORMAT = 2
+"""What weights mean. Raised when the weights of some network begin to mean something else; see `changed_since`."""
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -42,6 +45,11 @@ class ImageSpec:
     token_dim: int = 0
     tokens: int = 0
     second_time: bool = False
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether it puts out a variance after its prediction, as many channels again (improved DDPM)."""
+        return self.out_channels == 2 * self.in_channels
 
     @property
     def input_resolution(self) -> int:
@@ -76,6 +84,10 @@ class BackboneConfig:
     def efforts(self) -> tuple[Effort, ...]:
         """Efforts in the order of their cost; the last is the full network. Networks without a choice have one, 1.0."""
         return (1.0,)
+
+    def changed_since(self, format: int) -> str | None:
+        """What this network does otherwise with weights of an earlier `FORMAT`; None if nothing. Families extend it."""
+        return None
 
     def validate(self) -> None:
         """Refuse an impossible configuration with a `UserError`; families extend it."""

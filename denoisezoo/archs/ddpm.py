@@ -1,7 +1,7 @@
 """DDPM's U-Net: "Denoising Diffusion Probabilistic Models", Ho, Jain, Abbeel 2020, arXiv 2006.11239.
 
 Two residual blocks per level, single-head attention at 16x16, strided convolution down, nearest neighbour and
-convolution up, additive sinusoidal time embedding. Layer for layer the network of the paper. What differs: narrow
+convolution up, additive sinusoidal time embedding. Layer for layer the network of the paper. What differs: our small
 variants have fewer than 32 norm groups; class and augmentation labels, added to the time embedding, are ours, and so is
 the conditioning image, concatenated to the input.
 """
@@ -26,6 +26,7 @@ class DDPMConfig(UNetConfig):
             2011.13456) and its heirs, or in every block.
     """
 
+    norm_groups: int | None = 32
     attend_once: bool = False
 
 
@@ -39,7 +40,15 @@ class DDPM(UNet):
             linear(config.augment_dim, width, xavier, bias=False) if config.augment_dim else None,
         )
         embedding = NoiseEmbedding(Sinusoidal(config.channels), config.channels, width, xavier, late=late)
-        style = BlockStyle(Shift(), xavier, eps=1e-6, dropout=config.dropout)
+        style = BlockStyle(
+            Shift(),
+            xavier,
+            eps=1e-6,
+            norm_groups=config.norm_groups,
+            dropout=config.dropout,
+            num_heads=config.num_heads,
+            head_channels=config.head_channels,
+        )
         down, up = partial(ConvDown, init=xavier), partial(ConvUp, init=xavier)
         design = UNetDesign(style, down, up, attend_once=config.attend_once)
         super().__init__(config, design, embedding)
@@ -89,14 +98,21 @@ FAMILY.variant(
 )
 FAMILY.variant(
     "ddpm_small32",
-    DDPMConfig(resolution=32, channels=16, multipliers=(1, 2, 4, 8), blocks=1, attention=(8,)),
+    DDPMConfig(resolution=32, channels=16, multipliers=(1, 2, 4, 8), blocks=1, attention=(8,), norm_groups=None),
     Cost(2_539_571, 126_781_440),
     tags=("small",),
 )
 FAMILY.variant(
     "ddpm_digits",
     DDPMConfig(
-        in_channels=1, out_channels=1, resolution=16, channels=8, multipliers=(1, 2, 8), blocks=1, attention=(4,)
+        in_channels=1,
+        out_channels=1,
+        resolution=16,
+        channels=8,
+        multipliers=(1, 2, 8),
+        blocks=1,
+        attention=(4,),
+        norm_groups=None,
     ),
     Cost(558_265, 13_673_984),
     tags=("small",),
@@ -109,6 +125,7 @@ FAMILY.variant(
         multipliers=(1, 2),
         blocks=1,
         attention=(4,),
+        norm_groups=None,
         dropout=0.1,
         num_classes=3,
         cond_channels=1,

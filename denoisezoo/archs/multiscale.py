@@ -61,6 +61,10 @@ class MultiscaleConfig(BackboneConfig):
         choices = {stage.efforts for stage in self.stages if len(stage.efforts) > 1}
         return next(iter(choices)) if choices else (1.0,)
 
+    def changed_since(self, format: int) -> str | None:
+        """See `BackboneConfig.changed_since`: that of the first stage that has changed."""
+        return next(filter(None, (stage.changed_since(format) for stage in self.stages)), None)
+
     def validate(self) -> None:
         """See `BackboneConfig.validate`."""
         super().validate()
@@ -187,6 +191,7 @@ def _small(
         multipliers=multipliers,
         blocks=1,
         attention=attention,
+        norm_groups=None,
     )
     return DDPM_FAMILY.variant(f"ddpm_msdiff_{name}", config, cost, tags=("stage",)).name
 

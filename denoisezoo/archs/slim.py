@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, Extracted
 from denoisezoo.archs.unet import with_image
-from denoisezoo.archs.variants import Cost, Family, get_variant
+from denoisezoo.archs.variants import Cost, Family, get_variant, replace_config
 from denoisezoo.errors import UserError
 from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, no_label
 from denoisezoo.nn.given import NOTHING, Given
@@ -89,13 +89,23 @@ class SlimConfig(BackboneConfig):
             raise UserError(f"steps is {self.steps}", "give increasing whole numbers of at least 1, e.g. (1, 2, 4)")
         get_variant(self.base)
 
-    def build_base(self) -> Any:
-        """The network at full width, not yet slimmable."""
+    @property
+    def base_config(self) -> BackboneConfig:
+        """Sizes of the network at full width."""
         image = {name: getattr(self, name) for name in BackboneConfig.__dataclass_fields__}
         sizes = {"channels": self.channels} if self.channels else {}
         if isinstance(get_variant(self.base).config, SlimConfig):
             raise UserError(f"{self.base} is slimmable already", "name a plain network as the base")
-        return get_variant(self.base).build(**image, **sizes, **({"steps": self.steps} if self.steps else {}))
+        overrides = image | sizes | ({"steps": self.steps} if self.steps else {})
+        return replace_config(get_variant(self.base).config, overrides, self.base)
+
+    def changed_since(self, format: int) -> str | None:
+        """See `BackboneConfig.changed_since`."""
+        return self.base_config.changed_since(format)
+
+    def build_base(self) -> Any:
+        """The network at full width, not yet slimmable."""
+        return get_variant(self.base).family.network(self.base_config)
 
 
 class SlimExtras(Slimmable, Extras):

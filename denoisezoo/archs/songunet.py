@@ -6,9 +6,8 @@ Four residual blocks per level that also do the resampling, every residual sum s
 last decoder block of a level only, labels added to the noise features. DDPM++: sinusoidal features, box filter.
 NCSN++: random Fourier features, [1, 3, 3, 1] filter, and the image itself filtered down along the encoder.
 
-What differs: narrow variants have fewer than 32 norm groups; the box filter of DDPM++ is pooling and repetition instead
-of depthwise convolutions, which gives the same numbers for 1,310,720 fewer multiply-adds in `ddpmpp_cifar10`; a
-conditioning image is concatenated to the input.
+What differs: the box filter of DDPM++ is pooling and repetition instead of depthwise convolutions, which gives the same
+numbers for 1,310,720 fewer multiply-adds in `ddpmpp_cifar10`; a conditioning image is concatenated to the input.
 """
 
 from __future__ import annotations
@@ -126,7 +125,10 @@ class SongUNet(UNet):
         style = BlockStyle(
             Shift(),
             xavier,
+            norm_groups=config.norm_groups,
             dropout=config.dropout,
+            num_heads=config.num_heads,
+            head_channels=config.head_channels,
             qkv_gain=math.sqrt(0.2),
             sum_scale=math.sqrt(0.5),
             project_resampled=True,

@@ -9,7 +9,7 @@ smaller images are attended to at fewer pixels.
 
 MACs of an entry are those of its largest call, at half the size of the image; `profile --sampler udpm` has each call's.
 What differs from the published code: a conditioning image, averaged to the size of the noisy image, is concatenated to
-it; narrow variants have fewer than 32 norm groups.
+it.
 """
 
 from __future__ import annotations

@@ -24,6 +24,10 @@ class UNetConfig(BackboneConfig):
         multipliers: Width of each level as a multiple of `channels`, the full resolution first.
         blocks: Residual blocks of an encoder level; a decoder level has one more.
         attention: Resolutions (pixels) that have self-attention, besides the middle.
+        num_heads: Attention heads at every width; 0 leaves their number to `head_channels`.
+        head_channels: Channels of an attention head at every width; 0 leaves them to `num_heads`. Both 0: one head.
+        norm_groups: Groups of the group norms at every width; None has fewer in layers of less than 128 channels,
+            min(32, C / 4), as EDM and score_sde's NCSN++ do.
         dropout: Dropout in each residual block.
     """
 
@@ -31,6 +35,9 @@ class UNetConfig(BackboneConfig):
     multipliers: tuple[float, ...] = (1, 2, 2, 2)
     blocks: int = 2
     attention: tuple[int, ...] = (16,)
+    num_heads: int = 0
+    head_channels: int = 0
+    norm_groups: int | None = None
     dropout: float = 0.0
 
     @property
@@ -47,6 +54,14 @@ class UNetConfig(BackboneConfig):
         """Whether the residual blocks of a level (0 is the full resolution) have self-attention."""
         return self.resolution >> level in self.attention
 
+    def changed_since(self, format: int) -> str | None:
+        """See `BackboneConfig.changed_since`: before format 2 every network had the groups of `norm_groups` None."""
+        if format < 2 and self.norm_groups is not None:
+            for width in sorted({self.stem_width, *self.widths}):
+                if (before := group_norm(width, 1e-6).num_groups) != self.norm_groups:
+                    return f"norms of {width} channels had {before} groups and now have {self.norm_groups}"
+        return super().changed_since(format)
+
     def validate(self) -> None:
         """See `BackboneConfig.validate`."""
         super().validate()
@@ -59,6 +74,33 @@ class UNetConfig(BackboneConfig):
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}", "give a number of at least 0 and below 1")
         self.require_halvings(len(self.multipliers) - 1)
+        self._check_heads()
+        self._check_groups()
+
+    def _check_heads(self) -> None:
+        """Refuse heads that do not share out the channels of every layer that attends; the middle always does."""
+        attending = {width for level, width in enumerate(self.widths) if self.attends(level)} | {self.widths[-1]}
+        if self.num_heads and self.head_channels:
+            raise UserError(
+                f"num_heads is {self.num_heads} and head_channels {self.head_channels}, and one follows from the other",
+                "give one of them, and 0 for the other",
+            )
+        for name in ("num_heads", "head_channels"):
+            given = getattr(self, name)
+            if given < 0:
+                raise UserError(f"{name} is {given}", "give 0, or a whole number that divides the channels")
+            if given and (uneven := [width for width in sorted(attending) if width % given]):
+                raise UserError(f"{name} {given} does not divide a width of {uneven[0]}", "change it")
+
+    def _check_groups(self) -> None:
+        """Refuse groups that do not share out the channels of every layer."""
+        if self.norm_groups is None:
+            return
+        cure = "give a whole number that divides every width, or null for fewer groups in narrow layers"
+        if self.norm_groups < 1:
+            raise UserError(f"norm_groups is {self.norm_groups}", cure)
+        if uneven := [width for width in sorted({self.stem_width, *self.widths}) if width % self.norm_groups]:
+            raise UserError(f"norm_groups {self.norm_groups} does not divide a width of {uneven[0]}", cure)
 
 
 Resampler = Callable[[int], Stage]
@@ -101,7 +143,7 @@ class UNet(Backbone):
         self.encoder = nn.ModuleList(encoder)
         self.middle = nn.ModuleList(ResidualBlock(self.style, bottom, bottom, attention=a) for a in (True, False))
         self.decoder = nn.ModuleList(_decoder(config, design, skips))
-        self.norm = group_norm(top, self.style.eps)
+        self.norm = self.style.norm(top)
         self.head = conv(top, config.out_channels, 3, self.style.init, gain=0.0)
         self.conditioning = Conditioning(embedding.width, self.stages, self.style.init)
 

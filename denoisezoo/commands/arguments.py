@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denoisezoo.errors import UserError
+from denoisezoo.files import local_path
+from denoisezoo.locking import only_writer
 
 if TYPE_CHECKING:
     from denoisezoo.runs.assessor import Settings
+    from denoisezoo.runs.run import Run
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -46,6 +51,14 @@ def interval(text: str) -> tuple[float, float]:
 interval.__name__ = "pair of numbers such as 0.2,5"
 
 
+def file_path(text: str) -> Path:
+    """A path to write to, refused before anything long begins where it is a URL."""
+    try:
+        return local_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def check_interval(args: argparse.Namespace) -> None:
     """Refuse an interval of a guidance that there is none of.
 
@@ -76,6 +89,34 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     )
     group.add_argument("--draws", type=whole(1), default=5, help="samples of each condition (%(default)s)")
     group.add_argument("--compile", action="store_true", help="compile the network first")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """--data.path, --data.test_path and --data.root, as `train` has them: where the data of the run are now."""
+    group = parser.add_argument_group(
+        "data", "where those of the run are now; relative paths of its recipe are tried first"
+    )
+    for key, what in (
+        ("path", "folder or zip of images"),
+        ("test_path", "folder or zip of held-out images"),
+        ("root", "folder with CIFAR-10"),
+    ):
+        group.add_argument(f"--data.{key}", dest=f"data_{key}", metavar="PATH", help=what)
+
+
+def run_of(args: argparse.Namespace) -> Run:
+    """The run that the arguments name, with its data where they say and the task's options that they change.
+
+    Raises:
+        UserError: See `load_run`, `with_places` and `with_task`.
+    """
+    from denoisezoo.runs.run import load_run, with_task
+    from denoisezoo.train.places import PLACES, with_places
+
+    found = load_run(args.run, args.weights)
+    places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}
+    found = with_places(found, places) if places else found
+    return with_task(found, args.task) if args.task else found
 
 
 def settings_of(args: argparse.Namespace, **more: object) -> Settings:
@@ -136,9 +177,30 @@ def checked_lpips(path: str | None) -> str | None:
     return path
 
 
-def refuse_file(path: object, what: str) -> None:
-    """Refuse an output folder that is a file."""
-    from pathlib import Path
+@contextlib.contextmanager
+def output_folder(out: Path, rank: int = 0, *, wait: bool = False) -> Iterator[None]:
+    """Within it, this command alone writes into the folder of its output.
 
-    if Path(str(path)).is_file():
-        raise UserError(f"{what} {path} is a file", "give a folder")
+    Args:
+        out: The folder.
+        rank: Which process of several this is; the first one writes.
+        wait: Wait for a command that writes there, instead of refusing.
+
+    Raises:
+        UserError: It is a file, or another process writes there.
+    """
+    refuse_file(out)
+    with contextlib.ExitStack() as held:
+        if rank == 0:
+            held.enter_context(only_writer(out, "wait until it has ended, or give another --out", wait=wait))
+        yield
+
+
+def refuse_file(out: Path) -> None:
+    """Refuse an output folder that is a file.
+
+    Raises:
+        UserError: It is one.
+    """
+    if out.is_file():
+        raise UserError(f"--out {out} is a file", "give a folder")

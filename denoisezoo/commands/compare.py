@@ -1,6 +1,7 @@
 """The main job: train each recipe on equal terms, sample, evaluate, price, and write one report.
 
-The same command again goes on where it stopped: finished trainings are not repeated.
+The same command again goes on where it stopped: finished trainings are not repeated, nor what was assessed of them on
+the same terms.
 """
 
 from __future__ import annotations
@@ -9,13 +10,10 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from denoisezoo.compare.budget import Budget
 from denoisezoo.compare.launching import LAUNCHERS, parse_options
 from denoisezoo.errors import UserError, unknown
-
-if TYPE_CHECKING:
-    from denoisezoo.compare.comparison import Budget
 
 
 def seeds(text: str) -> list[int]:
@@ -31,8 +29,6 @@ seeds.__name__ = "list of whole numbers"
 
 def budget(text: str) -> Budget:
     """`images=N,macs=N,minutes=N`, any of them."""
-    from denoisezoo.compare.comparison import Budget
-
     found: dict[str, float] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
@@ -49,7 +45,7 @@ budget.__name__ = "budget such as images=64000"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.arguments import add_sampling_arguments, whole
+    from denoisezoo.commands.arguments import add_sampling_arguments, file_path, whole
 
     parser.add_argument(
         "recipes", metavar="RECIPE", nargs="+", help="recipe files, or names or patterns of shipped ones"
@@ -58,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=seeds, default=[0], help="training seeds, e.g. 0,1,2 (0)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance: pixels, inception")
     parser.add_argument("--lpips", metavar="PATH", help="AlexNet weights: also judge conditional runs by LPIPS")
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the report (%(default)s)")
+    parser.add_argument(
+        "--out", type=file_path, default=Path("runs/compare"), help="folder of the report (%(default)s)"
+    )
     parser.add_argument("--title", default="Comparison of denoisers", help="heading of the report")
     parser.add_argument("--wandb", metavar="PROJECT", help="also send the trainings and the comparison to W&B")
     parser.add_argument(
@@ -73,31 +71,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare."""
-    from denoisezoo.commands.arguments import checked_lpips, refuse_file, settings_of
-    from denoisezoo.compare.comparison import Budget, Job, compare, launch, plan_jobs
+    from denoisezoo.commands.arguments import checked_lpips, output_folder, refuse_file, settings_of
+    from denoisezoo.compare.comparison import Job, compare, launch, plan_jobs
     from denoisezoo.report import write_report
 
-    refuse_file(args.out, "--out")
+    refuse_file(args.out)
     settings = settings_of(args, features=args.features, lpips=checked_lpips(args.lpips))
     inline = args.launcher == LAUNCHERS[0]
     limits = args.budget or Budget()
     jobs: list[Job] = plan_jobs(
         args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline, settings=settings
     )
-    launched = None if inline else launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
-    outcome = compare(
-        jobs, settings, args.out, title=args.title, command=command_line(), launched=launched, report=write_report
-    )
-    if outcome.status:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return outcome.status
-    if args.wandb and outcome.quality:
-        from denoisezoo.report.wandb_table import track_comparison
+    with output_folder(args.out):
+        launched = None if inline else launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
+        outcome = compare(
+            jobs, settings, args.out, title=args.title, command=command_line(), launched=launched, report=write_report
+        )
+        if outcome.status:
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+            return outcome.status
+        if args.wandb and outcome.quality:
+            from denoisezoo.report.wandb_table import track_comparison
 
-        track_comparison(args.wandb, args.out, outcome.records, outcome.quality, command_line())
+            track_comparison(args.wandb, args.out, outcome.records, outcome.quality, command_line())
     failed = [record.name for record in outcome.records if record.error]
     if len(failed) == len(outcome.records):
-        raise UserError(f"every training failed ({outcome.records[0].error})", f"see {outcome.report}")
+        raise UserError(f"every training failed ({outcome.records[0].error})", f"see {outcome.report or args.out}")
     print(f"report: {outcome.report}")
     return 0
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from denoisezoo.runs.assessor import Settings
+    from denoisezoo.runs.run import Run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.arguments import add_sampling_arguments, task_options
+    from denoisezoo.commands.arguments import add_data_arguments, add_sampling_arguments, file_path, task_options
     from denoisezoo.commands.output import add_output_arguments
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=None)
+    add_data_arguments(parser)
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
     )
@@ -24,33 +30,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="options of the task to change"
     )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
-    parser.add_argument("--out", type=Path, help="folder for the grid, the neighbours and the row (RUN/evaluation)")
+    parser.add_argument(
+        "--out", type=file_path, help="folder for the grid, the neighbours and the row (RUN/evaluation)"
+    )
     add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; several processes that torchrun has started share the work."""
-    from denoisezoo.evaluation.ranks import joined
+    from denoisezoo.commands.arguments import checked_lpips, output_folder, run_of, settings_of
+    from denoisezoo.ranks import joined
 
     with joined() as rank:
-        return _run(args, rank)
+        settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
+        found = run_of(args)
+        out = args.out or found.folder / "evaluation"
+        with output_folder(out, rank):
+            return _evaluate(args, rank, found, settings, out)
 
 
-def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.arguments import checked_lpips, refuse_file, settings_of
+def _evaluate(args: argparse.Namespace, rank: int, found: Run, settings: Settings, out: Path) -> int:
     from denoisezoo.commands.output import write_rows
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
     from denoisezoo.pictures import save_png
     from denoisezoo.progress import progress_bar
     from denoisezoo.runs.assessor import assess, make_evaluator
-    from denoisezoo.runs.run import load_run, with_task
 
-    settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
-    found = load_run(args.run, args.weights)
-    found = with_task(found, args.task) if args.task else found
-    out = args.out or found.folder / "evaluation"
-    refuse_file(out, "--out")
     data = found.data()
     evaluator = make_evaluator(data, settings)
     with progress_bar("sampling", args.num or len(evaluator.reference)) as progress:
@@ -58,10 +64,12 @@ def _run(args: argparse.Namespace, rank: int) -> int:
     if rank:
         return 0
     images = result.generated.images
+    (out / "result.json").unlink(missing_ok=True)  # of other pictures; the new one comes last
     save_png(result.picture(64), out / "samples.png")
     save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")
     row = {"name": found.name, "family": found.family, "run": str(found.checkpoint), **result.metrics}
     row |= {"latency_ms_per_image": result.latency_ms, **result.card.as_row()}
+    row |= {"data_changed": data.changed} if data.changed else {}
     write_json(out / "result.json", row)
     write_rows([row], args)
     print_result(result.metrics, result.card.as_dict())

@@ -6,7 +6,8 @@ The file can be given wherever a RUN is asked for. It holds no code, and reading
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from denoisezoo.commands.arguments import file_path
 
 FORMATS = ("safetensors",)
 
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the file (%(default)s)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
-    parser.add_argument("--out", type=Path, help="the file (RUN/NAME.safetensors)")
+    parser.add_argument("--out", type=file_path, help="the file (RUN/NAME.safetensors)")
 
 
 def run(args: argparse.Namespace) -> int:

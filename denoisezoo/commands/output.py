@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 
+from denoisezoo.commands.arguments import file_path
 from denoisezoo.files import write_json, write_text
 from denoisezoo.tables import Column, Row, Table, csv_text
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--json PATH` and `--csv PATH`."""
-    parser.add_argument("--json", metavar="PATH", help="also write the rows as JSON")
-    parser.add_argument("--csv", metavar="PATH", help="also write the rows as CSV")
+    parser.add_argument("--json", type=file_path, metavar="PATH", help="also write the rows as JSON")
+    parser.add_argument("--csv", type=file_path, metavar="PATH", help="also write the rows as CSV")
 
 
 def write_rows(rows: Sequence[Row], args: argparse.Namespace) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from denoisezoo.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,16 +16,20 @@ if TYPE_CHECKING:
     from denoisezoo.runs.assessor import Settings
     from denoisezoo.runs.run import Run
 
+NOTE = "samples.json"
+PICTURES = {"interpolation": "interpolate", "perturbation": "perturb"}
+"""Pictures of latents, and the arguments that ask for them."""
 ROWS = 8
 """Rows of a picture of latents."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.arguments import add_sampling_arguments, task_options, whole
+    from denoisezoo.commands.arguments import add_data_arguments, add_sampling_arguments, file_path, task_options, whole
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
+    add_data_arguments(parser)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
     parser.add_argument("--condition", metavar="PATH", help="image or folder of conditions (those of held-out images)")
     parser.add_argument(
@@ -35,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--perturb", type=_share, metavar="S", help="also the first with a share S of each draw of noise replaced"
     )
-    parser.add_argument("--out", type=Path, help="folder for the images (RUN/samples/SAMPLER_STEPS)")
+    parser.add_argument("--out", type=file_path, help="folder for the images (RUN/samples/SAMPLER_STEPS)")
 
 
 def _share(text: str) -> float:
@@ -48,33 +55,48 @@ def _share(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Sample; several processes that torchrun has started share the work."""
-    from denoisezoo.evaluation.ranks import joined
+    from denoisezoo.commands.arguments import output_folder, run_of, settings_of
+    from denoisezoo.ranks import joined
 
     with joined() as rank:
-        return _run(args, rank)
+        settings = settings_of(args, condition=args.condition, label=args.label)
+        found = run_of(args)
+        name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
+        out = args.out or found.folder / "samples" / name
+        with output_folder(out, rank):
+            refuse_others(out, args)
+            return _sample(args, rank, found, settings, out)
 
 
-def _run(args: argparse.Namespace, rank: int) -> int:
-    from denoisezoo.commands.arguments import refuse_file, settings_of
+def refuse_others(out: Path, args: argparse.Namespace) -> None:
+    """Refuse a folder with images of another call that would stay among those of this one.
+
+    Raises:
+        UserError: Naming one of them. None is deleted: a folder may hold the work of days.
+    """
+    pictures = [name for name in PICTURES if getattr(args, PICTURES[name])]
+    names = {f"{stem}.png" for stem in [*pictures, *(f"{args.seed + i:06d}" for i in range(args.num))]}
+    written = re.compile(rf"(\d{{6,}}|{'|'.join(PICTURES)})\.png")
+    others = sorted(path.name for path in out.glob("*.png") if written.fullmatch(path.name) and path.name not in names)
+    if others:
+        what = f"{len(others)} images" if len(others) > 1 else "an image"
+        raise UserError(f"{out} holds {what} of another call, such as {others[0]}", "give another --out, or delete it")
+
+
+def _sample(args: argparse.Namespace, rank: int, found: Run, settings: Settings, out: Path) -> int:
     from denoisezoo.evaluation.conditions import sample_picture
     from denoisezoo.files import write_json
     from denoisezoo.pictures import image_grid, save_png
     from denoisezoo.progress import progress_bar
     from denoisezoo.runs.assessor import calls_for, draw_with, prepare
-    from denoisezoo.runs.run import load_run, with_task
 
-    settings = settings_of(args, condition=args.condition, label=args.label)
-    found = load_run(args.run, args.weights)
-    found = with_task(found, args.task) if args.task else found
-    name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
-    out = args.out or found.folder / "samples" / name
-    refuse_file(out, "--out")
     with progress_bar("sampling", args.num) as progress:
         denoiser = prepare(found, settings)
         generated = draw_with(denoiser, found, settings, args.num, steps=args.steps, progress=progress)
     if rank:
         return 0
     pictures, latents = _latents(args, found, denoiser, settings)
+    (out / NOTE).unlink(missing_ok=True)  # of other images; the new one comes last
     for name, (images, columns) in pictures.items():
         save_png(image_grid(images, columns), out / f"{name}.png")
     for i, image in enumerate(generated.images):
@@ -96,7 +118,7 @@ def _run(args: argparse.Namespace, rank: int) -> int:
         "labels": None if generated.labels is None else generated.labels.tolist(),
         "seconds": generated.seconds,
     }
-    write_json(out / "samples.json", note | latents)
+    write_json(out / NOTE, note | latents)
     print(f"{args.num} images in {generated.seconds:.1f} s, {nfe} denoiser calls each: {out / 'grid.png'}")
     return 0
 

@@ -8,6 +8,7 @@ samples; the same command goes on with a search that was stopped, and joins one 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import shlex
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.arguments import add_sampling_arguments, refuse_file, whole
+from denoisezoo.commands.arguments import add_sampling_arguments, file_path, output_folder, refuse_file, whole
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.files import write_json, write_text
@@ -75,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluate", action="store_true", help="sample and evaluate the plans found and each effort")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
-    parser.add_argument("--out", type=Path, help="folder for plans, tables and the page (RUN/search)")
+    parser.add_argument("--out", type=file_path, help="folder for plans, tables and the page (RUN/search)")
     table = parser.add_argument_group("exact")
     table.add_argument("--levels", type=whole(1), default=24, help="noise levels of a plan at most (%(default)s)")
     table.add_argument("--images", type=whole(2), default=128, help="held-out images at each level (%(default)s)")
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_of(args, features=args.features)
     found = load_run(args.run, args.weights)
     out = args.out or found.folder / "search"
-    refuse_file(out, "--out")
+    refuse_file(out)
     options = SearchOptions(
         budget=args.budget,
         cost=args.cost,
@@ -121,8 +122,13 @@ def run(args: argparse.Namespace) -> int:
         evaluate=args.evaluate,
         evolution=evolution,
     )
-    result = search(found, settings, options, out)
-    write(result, out, args)
+    with contextlib.ExitStack() as held:
+        if evolution is None:
+            held.enter_context(output_folder(out))
+        result = search(found, settings, options, out)
+        if evolution is not None:  # its workers share the folder, and take turns to write
+            held.enter_context(output_folder(out, wait=True))
+        write(result, out, args)
     return 0
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.arguments import add_sampling_arguments, settings_of, task_options, whole
+from denoisezoo.commands.arguments import add_sampling_arguments, file_path, settings_of, task_options, whole
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.commands.profile import numbers, show_progress
 from denoisezoo.errors import UserError
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--memory-batch", type=whole(1), default=16, metavar="B", help="batch of memory (16)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
-    parser.add_argument("--out", type=Path, help="page to write (study_NAME.html)")
+    parser.add_argument("--out", type=file_path, help="page to write (study_NAME.html)")
     add_sampling_arguments(parser, num=NUM)
     add_output_arguments(parser)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from denoisezoo.compare.budget import STEPS, Budget
+from denoisezoo.compare.kept import Kept, terms_of
 from denoisezoo.compare.records import Comparison, RunRecord
 from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError, unknown
@@ -28,40 +30,7 @@ from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
 
 GRID_IMAGES = 36
 NEIGHBOUR_ROWS = 8
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Equal training for all; what is None does not limit.
-
-    Attributes:
-        images: Training images, repeats included.
-        macs: Multiply-adds of training, forward and backward.
-        minutes: Wall time of training.
-    """
-
-    images: float | None = None
-    macs: float | None = None
-    minutes: float | None = None
-
-    def arguments(self, batch_size: int, macs_per_image: int) -> list[str]:
-        """The budget as arguments of `train`."""
-        words: list[str] = []
-        images = [x for x in (self.images, self.macs and self.macs / macs_per_image) if x]
-        if images:
-            words += ["--trainer.max_steps", str(max(1, math.floor(min(images) / batch_size)))]
-        if self.minutes:
-            minutes, seconds = divmod(round(self.minutes * 60), 60)
-            hours, minutes = divmod(minutes, 60)
-            words += ["--trainer.max_time", f"00:{hours:02d}:{minutes:02d}:{seconds:02d}"]
-            if not images:
-                words += ["--trainer.max_steps", "-1"]
-        return words
-
-    def text(self) -> str:
-        """The budget in words."""
-        parts = [f"{value:g} {key}" for key, value in vars(self).items() if value]
-        return ", ".join(parts) or "as each recipe says"
+ERROR = "error.txt"
 
 
 @dataclass(frozen=True)
@@ -74,6 +43,7 @@ class Job:
         folder: Its run folder.
         arguments: Arguments of `train`.
         budget: The budget in words.
+        steps: Its steps; -1 where they are not limited.
     """
 
     name: str
@@ -81,6 +51,7 @@ class Job:
     folder: Path
     arguments: list[str]
     budget: str
+    steps: int = -1
 
 
 @dataclass(frozen=True)
@@ -136,6 +107,10 @@ def plan_jobs(
     """
     names = expand(recipes)
     limits: dict[str, list[str]] = {}
+    steps: dict[str, int] = {}
+    titles = [label(name) for name in names]
+    if twice := next((title for title in titles if titles.count(title) > 1), None):
+        raise UserError(f"two recipes are called {twice}", "rename one: runs and rows go by the names of their files")
     features = create_features(settings.features) if settings is not None else None
     for name in names:
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
@@ -145,7 +120,8 @@ def plan_jobs(
         if settings is not None and features is not None:
             check_terms(settings, label(name), cli.model)
             features.check(cli.model.denoiser.image_shape)
-        limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
+        words = limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
+        steps[name] = int(words[words.index(STEPS) + 1]) if STEPS in words else cli.trainer.max_steps
     jobs = []
     for seed in seeds:
         for name in names:
@@ -153,7 +129,7 @@ def plan_jobs(
             arguments = ["--config", name, "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
             arguments += ["--trainer.default_root_dir", str(folder), *limits[name]]
             arguments += ["--wandb", wandb] if wandb else []
-            jobs.append(Job(label(name), seed, folder, arguments, budget.text()))
+            jobs.append(Job(label(name), seed, folder, arguments, budget.text(), steps[name]))
     return jobs
 
 
@@ -205,9 +181,10 @@ def compare(
             elif (trained := train(job.arguments)).interrupted:
                 return Outcome(records, page, trained.status)
             run = load_run(job.folder)
+            check_budget(job, run)
             bench = bench or Bench.of(run.data(), settings, out)
-            say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: sampling and evaluating")
-            records.append(bench.record(job, run))
+            records.append(bench.record(job, run, f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}"))
+            (job.folder / ERROR).unlink(missing_ok=True)
         except Exception as error:  # one failed training must not end the others; the report names it
             records.append(failed(job, error))
             say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed} failed: {records[-1].error}")
@@ -241,6 +218,19 @@ def check_launched(job: Job, error: str | None) -> None:
         raise UserError("its training was interrupted", "the same command goes on with it")
 
 
+def check_budget(job: Job, run: Run) -> None:
+    """Refuse a run that an earlier comparison in the same folder has trained for longer than this one's budget.
+
+    Raises:
+        UserError: It is one.
+    """
+    steps = run.facts["train_steps"]
+    if 0 <= job.steps < steps:
+        raise UserError(
+            f"{job.folder} was trained for {steps} steps, and this budget is {job.steps}", "give another --out"
+        )
+
+
 def say(text: str) -> None:
     """A line of progress."""
     print(text, file=sys.stderr, flush=True)
@@ -249,7 +239,7 @@ def say(text: str) -> None:
 def failed(job: Job, error: Exception) -> RunRecord:
     """The record of a training that failed; the traceback goes into its folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+    (job.folder / ERROR).write_text("".join(traceback.format_exception(error)))
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return RunRecord(job.name, "", "", "", job.seed, error=reason, command=train_command(job))
 
@@ -278,20 +268,40 @@ class Bench:
         )
         return cls(data, settings, evaluator, out)
 
-    def record(self, job: Job, run: Run) -> RunRecord:
-        """Assess one run on the shared terms.
+    def record(self, job: Job, run: Run, title: str) -> RunRecord:
+        """Assess one run on the shared terms, or take up what was found on the same terms before.
+
+        Args:
+            job: Its training.
+            run: The run.
+            title: What progress is told of.
 
         Raises:
             UserError: The run was trained on other data than the others.
         """
         if run.data().content_hash() != self.data.content_hash():
             raise UserError(f"{job.name} was trained on other data than the rest", "compare recipes of one data set")
+        kept = Kept.of(job.folder, terms_of(run, self.data, self.settings, self.evaluator))
+        record = kept.load()
+        if record is None:
+            say(f"{title}: sampling and evaluating")
+            record = self._assess(job, run, kept)
+            kept.save(record)
+        else:
+            say(f"{title}: kept as assessed on these terms at {record.card.get('date')}")
+        return replace(
+            record,
+            loss_curve=loss_curve(job.folder),
+            samples=kept.samples,
+            neighbours=kept.neighbours,
+            command=train_command(job),
+        )
+
+    def _assess(self, job: Job, run: Run, kept: Kept) -> RunRecord:
         with progress_bar("sampling", self.settings.num or len(self.evaluator.reference)) as progress:
             found = assess(run, self.data, self.settings, self.evaluator, progress)
-        pictures = self.out / "pictures"
-        samples, neighbours = (pictures / f"{job.name}_{job.seed}_{kind}.png" for kind in ("samples", "neighbours"))
-        save_png(found.picture(GRID_IMAGES), samples)
-        save_png(neighbour_grid(found.generated.images[:NEIGHBOUR_ROWS], self.data.images("train")), neighbours)
+        save_png(found.picture(GRID_IMAGES), kept.samples)
+        save_png(neighbour_grid(found.generated.images[:NEIGHBOUR_ROWS], self.data.images("train")), kept.neighbours)
         return RunRecord(
             name=job.name,
             denoiser=run.name,
@@ -301,12 +311,8 @@ class Bench:
             metrics=found.metrics,
             costs=costs(run, found),
             card=found.card.as_dict(),
-            loss_curve=loss_curve(job.folder),
             loss_by_noise=found.noise_curve,
             trajectory=found.trajectory.to_dict()["trajectory"],
-            samples=samples,
-            neighbours=neighbours,
-            command=train_command(job),
         )
 
     def comparison(self, jobs: list[Job], records: list[RunRecord], title: str, command: str) -> Comparison:
@@ -332,7 +338,7 @@ class Bench:
             data=self.data.card() | {"split": self.settings.split},
             terms=terms,
             real=self.out / "real.png",
-            created=str(card.get("date", "")),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=machine,
             quality=self.evaluator.features.distance_name,
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from denoisezoo.errors import UserError, unknown
-from denoisezoo.files import json_safe, write_json
+from denoisezoo.files import json_safe, local_path, write_json
 
 FILE_NAME = "comparison.json"
 FORMAT = 1  # of comparison.json; raised when an old file can no longer be read
@@ -145,7 +145,7 @@ def load_comparison(folder: str | os.PathLike[str]) -> Comparison:
     Raises:
         UserError: There is none, or it is damaged.
     """
-    path = Path(folder)
+    path = local_path(folder)
     path = path / FILE_NAME if path.is_dir() else path
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

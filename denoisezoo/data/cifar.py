@@ -10,6 +10,7 @@ import torch
 from denoisezoo.data.image_data import DATASETS, ImageData, Split
 from denoisezoo.data.store import TensorStore
 from denoisezoo.errors import UserError
+from denoisezoo.files import local_path
 
 FOLDER = "cifar-10-batches-py"
 
@@ -61,7 +62,7 @@ class Cifar10(ImageData):
         from torchvision.datasets import CIFAR10
 
         try:
-            CIFAR10(self.root, download=True)
+            CIFAR10(local_path(self.root), download=True)
         except (OSError, RuntimeError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
@@ -70,7 +71,7 @@ class Cifar10(ImageData):
 
     def load(self) -> dict[str, Split]:
         """See `ImageData`."""
-        if not (folder := Path(self.root) / FOLDER).is_dir():
+        if not (folder := local_path(self.root) / FOLDER).is_dir():
             raise UserError(f"CIFAR-10 is not at {folder}", f"pass download=true, or as root the folder with {FOLDER}")
         return {"train": self._split(train=True), "test": self._split(train=False)}
 

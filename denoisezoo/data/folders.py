@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, ClassVar, Literal
 
 import torch
 
+from denoisezoo.data.decoding import Decoder
 from denoisezoo.data.image_data import DATASETS, ImageData, Split, holdout_mask, require_not_negative
-from denoisezoo.data.sources import Decoder, FolderSource, Source, ZipSource, class_of
+from denoisezoo.data.sources import FolderSource, Source, ZipSource
+from denoisezoo.data.store import TensorStore
 from denoisezoo.errors import UserError
+from denoisezoo.files import printable
 
 
 class FileImages(ImageData):
@@ -53,12 +57,12 @@ class FileImages(ImageData):
     @property
     def title(self) -> str:
         """Registry name and the name of the file or folder."""
-        return f"{self.dataset}:{self.source().path.resolve().name}"
+        return f"{self.dataset}:{printable(self.source().path.resolve().name)}"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The folders that images lie in, sorted."""
-        return tuple(sorted({class_of(name) for name in self.source().names}))
+        """The folders that images lie in, sorted; see `Source.class_of`."""
+        return self.source().class_names
 
     def source(self, path: str | None = None) -> Source:
         """What is at `path` (the training images if None), opened once."""
@@ -69,11 +73,19 @@ class FileImages(ImageData):
 
     def content_hash(self) -> str:
         """Of the zip file, or over the names and contents in the folder."""
-        return self.source().sha256()
+        return self.source().sha256
+
+    def fingerprint(self) -> str:
+        """Over what is known without reading: names, sizes, and in a zip checksums; contents that are in memory too."""
+        sources = [self.source(), *([self.source(self.test_path)] if self.test_path else [])]
+        stores = [self.split(part).images for part in ("train", "test")]
+        read = isinstance(self.source(), FolderSource) and all(isinstance(store, TensorStore) for store in stores)
+        parts = [source.sha256 if read else source.listing_sha256 for source in sources]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def card(self) -> dict[str, Any]:
         """See `ImageData`; `test_sha256` is the hash of `test_path`, None where there is none."""
-        return super().card() | {"test_sha256": self.source(self.test_path).sha256() if self.test_path else None}
+        return super().card() | {"test_sha256": self.source(self.test_path).sha256 if self.test_path else None}
 
     def load(self) -> dict[str, Split]:
         """See `ImageData`."""
@@ -92,14 +104,14 @@ class FileImages(ImageData):
         source = self.source(self.test_path)
         names, labels = self._labelled(source)
         if self.with_labels and -1 in labels:
-            strange = class_of(names[labels.index(-1)])
+            strange = source.class_of(names[labels.index(-1)])
             raise UserError(f"class {strange!r} of {source.path} is not among the training classes", "remove it")
         return self._split(self.test_path, names, labels)
 
     def _labelled(self, source: Source) -> tuple[list[str], list[int]]:
         """Names and labels of all images; -1 for a class that the training images do not have."""
         label_of = {name: i for i, name in enumerate(self.class_names)}
-        return source.names, [label_of.get(class_of(name), -1) for name in source.names]
+        return source.names, [label_of.get(source.class_of(name), -1) for name in source.names]
 
     def _split(self, path: str, names: list[str], labels: list[int]) -> Split:
         decoder = Decoder(self.source(path), self.resolution, self.channels, self.resize)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from denoisezoo.data.identity import Identity, difference
 from denoisezoo.data.loader import EvalLoader, TrainLoader
 from denoisezoo.data.store import Decode, ImageStore, LazyStore, TensorStore, decode_all
 from denoisezoo.errors import UserError
+from denoisezoo.ranks import ranks
 from denoisezoo.registry import Registry
 
 SplitName = Literal["train", "test", "all"]
@@ -54,6 +58,10 @@ class ImageData(LightningDataModule):
     """Channels C: 1 is grey, 3 is RGB."""
     cond_channels: int = 0
     """Channels of the condition "cond" of each image; 0 where there is none (see `Paired`)."""
+    trained_on: Identity | None = None
+    """What a run remembers of the data; `setup` warns where these are others."""
+    changed: str | None = None
+    """How they differ, once they are read; None where they do not."""
 
     def __init__(
         self,
@@ -92,12 +100,20 @@ class ImageData(LightningDataModule):
 
     def content_hash(self) -> str:
         """SHA-256 that identifies the data: of the decoded arrays here; of the file or files where there are some."""
+        return self._arrays_sha256
+
+    @cached_property
+    def _arrays_sha256(self) -> str:
         digest = hashlib.sha256()
         for part in ("train", "test"):
             split = self.split(part)
             digest.update(split.images.all().numpy().tobytes())
             digest.update(split.labels.numpy().tobytes())
         return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        """A hash that tells the data from others, at no more cost than `setup` has; `content_hash` where that is so."""
+        return self.content_hash()
 
     # What everything else uses.
 
@@ -121,6 +137,15 @@ class ImageData(LightningDataModule):
                 f"use a batch_size of at most {n}",
             )
         self._splits = splits
+        if self.trained_on and (what := difference(self.trained_on, self.identity())):
+            self.changed = what
+            if ranks()[0] == 0:
+                print(f"warning: {self.title} is not what the run was trained on: {what}", file=sys.stderr)
+
+    def identity(self) -> Identity:
+        """What a run remembers of the data, in plain values: fingerprint, names of the classes, numbers of images."""
+        sizes = {f"num_{name}": len(self.split(name).images) for name in ("train", "test")}
+        return {"sha256": self.fingerprint(), "class_names": list(self.class_names), **sizes}
 
     def split(self, name: str) -> Split:
         """The split "train" or "test", fetched and read when it is first asked for."""
@@ -152,6 +177,7 @@ class ImageData(LightningDataModule):
             "resolution": self.resolution,
             "channels": self.channels,
             "num_classes": self.num_classes,
+            "class_names": list(self.class_names) if self.with_labels else None,
         }
 
     def train_dataloader(self) -> TrainLoader:
@@ -159,7 +185,7 @@ class ImageData(LightningDataModule):
         rank, world_size = self._ranks()
         accumulate = self._accumulate(world_size)
         split = self.split("train")
-        return TrainLoader(
+        loader = TrainLoader(
             split.images,
             split.labels if self.with_labels else None,
             batch_size=self.batch_size,
@@ -169,6 +195,28 @@ class ImageData(LightningDataModule):
             world_size=world_size,
             accumulate=accumulate,
         )
+        self._limit(loader)
+        return loader
+
+    def _limit(self, loader: TrainLoader) -> None:
+        """Repeat the batches that Lightning's `overfit_batches` asks for.
+
+        Raises:
+            UserError: An epoch of as many batches as an option asks for has no step at all, or ends amid one.
+        """
+        if self.trainer is None:
+            return
+        options = ("overfit_batches", "fast_dev_run", "limit_train_batches")
+        option = next((option for option in options if getattr(self.trainer, option)), options[-1])
+        limit = getattr(self.trainer, option)
+        # As Lightning reads it: a whole number counts batches, a fraction is a share of them.
+        batches = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        if not batches or batches % loader.accumulate:
+            raise UserError(
+                f"trainer.{option} {limit} makes epochs of {batches} batches, and a step has {loader.accumulate}",
+                f"give a multiple of {loader.accumulate} as a whole number, or a larger share of {len(loader)} batches",
+            )
+        loader.repeat = batches if option == "overfit_batches" else 0
 
     def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
         """The held-out split in its order; an empty list if nothing is held out."""

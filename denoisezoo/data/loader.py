@@ -70,6 +70,7 @@ class TrainLoader:
         position: Batches given out so far.
         between: Called before each batch; iterating ends where it returns False. None is never.
         transform: What every batch goes through in the end; None is nothing.
+        repeat: Only the first batches, this many, are given out, again and again; 0 gives out all.
     """
 
     between: Callable[[], bool] | None
@@ -92,6 +93,7 @@ class TrainLoader:
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.position = 0
         self.between = self.transform = None
+        self.repeat = 0
         self._pass: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -122,7 +124,7 @@ class TrainLoader:
 
     def _place(self, n: int) -> tuple[int, int, int, slice]:
         """Pass, step and part of batch number `n`, and where it lies in the pass."""
-        epoch, k = divmod(n, len(self))
+        epoch, k = divmod(n % self.repeat if self.repeat else n, len(self))
         step, turn = divmod(k, self.accumulate)
         part, parts = turn * self.world_size + self.rank, self.accumulate * self.world_size
         return epoch, step, part, slice(step * self.batch_size + part, (step + 1) * self.batch_size, parts)

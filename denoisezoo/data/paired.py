@@ -59,6 +59,10 @@ class Paired(ImageData):
         """Of the data and the task's title."""
         return hashlib.sha256(f"{self.data.content_hash()} {self.task.title}".encode()).hexdigest()
 
+    def fingerprint(self) -> str:
+        """That of the data: the task is a setting, which may be another one when a run is evaluated."""
+        return self.data.fingerprint()
+
     def prepare_data(self) -> None:
         """Fetch the data, where they fetch themselves."""
         self.data.prepare_data()
@@ -69,7 +73,7 @@ class Paired(ImageData):
         Raises:
             UserError: Options of the task do not describe them.
         """
-        splits = self.data.load()
+        splits = {name: self.data.split(name) for name in ("train", "test")}
         images = splits["train"].images
         some = torch.arange(0, len(images), max(1, len(images) // CHECKED))[:CHECKED]
         self.task.check_images(to_float(images.take(some)))

@@ -34,7 +34,8 @@ class Pair:
         return len(self.x)
 
     def take(self, index: Tensor) -> Pair:
-        """The pairs `index` (M,)."""
+        """The pairs `index` (M,), on any device."""
+        index = index.to(self.x.device)
         mask = None if self.mask is None else self.mask[index]
         return replace(self, x=self.x[index], y=self.y[index], mask=mask)
 

@@ -1,26 +1,28 @@
-"""Folders and zip files of images: their names, their bytes, their hash, and how one image is decoded."""
+"""Folders and zip files of images, made on whatever system: their names, their bytes, their classes, their hashes."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
+import posixpath
+import re
+import unicodedata
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
+from typing import NoReturn
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import sha256
+from denoisezoo.files import local_path, printable, sha256
 
-_KINDS = ("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
+_KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 SUFFIXES = tuple(f".{kind}" for kind in _KINDS)
-DEEP_MODES = ("I", "F")
-"""Pillow's modes of more than 8 bits, among them I;16; it would clip them."""
+SHADOWS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
+"""Folders that systems leave beside one's own: those of macOS in zips, thumbnails of Synology, bins."""
+UTF8_FLAG = 0x800
+"""Bit of a zip's member whose name is UTF-8; other names are read as cp437 (APPNOTE, appendix D)."""
 
 
 class Source(ABC):
@@ -32,7 +34,7 @@ class Source(ABC):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.names = sorted(name for name in self.find() if is_image(name))
         if not self.names:
             raise UserError(f"{self.path} holds no images", f"put images in it, CLASS/NAME with {' '.join(SUFFIXES)}")
@@ -46,159 +48,176 @@ class Source(ABC):
         """The bytes of one file; called from several threads."""
 
     @abstractmethod
+    def describe(self, name: str) -> str:
+        """What is known of a file without reading it."""
+
+    @abstractmethod
+    def hash_content(self) -> str:
+        """SHA-256 of the content."""
+
+    @cached_property
     def sha256(self) -> str:
-        """Hash of the content."""
+        """Hash of the content, which is read once."""
+        return self.hash_content()
+
+    @cached_property
+    def listing_sha256(self) -> str:
+        """Hash over the sorted names and what is known of each file without reading it."""
+        return hashlib.sha256(b"".join(_line(name, self.describe(name)) for name in self.names)).hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the images, in the order of the folders that they lie in."""
+        return tuple(dict.fromkeys(self._classes.values()))
+
+    def class_of(self, name: str) -> str:
+        """The class of an image: the folder that it lies in, "." at the top.
+
+        What all images lie in together, as in an archive of one folder, is no part of it. Its text is the same on every
+        system: accents are composed (NFC), bytes that are no UTF-8 are written out.
+        """
+        return self._classes[_folder_of(name)]
+
+    @cached_property
+    def _classes(self) -> dict[str, str]:
+        """Folder -> class, sorted. A folder that alone has images is a class of its own."""
+        folders = sorted({_folder_of(name) for name in self.names})
+        outer = posixpath.commonpath(folders) if len(folders) > 1 else ""
+        inner = {folder: folder[len(outer) :].lstrip("/") or "." for folder in folders}
+        return {folder: unicodedata.normalize("NFC", printable(name)) for folder, name in inner.items()}
 
 
 class FolderSource(Source):
-    """The images in a folder and its sub-folders."""
+    """The images in a folder and its sub-folders; links are followed, and each real folder counts once."""
 
     def find(self) -> list[str]:
         """See `Source`.
 
         Raises:
-            UserError: There is no such folder.
+            UserError: There is no such folder, or one inside it cannot be read.
         """
         if not self.path.is_dir():
             what = "is not a folder" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path} {what}", "give the path of a folder of images")
-        return [
-            (Path(folder) / file).relative_to(self.path).as_posix()
-            for folder, _, files in os.walk(self.path, followlinks=True)
-            for file in files
-        ]
+            raise UserError(f"{self.path} {what}", "give the path of a folder of images (--data.path)")
+        return [path.relative_to(self.path).as_posix() for path in _files(self.path)]
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
         return (self.path / name).read_bytes()
 
-    def sha256(self) -> str:
+    def describe(self, name: str) -> str:
+        """Its size."""
+        return str((self.path / name).stat().st_size)
+
+    def hash_content(self) -> str:
         """Hash over the sorted names and the hash of each file."""
         digest = hashlib.sha256()
         for name in self.names:
-            digest.update(f"{name}\0{sha256(self.path / name)}\n".encode())
+            digest.update(_line(name, sha256(self.path / name)))
         return digest.hexdigest()
 
 
+class OneImage(FolderSource):
+    """One image file."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path, self.names = Path(path).parent, [Path(path).name]
+
+
 class ZipSource(Source):
-    """The images in a zip file, which stays open."""
+    """The images in a zip file, which stays open; nothing is unpacked, so that its names lead nowhere.
+
+    Attributes:
+        members: Those of the file, by the name that they have here.
+    """
 
     def find(self) -> list[str]:
         """See `Source`.
 
         Raises:
-            UserError: There is no such file, or it is not a whole zip file.
+            UserError: There is no such file, it is not a whole zip file, or two of its images would have one name.
         """
         if not self.path.is_file():
             what = "is not a file" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path} {what}", "give the path of a zip file of images")
+            raise UserError(f"{self.path} {what}", "give the path of a zip file of images (--data.path)")
         try:
             self.zip = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, UnicodeDecodeError) as error:
             raise UserError(f"{self.path} is not a zip file, or is damaged", "make or fetch it again") from error
         except OSError as error:
             raise UserError(f"{self.path} cannot be read: {error.strerror}", "check its permissions") from error
-        return [info.filename for info in self.zip.infolist() if not info.is_dir()]
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        for info in self.zip.infolist():
+            name = portable(info)
+            known = self.members.get(name)
+            if known is not None and known.filename != info.filename and is_image(name):
+                raise UserError(
+                    f"{info.filename} and {known.filename} in {self.path} are both {name}",
+                    "pack it again from one folder",
+                )
+            if not info.is_dir():
+                self.members[name] = info  # of equal names the last, which is what unpacking leaves
+        return list(self.members)
 
     def read(self, name: str) -> bytes:
         """See `Source`."""
-        return self.zip.read(name)
+        return self.zip.read(self.members[name])
 
-    def sha256(self) -> str:
+    def describe(self, name: str) -> str:
+        """Its size and its checksum."""
+        return f"{self.members[name].file_size} {self.members[name].CRC:08x}"
+
+    def hash_content(self) -> str:
         """Hash of the file."""
         return sha256(self.path)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its suffix, and not hidden or one of the shadows that macOS puts into zips."""
+    """Whether a file is an image by its suffix, and neither hidden nor one that a system has left there."""
     path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    hidden = any(part.startswith(".") or part in SHADOWS for part in path.parts)
     return path.suffix.lower() in SUFFIXES and not hidden
 
 
-def class_of(name: str) -> str:
-    """The class of an image: the folder that it lies in, "." at the top."""
+def portable(info: zipfile.ZipInfo) -> str:
+    """The name of a zip's member as other systems would have written it.
+
+    With "/" between folders, without a drive, a root, "." and ".."; and UTF-8 where it is that without saying so, as
+    macOS writes it.
+    """
+    name = info.filename
+    if not info.flag_bits & UTF8_FLAG:
+        try:
+            name = name.encode("cp437").decode()
+        except UnicodeError:  # it is cp437, or has been made text already
+            name = info.filename
+    name = re.sub(r"^[A-Za-z]:/", "", name.replace("\\", "/"))
+    return posixpath.normpath(f"/{name}").lstrip("/")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """The files below a folder. Real folders come before links to folders, so that the place of a folder is its own."""
+    seen: set[str] = set()
+    starts = [str(root)]
+    for start in starts:  # grows
+        for folder, inside, files in os.walk(start, onerror=_refuse):
+            if (real := os.path.realpath(folder)) in seen:
+                inside.clear()
+                continue
+            seen.add(real)
+            inside.sort()
+            starts += [path for name in inside if os.path.islink(path := os.path.join(folder, name))]
+            yield from (Path(folder, file) for file in files)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename} cannot be read: {error.strerror}", "check its permissions") from error
+
+
+def _folder_of(name: str) -> str:
     return str(PurePosixPath(name).parent)
 
 
-class Decoder:
-    """Reads images of a source as uint8 (C, resolution, resolution).
-
-    Grey images become RGB by repetition and RGB ones grey by luma, as `channels` asks; transparency is dropped.
-
-    Args:
-        source: Where they are.
-        resolution: Height and width that they must have.
-        channels: 1 or 3.
-        resize: Cut the largest square from the middle and resize it (Lanczos), instead of refusing other sizes.
-    """
-
-    def __init__(self, source: Source, resolution: int, channels: int, resize: bool) -> None:
-        self.source, self.resolution, self.channels, self.resize = source, resolution, channels, resize
-        self.first_size: tuple[int, int] | None = None
-
-    def __call__(self, name: str) -> Tensor:
-        """Decode one image.
-
-        Raises:
-            UserError: It cannot be decoded, or has another size.
-        """
-        image = self._open(name)
-        if self.resize:
-            image = self._fit(image)
-        else:
-            self._check_size(name, image.size)
-        pixels = torch.from_numpy(np.array(image))
-        return pixels[None] if self.channels == 1 else pixels.permute(2, 0, 1)
-
-    def size(self, name: str) -> tuple[int, int]:
-        """Width and height of one image.
-
-        Raises:
-            UserError: It cannot be decoded.
-        """
-        return self._open(name).size
-
-    def _fit(self, image: Image.Image) -> Image.Image:
-        if image.size == (self.resolution, self.resolution):
-            return image
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        # Cut first: the filter of ImageOps.fit reaches over the edge of its box.
-        square = image.crop((left, top, left + side, top + side))
-        return square.resize((self.resolution, self.resolution), Image.Resampling.LANCZOS)
-
-    def _open(self, name: str) -> Image.Image:
-        try:
-            with Image.open(io.BytesIO(self.source.read(name))) as file:
-                deep = file.mode.startswith(DEEP_MODES)
-                image = ImageOps.exif_transpose(file).convert("L" if self.channels == 1 else "RGB")
-        except Exception as error:  # decoders and zlib raise nearly anything on damaged bytes
-            raise UserError(
-                f"{name} in {self.source.path} cannot be read as an image ({type(error).__name__})", "mend or remove it"
-            ) from error
-        if deep:
-            raise UserError(f"{name} in {self.source.path} has more than 8 bits per channel", "convert it to 8 bits")
-        return image
-
-    def _check_size(self, name: str, size: tuple[int, int]) -> None:
-        if size == (self.resolution, self.resolution):
-            return
-        first = self.source.names[0]
-        if self.first_size is None:
-            self.first_size = self._open(first).size
-        if self.first_size != size:
-            raise UserError(
-                f"images in {self.source.path} differ in size: {first} is {_times(self.first_size)} and {name} is "
-                f"{_times(size)}",
-                "pass resize=true to cut and resize them",
-            )
-        cure = f"set resolution to {size[0]}, or pass" if size[0] == size[1] else "pass"
-        raise UserError(
-            f"images in {self.source.path} are {_times(size)} ({name}), and resolution is {self.resolution}",
-            f"{cure} resize=true",
-        )
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def _line(name: str, what: str) -> bytes:
+    """A line of what is hashed; a name that is no UTF-8 counts with its bytes."""
+    return name.encode(errors="surrogateescape") + f"\0{what}\n".encode()

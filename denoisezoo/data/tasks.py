@@ -21,6 +21,7 @@ from torch import Tensor
 from denoisezoo.data.edges import canny
 from denoisezoo.data.pairs import Pair, check_mask
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.files import local_path
 from denoisezoo.registry import Registry
 
 
@@ -190,7 +191,7 @@ def read_mask(path: str | os.PathLike[str]) -> Tensor:
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with Image.open(local_path(path)) as file:
             mask = torch.from_numpy(np.array(file.convert("L"))).float() / 255
     except OSError as error:
         raise UserError(f"mask {path} cannot be read", "give an image file of black and white") from error

@@ -10,12 +10,20 @@ from denoisezoo.diffusion.denoiser import (
 )
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
+from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, UDPMLoss
 from denoisezoo.diffusion.objectives.gan import PlainGAN
 from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, Objective, Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
-from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
+from denoisezoo.diffusion.preconditioning import (
+    X0,
+    EDMPreconditioning,
+    Epsilon,
+    Score,
+    V,
+    Velocity,
+)
 from denoisezoo.diffusion.processes.blurring import Blurring
 from denoisezoo.diffusion.processes.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.processes.downsampling import DownSampling
@@ -39,6 +47,7 @@ __all__ = [
     "PRECONDITIONINGS",
     "PROCESSES",
     "SAMPLERS",
+    "X0",
     "AdversarialObjective",
     "Blurring",
     "Denoiser",
@@ -46,6 +55,8 @@ __all__ = [
     "DiagonalProcess",
     "DownSampling",
     "Drift",
+    "EDMPreconditioning",
+    "Epsilon",
     "GaussianOracle",
     "Given",
     "Guided",
@@ -69,11 +80,14 @@ __all__ = [
     "SampleResult",
     "Sampler",
     "ScalarProcess",
+    "Score",
     "SeedBlock",
     "StepInfo",
     "Times",
     "UDPMLoss",
+    "V",
     "VPDiscrete",
+    "Velocity",
     "apply_blocks",
     "conditioned",
     "create_denoiser",

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort, create_backbone
-from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, Preconditioning
-from denoisezoo.diffusion.processes.process import PROCESSES, Process
+from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
+from denoisezoo.diffusion.processes.joint import Joint
+from denoisezoo.diffusion.processes.process import PROCESSES, Process, ScalarProcess
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
@@ -31,10 +32,13 @@ class Prediction:
         u_0: Estimate of the clean state (B, C, H, W), E[u_0 given u_t]; (B, C, 2H, 2W) where the network enlarges, with
             what enters the state next.
         eps: The noise that belongs to it (B, C, H, W).
+        variance: v of improved DDPM (arXiv 2102.09672, equation 15), where the logarithm of a reverse step's variance
+            lies from its smallest, -1, to its largest, 1, (B, C, H, W); None where the network learns none.
     """
 
     u_0: Tensor
     eps: Tensor
+    variance: Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -165,12 +169,40 @@ class NetworkDenoiser(Denoiser):
         process.check_images(backbone.spec.resolution, len(backbone.resolutions))
         process.image_channels(backbone.spec.in_channels)
         _check_size(backbone, process, preconditioning)
-        process.check_outputs(backbone.spec.out_channels)
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning
+        self._check_outputs()
         self.efforts = backbone.efforts
         self.training = backbone.training  # else a backbone in eval mode would drop out again once `train` is passed on
+
+    def outputs_for(self, channels: int) -> int:
+        """Channels that a network puts out for images of so many."""
+        whole = self.process.state_channels(channels)
+        return channels if self.preconditioning.of_image or isinstance(self.process, Joint) else whole
+
+    def _check_outputs(self) -> None:
+        """Refuse a network that puts out fewer channels than are to be predicted, or others that nothing trains.
+
+        Twice as many are those of a learned variance (improved DDPM, arXiv 2102.09672): the second half is not read.
+        """
+        found, channels = self.backbone.spec.out_channels, self.image_shape[0]
+        self.process.check_outputs(found)
+        needed = self.outputs_for(channels)
+        learned = () if self.preconditioning.of_image else (2 * needed,)
+        if found in (needed, *learned) or isinstance(self.process, Joint):
+            return
+        cure = f"add --model.network.out_channels {needed}"
+        if self.process.k == 1:
+            cure += f", or --model.network.in_channels {found} for images of as many channels"
+        raise UserError(
+            f"the network puts out {found} channels, and {needed} are to be predicted for images of {channels}", cure
+        )
+
+    @property
+    def untrained(self) -> int:
+        """Output channels that no objective trains: those of a learned variance."""
+        return max(0, self.backbone.spec.out_channels - self.process.state_channels(self.image_shape[0]))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -195,24 +227,30 @@ class NetworkDenoiser(Denoiser):
         )
 
     def network(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
-        """F(c_in u_t; c_noise): the network's own output, in the basis and the dtype of its input."""
+        """F(c_in u_t; c_noise): what the network predicts, in the basis and the dtype of its input."""
+        return self.process.from_pixels(self._outputs(u_t, t, given, effort)[:, : u_t.shape[1]])
+
+    def _outputs(self, u_t: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
+        """All that the network puts out, in its own basis, in the dtype of its input."""
         scaled, c_noise = self.preconditioning.inputs(self.process, self.process.seen(u_t, t), t)
         x = self.process.to_pixels(scaled)
         dtype = next(self.backbone.parameters()).dtype
-        F_x = self.backbone(
+        outputs: Tensor = self.backbone(
             x.to(dtype),
             c_noise.to(dtype if dtype is torch.float64 else torch.float32),
             given.to(dtype=dtype),
             effort,
         )
-        # Networks with learned variance return more channels; the first C are the prediction (EDM, appendix).
-        return self.process.from_pixels(F_x[:, : u_t.shape[1]].to(u_t.dtype))
+        return outputs.to(u_t.dtype)
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
-        """Denoise; see `Denoiser.forward`."""
-        F_x = self.network(u_t, t, given, effort)
+        """Denoise; see `Denoiser.forward`. With learned variance the first C outputs are F, and the others v."""
+        outputs, C = self._outputs(u_t, t, given, effort), u_t.shape[1]
+        F_x = self.process.from_pixels(outputs[:, :C])
         u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
-        return Prediction(u_0, eps)
+        # In another basis than the pixels' v would say nothing of the state's coefficients.
+        learned = self.backbone.spec.learned_variance and isinstance(self.process, ScalarProcess)
+        return Prediction(u_0, eps, outputs[:, C:] if learned else None)
 
     def training_error(
         self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,25 @@ from denoisezoo.registry import Registry
 Grid = Callable[[Process, int], Tensor]
 GRIDS: Registry[Grid] = Registry("time grid")
 
+SAME = 1e-6
+"""Relative distance within which two times or two noise levels are one: the same limit by two formulas differs by
+rounding, and where one of them is a float32 number by 1e-7."""
+
+
+def within(values: Tensor, low: float, high: float) -> Tensor:
+    """Whether times or noise levels lie from `low` to `high`, both included, whatever their rounding (`SAME`)."""
+    return (values >= low * (1 - SAME)) & (values <= high * (1 + SAME))
+
+
+def snapped(process: Process, times: Tensor) -> Tensor:
+    """`times`, but exactly that of the prior, or of the beginning of a stage, where they are it up to rounding.
+
+    Else a walk would begin with 1e-16 of a signal that is not there, or step across a stage.
+    """
+    for first, _ in process.stages:
+        times = torch.where(within(times, first, first), first, times)
+    return times
+
 
 def edm_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
     """EDM's noise levels (steps,), float64, from sigma_max to sigma_min; equation 5 without the final zero."""
@@ -23,16 +43,29 @@ def edm_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rh
 
 
 def sigma_limits(process: ScalarProcess) -> tuple[float, float]:
-    """Relative noise levels (smallest, largest) that networks of a process are trained on."""
-    t = torch.tensor([process.t_min, process.t_max], dtype=torch.float64, device="cpu")
-    low, high = process.edm_sigma(t).tolist()
+    """Relative noise levels (smallest, largest) that networks of a process are trained on.
+
+    The smallest is that of the first time of training, which may lie below `t_min`, the last of sampling.
+    """
+    first = process.sample_times(torch.zeros(1, dtype=torch.float64, device="cpu"))
+    low, high = process.edm_sigma(torch.cat([first, first.new_tensor([process.t_max])])).tolist()
     return low, high
 
 
 def clamped_limits(process: ScalarProcess, sigma_min: float, sigma_max: float) -> tuple[float, float]:
-    """`sigma_min` and `sigma_max` clamped to what the process supports."""
+    """`sigma_min` and `sigma_max` clamped to what the process supports.
+
+    Raises:
+        UserError: Nothing is left between them.
+    """
     low, high = sigma_limits(process)
-    return max(sigma_min, low), min(sigma_max, high)
+    found = max(sigma_min, low), min(sigma_max, high)
+    if not found[0] < found[1]:
+        raise UserError(
+            f"sigma_min {sigma_min:g} is not below sigma_max {sigma_max:g} within the network's noise levels",
+            f"give sigma_min < sigma_max from {low:g} to {high:g}",
+        )
+    return found
 
 
 @GRIDS.register("process")
@@ -75,7 +108,7 @@ def _power_grid(process: Process, steps: int, power: float) -> Tensor:
 
 
 LIST_LENGTH = 1000
-"""Steps of the chain that Fast-DDPM's lists are written for; on other processes they are shares of the time axis."""
+"""Steps of the chain that lists of indices are written for; on other processes they are shares of the time axis."""
 
 
 def uniform_indices(steps: int) -> list[int]:
@@ -122,8 +155,12 @@ def _listed(indices: Callable[[int], list[int]], process: Process, steps: int) -
     """The times of indices 0 ... 999 along the time axis of a process: index + 1 on DDPM's chain."""
     if steps < 1:
         raise UserError(f"steps is {steps}", "give a whole number of at least 1")
-    share = torch.tensor(indices(steps)[::-1], dtype=torch.float64) / (LIST_LENGTH - 1)
-    return _distinct(process, process.t_min + (process.t_max - process.t_min) * share)
+    return _distinct(process, _times_of(process, torch.tensor(indices(steps)[::-1], dtype=torch.float64), LIST_LENGTH))
+
+
+def _times_of(process: Process, indices: Tensor, length: int) -> Tensor:
+    """Times of indices 0 ... `length` - 1, along the time axis of a process."""
+    return process.t_min + (process.t_max - process.t_min) * indices / max(length - 1, 1)
 
 
 @GRIDS.register("fast_uniform")
@@ -150,6 +187,52 @@ def fast_rule_grid(process: Process, steps: int) -> Tensor:
     return _listed(rule_indices, process, steps)
 
 
+# Timestep spacings by the names of arXiv 2305.08891, table 2. Index i is our step i + 1. Ties are rounded to even in
+# numpy's arithmetic, so that indices are those of diffusers.
+
+
+@GRIDS.register("linspace")
+def linspace_grid(process: Process, steps: int) -> Tensor:
+    """Indices evenly from T - 1 to 0, both included, rounded; index 0 alone for one step."""
+    return _distinct(process, _times_of(process, _even_indices(process, steps).round(), _length(process)))
+
+
+@GRIDS.register("linspace_fractional")
+def fractional_grid(process: Process, steps: int) -> Tensor:
+    """`linspace` without rounding: discrete networks are asked between their steps, as diffusers' Euler asks them."""
+    times = _times_of(process, _even_indices(process, steps), _length(process))
+    return torch.cat([times, times.new_zeros(1)])
+
+
+@GRIDS.register("trailing")
+def trailing_grid(process: Process, steps: int) -> Tensor:
+    """T - 1 and every (T / steps)-th index below it, rounded: 999, 979 ... 19 for 50 steps."""
+    T = _length(process)
+    indices = torch.from_numpy(np.arange(T, 0, -T / steps)[:steps])  # rounding leaves one too many at times
+    return _distinct(process, _times_of(process, indices.round() - 1, T))
+
+
+@GRIDS.register("leading")
+def leading_grid(process: Process, steps: int) -> Tensor:
+    """0 and every (T // steps)-th index above it: 980, 960 ... 0 for 50 steps. It does not begin at the prior."""
+    return offset_grid(process, steps, 0)
+
+
+def offset_grid(process: Process, steps: int, steps_offset: int) -> Tensor:
+    """The grid "leading", with an offset added to its indices."""
+    T = _length(process)
+    indices = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // steps) + steps_offset
+    return _distinct(process, _times_of(process, indices, T))
+
+
+def _even_indices(process: Process, steps: int) -> Tensor:
+    return torch.from_numpy(np.linspace(0, _length(process) - 1, steps)).flip(0)
+
+
+def _length(process: Process) -> int:
+    return process.chain_length or LIST_LENGTH
+
+
 def _scalar(process: Process, name: str) -> ScalarProcess:
     if not isinstance(process, ScalarProcess):
         raise UserError(f"grid {name!r} needs one noise level for all coefficients", "use grid=process")
@@ -162,7 +245,7 @@ def _of_sigmas(process: ScalarProcess, sigmas: Tensor) -> Tensor:
 
 def _distinct(process: Process, times: Tensor) -> Tensor:
     """`times` at which the process is defined, strictly falling, and a final 0."""
-    times = process.nearest_time(times)
+    times = snapped(process, process.nearest_time(times))
     if len(times) > 1 and bool((times.diff() >= 0).any()):
         raise UserError(
             f"{len(times)} steps fall on the same times of a discrete process", "use fewer steps or grid=process"

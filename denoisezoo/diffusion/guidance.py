@@ -9,6 +9,7 @@ from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.grids import within
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -49,14 +50,14 @@ class Guided(Denoiser):
             return found
         free: Prediction = self.denoiser(u_t, t, given._replace(label=None), effort)
         w = torch.where(guides, self.scale, 1.0).to(found.u_0).reshape(-1, 1, 1, 1)
-        return Prediction(torch.lerp(free.u_0, found.u_0, w), torch.lerp(free.eps, found.eps, w))
+        return Prediction(torch.lerp(free.u_0, found.u_0, w), torch.lerp(free.eps, found.eps, w), found.variance)
 
     def _inside(self, t: Tensor) -> Tensor:
         """Which images of times t (B,) it guides, (B,)."""
         if self.sigma_min == 0 and self.sigma_max == math.inf:
             return torch.ones_like(t, dtype=torch.bool)
         sigma = (-self.process.log_snr(t) / 2).exp()
-        return (self.sigma_min <= sigma) & (sigma <= self.sigma_max)
+        return within(sigma, self.sigma_min, self.sigma_max)
 
 
 def guided(denoiser: Denoiser, scale: float | None, interval: tuple[float, float] = EVERYWHERE) -> Denoiser:

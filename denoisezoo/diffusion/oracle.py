@@ -46,7 +46,8 @@ class MixtureOracle(Denoiser):
     def _matrix(self, blocks: Tensor, shape: torch.Size) -> Tensor:
         """Blocks at one time as a matrix (D, D) for states of a shape (C, H, W)."""
         D = math.prod(shape)
-        return apply_blocks(blocks, torch.eye(D, dtype=torch.float64).reshape(D, *shape)).reshape(D, D).T
+        unit = torch.eye(D, dtype=torch.float64, device=self.means.device).reshape(D, *shape)
+        return apply_blocks(blocks, unit).reshape(D, D).T
 
     def _left(self, shape: torch.Size) -> Tensor:
         """Indices of the coefficients that a state of a shape (C, H, W) has."""

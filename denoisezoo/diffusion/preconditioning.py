@@ -1,127 +1,34 @@
-"""Preconditioning: how a raw network F becomes a denoiser.
-
-Every preconditioning here is one line: the network is trained to return F = p u_0 + q eps. With
-u_t = alpha u_0 + sigma eps this pair of equations is solved for u_0 and eps:
-
-    u_0 = (q u_t - sigma F) / det,    eps = (alpha F - p u_t) / det,    det = alpha q - sigma p,
-
-which is D = c_skip u_t + c_out F(c_in u_t; c_noise) of EDM (arXiv 2206.00364, equation 7) with c_skip = q / det and
-c_out = -sigma / det, for any alpha, and without a division by alpha or sigma that the target does not force. All of
-these are numbers, or maps where coefficients have noise levels of their own; `eps` also serves blocks, where they are
-matrices.
-"""
+"""The preconditionings: what a network predicts, and how it is scaled. `denoisezoo.diffusion.linear` has their base."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import ClassVar
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.diffusion.coefficients import aligned, apply_blocks, cropped_to, inverse, over_images, product
+from denoisezoo.diffusion.coefficients import aligned, apply_blocks, inverse, over_images, product
+from denoisezoo.diffusion.linear_preconditioning import (
+    PRECONDITIONINGS,
+    LinearPreconditioning,
+    Preconditioning,
+    diagonal_of,
+)
 from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.langevin import CLD
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process
 from denoisezoo.errors import UserError
-from denoisezoo.registry import Registry
-
-PRECONDITIONINGS: Registry[type[Preconditioning]] = Registry("preconditioning")
-
-
-def with_channels(F_x: Tensor, channels: int) -> Tensor:
-    """A network's output (B, C, H, W) with zeros for the last parts of the state, where it says nothing of them."""
-    return F_x if F_x.shape[1] >= channels else F.pad(F_x, (0, 0, 0, 0, 0, channels - F_x.shape[1]))
-
-
-class Preconditioning(ABC):
-    """Relates the network's input and output to states of a process."""
-
-    enlarges: ClassVar[bool] = False
-    """Whether the network answers at twice the size of the state."""
-
-    def check(self, process: Process) -> None:
-        """Refuse a process that this preconditioning cannot serve."""
-        if not isinstance(process, DiagonalProcess):
-            raise UserError(
-                f"preconditioning {type(self).__name__} cannot serve {type(process).__name__}, whose state has "
-                f"{process.k} parts",
-                "use Epsilon, which serves every process",
-            )
-
-    @abstractmethod
-    def inputs(self, process: Process, u_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's image input c_in u_t (B, C, H, W) and noise input c_noise (B,)."""
-
-    @abstractmethod
-    def target(self, process: Process, u_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """What F should return for u_t = A_t u_0 + R_t eps, in the basis of the state, (B, C, H, W)."""
-
-    @abstractmethod
-    def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
-        """Estimates of u_0 and eps from the network's output, each (B, C, H, W)."""
-
-    @abstractmethod
-    def c_out(self, process: Process, t: Tensor) -> Tensor:
-        """Factor by which an error of F becomes an error of u_0 (its absolute value): (B,), or a map."""
-
-
-class LinearPreconditioning(Preconditioning):
-    """Base of the preconditionings of diagonal processes: F = p u_0 + q eps."""
-
-    @abstractmethod
-    def mix(self, process: DiagonalProcess, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights p and q of u_0 and eps in the target, each (B,) or a map."""
-
-    def c_in(self, process: DiagonalProcess, t: Tensor) -> Tensor | None:
-        """Scale (B,) of the network's input; None leaves u_t as it is."""
-        return None
-
-    def c_noise(self, process: DiagonalProcess, t: Tensor) -> Tensor:
-        """The network's noise input (B,)."""
-        return process.time_label(t)
-
-    def inputs(self, process: Process, u_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """c_in u_t and c_noise."""
-        diagonal = _diagonal(process)
-        c_in = self.c_in(diagonal, t)
-        return u_t if c_in is None else over_images(c_in, u_t) * u_t, self.c_noise(diagonal, t)
-
-    def target(self, process: Process, u_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """p u_0 + q eps."""
-        p, q = self.mix(_diagonal(process), t)
-        return over_images(p, u_0) * u_0 + over_images(q, eps) * eps
-
-    def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
-        """The two equations of the module's docstring."""
-        diagonal = _diagonal(process)
-        found = aligned(*diagonal.alpha_sigma(t), *self.mix(diagonal, t))
-        alpha, sigma, p, q = (cropped_to(u_t, coefficient) for coefficient in found)
-        det = alpha * q - sigma * p
-        F_x = with_channels(F_x, u_t.shape[1])
-        u_0 = over_images(q / det, u_t) * u_t - over_images(sigma / det, u_t) * F_x
-        eps = over_images(alpha / det, u_t) * F_x - over_images(p / det, u_t) * u_t
-        return u_0, eps
-
-    def c_out(self, process: Process, t: Tensor) -> Tensor:
-        """|sigma / det|."""
-        diagonal = _diagonal(process)
-        alpha, sigma, p, q = aligned(*diagonal.alpha_sigma(t), *self.mix(diagonal, t))
-        return (sigma / (alpha * q - sigma * p)).abs()
-
-
-def _diagonal(process: Process) -> DiagonalProcess:
-    assert isinstance(process, DiagonalProcess), "NetworkDenoiser checks this when it is built"
-    return process
 
 
 @PRECONDITIONINGS.register("eps")
 class Epsilon(LinearPreconditioning):
-    """F predicts the noise (DDPM, arXiv 2006.11239, equation 14), in R's parameterisation (gDDIM) for any process."""
+    """F predicts the noise (DDPM, arXiv 2006.11239, equation 14), in R's parameterisation (gDDIM) for any process.
+
+    An error of F becomes one of the image sigma / alpha times as large: 20,291 where `VPDiscrete("cosine")` begins, so
+    that improved DDPM clips the image there (`ddim:clip=true`).
+    """
 
     def check(self, process: Process) -> None:
-        """Every process is served."""
+        """Every process is served whose walk begins with some signal."""
+        _require_signal(process, self)
 
     def inputs(self, process: Process, u_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """u_t and the time label."""
@@ -148,6 +55,39 @@ class Epsilon(LinearPreconditioning):
     def mix(self, process: DiagonalProcess, t: Tensor) -> tuple[Tensor, Tensor]:
         """F = eps."""
         return torch.zeros_like(t), torch.ones_like(t)
+
+
+@PRECONDITIONINGS.register("score")
+class Score(LinearPreconditioning):
+    """F predicts the score of u_t given u_0, -eps / sigma (score_sde, arXiv 2011.13456, equation 7; MSDiff's networks).
+
+    Errors of F count for eps sigma times as much; score_sde's weights are those of `Likelihood`, or with `Epsilon` 1.
+    """
+
+    def check(self, process: Process) -> None:
+        """Diagonal processes whose walk begins with some signal."""
+        super().check(process)
+        _require_signal(process, self)
+
+    def mix(self, process: DiagonalProcess, t: Tensor) -> tuple[Tensor, Tensor]:
+        """F = -eps / sigma."""
+        sigma = process.sigma(t)
+        # Parts of a state without noise, such as a clean condition, have no score; they must not spoil the image.
+        return torch.zeros_like(sigma), -1 / sigma.clamp(min=1e-12)
+
+
+def _require_signal(process: Process, preconditioning: Preconditioning) -> None:
+    """Refuse a process that begins in pure noise, from which noise that is known says nothing of the image."""
+    if not isinstance(process, DiagonalProcess):
+        return
+    alpha = process.alpha(torch.tensor([process.t_max], dtype=torch.float64, device="cpu"))
+    side = (process.resolution or 1) >> process.dropped(process.t_max)
+    if bool(((alpha if alpha.ndim == 1 else alpha[..., :side, :side]) == 0).any()):
+        raise UserError(
+            f"preconditioning {type(preconditioning).__name__} cannot serve {type(process).__name__}, whose walk "
+            "begins in noise alone: from there it would divide by a signal of 0",
+            "use Velocity, V or X0",
+        )
 
 
 @PRECONDITIONINGS.register("x0")
@@ -177,7 +117,7 @@ class Velocity(LinearPreconditioning):
         """Every coefficient of the state must move at all times."""
         super().check(process)
         last = torch.tensor([process.t_max], dtype=torch.float64, device="cpu")
-        alpha_dot, sigma_dot = aligned(*_diagonal(process).derivatives(last))
+        alpha_dot, sigma_dot = aligned(*diagonal_of(process).derivatives(last))
         side = (process.resolution or 1) >> process.dropped(process.t_max)
         if alpha_dot.ndim > 1 and bool(((alpha_dot == 0) & (sigma_dot == 0))[..., :side, :side].any()):
             raise UserError(
@@ -237,6 +177,8 @@ class MixedScore(Preconditioning):
     mean velocity is known to begin at 0.
     """
 
+    of_image = True
+
     def check(self, process: Process) -> None:
         """Langevin processes with a marginal velocity only."""
         _require_marginal(process, self)
@@ -280,6 +222,8 @@ class Whitened(Preconditioning):
     Args:
         sigma_data: Standard deviation of the data.
     """
+
+    of_image = True
 
     def __init__(self, sigma_data: float = 0.5) -> None:
         if sigma_data <= 0:
@@ -369,7 +313,7 @@ class NextScale(Preconditioning):
 
     def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
         """F, (B, C, 2H, 2W), and the noise that belongs to the part of it that u_l has."""
-        diagonal = _diagonal(process)
+        diagonal = diagonal_of(process)
         seen = F_x[..., : u_t.shape[-2], : u_t.shape[-1]]
         gap = u_t - over_images(diagonal.alpha(t), u_t) * seen
         return F_x, gap / over_images(diagonal.sigma(t), u_t)

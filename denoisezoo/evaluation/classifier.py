@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import atomic_path, sha256
+from denoisezoo.files import atomic_path, local_path, sha256
 from denoisezoo.nn.blocks import group_norm
 from denoisezoo.pixels import to_float
 
@@ -71,7 +71,7 @@ def check_perceptual(vgg: str | None, data: Any) -> None:
     Raises:
         UserError: The weights are not there.
     """
-    if vgg is not None and not Path(vgg).is_file():
+    if vgg is not None and not local_path(vgg).is_file():
         raise UserError(
             f"VGG-16 weights are not at {vgg}",
             f"give the path of torchvision's {VGG_FILE}, or leave vgg out for a classifier trained on {data.title}",

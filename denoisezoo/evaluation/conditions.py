@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.recognition import held_out_labels
 from denoisezoo.evaluation.reconstruction import DRAWS, Pair, condition_of, picture_rows
+from denoisezoo.files import local_path
 from denoisezoo.pictures import image_grid
 from denoisezoo.pixels import to_float
 
@@ -66,6 +66,18 @@ def sample_labels(
     return None if conditions.labels is None else conditions.labels[conditions.index(num)]
 
 
+def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
+    """Refuse to drop labels that are not there.
+
+    Raises:
+        UserError: A share that is none, or a network without classes.
+    """
+    if not 0 <= label_dropout < 1:
+        raise UserError(f"label_dropout is {label_dropout}", "give a share of at least 0 and below 1, such as 0.1")
+    if label_dropout and not num_classes:
+        raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
+
+
 def sample_picture(images: Tensor, conditions: Conditions | None) -> np.ndarray:
     """A grid of samples (N, C, H, W), in rows of one condition each where there are conditions."""
     if conditions is None:
@@ -98,18 +110,18 @@ def from_files(path: str | os.PathLike[str], shape: tuple[int, int, int], draws:
     Raises:
         UserError: They cannot be read, have another size, or the network's condition is no picture.
     """
-    from denoisezoo.data.sources import Decoder, FolderSource
+    from denoisezoo.data.decoding import Decoder
+    from denoisezoo.data.sources import FolderSource, OneImage
 
-    path, (channels, side, _) = Path(path), shape
+    path, (channels, side, _) = local_path(path), shape
     if channels not in (1, 3):
         raise UserError(f"this network's condition has {channels} channels, no picture", "leave --condition out")
     if not path.exists():
         raise UserError(f"there is no condition {path}", "give an image file or a folder of them")
-    source = FolderSource(path if path.is_dir() else path.parent)
-    names = source.names if path.is_dir() else [path.name]
+    source = FolderSource(path) if path.is_dir() else OneImage(path)
     decode = Decoder(source, side, channels, resize=False)
     pixels = []
-    for name in names:
+    for name in source.names:
         size = decode.size(name)
         if size != (side, side):
             raise UserError(

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import sha256
-from denoisezoo.pixels import to_float, to_uint8
+from denoisezoo.files import local_path, sha256
+from denoisezoo.pixels import check_images, to_float, to_uint8
 from denoisezoo.registry import Registry
 
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -59,7 +59,11 @@ class Features(ABC):
         Args:
             images: uint8, or float in [-1, 1], (N, C, H, W). Floats become pixels first, as a saved image would.
             batch_size: Images at a time.
+
+        Raises:
+            UserError: They are neither.
         """
+        check_images(images)
         with torch.inference_mode():
             return torch.cat([self(to_uint8(part).to(self.device)) for part in images.split(batch_size)])
 
@@ -161,7 +165,7 @@ def find_inception(weights: str | os.PathLike[str] | None = None) -> Path:
         UserError: It is not there.
     """
     named = weights or os.environ.get(INCEPTION_VARIABLE)
-    path = Path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
+    path = local_path(named) if named else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not path.is_file():
         raise UserError(
             f"Inception-v3 weights are not at {path}",

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
-from denoisezoo.files import sha256
+from denoisezoo.files import local_path, sha256
+from denoisezoo.pixels import as_image
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 LAYERS = (1, 4, 7, 9, 11)
@@ -41,7 +42,7 @@ class LPIPS(nn.Module):
         from torchvision.models import alexnet
 
         self.features: nn.Sequential = alexnet(weights=None).features
-        self._load(Path(weights))
+        self._load(local_path(weights))
         self.weights_sha256 = sha256(weights)
         for index, head in enumerate(_heads()):
             self.register_buffer(f"head{index}", head)
@@ -79,7 +80,7 @@ class LPIPS(nn.Module):
     @torch.inference_mode()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances (B,) of images (B, 1 or 3, H, W) in [-1, 1]; 0 for equal ones."""
-        pairs = zip(self._activations(a.float().clamp(-1, 1)), self._activations(b.float().clamp(-1, 1)), strict=True)
+        pairs = zip(*(self._activations(as_image(x).float().clamp(-1, 1)) for x in (a, b)), strict=True)
         layers = [
             (self.get_buffer(f"head{i}") * (x - y).square()).sum(1).mean((1, 2)) for i, (x, y) in enumerate(pairs)
         ]

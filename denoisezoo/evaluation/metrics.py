@@ -10,8 +10,8 @@ from denoisezoo.evaluation.features import Features, create_features
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
 from denoisezoo.evaluation.neighbours import memorisation
 from denoisezoo.evaluation.precision_recall import precision_recall
-from denoisezoo.evaluation.ranks import gather, share
-from denoisezoo.pixels import to_uint8
+from denoisezoo.pixels import check_images, to_uint8
+from denoisezoo.ranks import gather, share
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
@@ -45,6 +45,9 @@ class Evaluator:
     ) -> None:
         self.features = (create_features(features) if isinstance(features, str) else features).to(device)
         self.reference = pixels_of(reference, "reference")
+        for images, what in ((training, "training images"), (held_out, "held-out images")):
+            if images is not None:
+                check_images(images, what)
         self.training, self.held_out = (None if x is None else x.to(device) for x in (training, held_out))
         self.seed = seed
         self.real = self._extract(self.reference)
@@ -113,7 +116,8 @@ def evaluate_images(
         the ratio; `precision`, `recall`; `kid` for Inception-v3; with `training` those of `memorisation`.
 
     Raises:
-        UserError: Shapes differ, too few images, a generated image with NaN or infinity, or missing weights.
+        UserError: Shapes differ, too few images, a generated image with NaN or infinity, images that are neither uint8
+            nor float in [-1, 1], or missing weights.
     """
     evaluator = Evaluator(reference, features=features, training=training, held_out=held_out, seed=seed, device=device)
     return evaluator.evaluate(generated)
@@ -151,7 +155,7 @@ def pixels_of(images: Tensor, what: str) -> Tensor:
     """uint8 (N, C, H, W) of images, on the CPU.
 
     Raises:
-        UserError: They are not a batch of images, or some hold NaN or infinity.
+        UserError: They are not a batch of images, some hold NaN or infinity, or they are neither uint8 nor in [-1, 1].
     """
     if images.dim() != 4 or not len(images):
         raise UserError(f"the {what} images have shape {tuple(images.shape)}", "give (N, C, H, W) with N of at least 1")
@@ -160,4 +164,5 @@ def pixels_of(images: Tensor, what: str) -> Tensor:
             f"{bad} of {len(images)} {what} images hold NaN or infinity",
             "the model has diverged: evaluate an earlier checkpoint, or train with a lower learning rate",
         )
+    check_images(images, f"{what} images")
     return to_uint8(images).cpu()

@@ -9,7 +9,7 @@ from torch import Tensor
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.distances import nearest
 from denoisezoo.pictures import image_grid
-from denoisezoo.pixels import to_float, to_uint8
+from denoisezoo.pixels import check_images, to_float, to_uint8
 
 COPY_RATIO = 1 / 3
 EQUAL = 1e-6
@@ -33,7 +33,8 @@ def training_neighbours(samples: Tensor, training: Tensor, k: int = 2) -> tuple[
         indices (N, k) into `training`.
 
     Raises:
-        UserError: The shapes differ, or there are fewer than `k` training images.
+        UserError: The shapes differ, there are fewer than `k` training images, or images are neither uint8 nor in
+            [-1, 1].
     """
     if samples.shape[1:] != training.shape[1:]:
         raise UserError(
@@ -41,6 +42,8 @@ def training_neighbours(samples: Tensor, training: Tensor, k: int = 2) -> tuple[
             " cannot be compared",
             "give the data set that the model was trained on, at its resolution",
         )
+    check_images(samples, "samples")
+    check_images(training, "training images")
     if len(training) < k:
         raise UserError(f"{len(training)} training images have no {k} nearest neighbours", "give more training images")
     distances, indices = nearest(flat_pixels(samples), flat_pixels(training), k)

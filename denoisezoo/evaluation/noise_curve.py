@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion import NOTHING, Denoiser, Given, ScalarProcess, conditioned
+from denoisezoo.diffusion.grids import within
+from denoisezoo.pixels import as_image
 
 LOG_SNRS = tuple(float(x) for x in range(-9, 10, 2))
 """Centres of ten bins of log-SNR, two wide."""
@@ -36,12 +38,13 @@ def denoising_error(
     process = denoiser.process if given.image is None else denoiser.process.free
     if not isinstance(process, ScalarProcess):
         return []
+    images = as_image(images)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     device = next(denoiser.parameters()).device
     rows = []
     for log_snr in LOG_SNRS:
         t = process.nearest_time(process.t_of_sigma(torch.tensor([-log_snr / 2], dtype=torch.float64).exp()))
-        if not process.t_min <= float(t) <= process.t_max:
+        if not bool(within(t, process.t_min, process.t_max)):
             continue
         total = 0.0
         for low in range(0, len(images), batch_size):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.evaluation.classifier import STEPS, Classifier, train_classifier
+from denoisezoo.pixels import as_image
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Recogniser:
     @torch.inference_mode()
     def figures(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """`class_accuracy` of images (N, C, H, W) in [-1, 1] with classes (N,), and that of clean images beside it."""
-        parts = images.float().clamp(-1, 1).split(512)
+        parts = as_image(images).float().clamp(-1, 1).split(512)
         found = torch.cat([self.classifier(part).argmax(1) for part in parts])
         return {
             "class_accuracy": float((found == labels).double().mean()),

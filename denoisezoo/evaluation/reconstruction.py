@@ -17,6 +17,7 @@ from torch import Tensor
 from denoisezoo.data.pairs import Pair
 from denoisezoo.evaluation.features import Features
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
+from denoisezoo.pixels import as_image
 
 DRAWS = 5
 """Draws per condition over which diversity is taken."""
@@ -28,8 +29,17 @@ def _same(image: Tensor) -> Tensor:
 
 def consistency(pair: Pair, sample: Tensor) -> Tensor:
     """PSNR (N,) in dB between what the condition determines of samples (N, C, H, W) and of the truth."""
-    shown, true = ((pair.operator or _same)(image.clamp(-1, 1)) for image in (sample, pair.x))
+    shown, true = ((pair.operator or _same)(as_image(image).clamp(-1, 1)) for image in (sample, pair.x))
     return psnr(shown, true, pair.mask)
+
+
+def unit(image: Tensor) -> Tensor:
+    """Images in float64, clamped to [-1, 1]; of uint8 or float.
+
+    Raises:
+        UserError: They are neither, or floats of another range: see `check_images`.
+    """
+    return as_image(image).double().clamp(-1, 1)
 
 
 def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -40,7 +50,7 @@ def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
         b: Images.
         mask: Which pixels count (N, 1, H, W), 0 or 1; all unless given.
     """
-    squared = (a.double().clamp(-1, 1) - b.double().clamp(-1, 1)).square() / 4
+    squared = (unit(a) - unit(b)).square() / 4
     if mask is None:
         error = squared.flatten(1).mean(1)
     else:
@@ -54,7 +64,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Only whole windows count; for images below 11 pixels the window is as large as they are.
     """
-    a, b = ((image.double().clamp(-1, 1) + 1) / 2 for image in (a, b))
+    a, b = ((unit(image) + 1) / 2 for image in (a, b))
     channels, size = a.shape[1], min(11, *a.shape[-2:])
     place = torch.arange(size, dtype=torch.float64, device=a.device) - (size - 1) / 2
     line = torch.exp(-(place**2) / (2 * 1.5**2))
@@ -72,13 +82,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 def mse_db(a: Tensor, b: Tensor) -> float:
     """10 log10 of the mean squared error of images (N, C, H, W), clamped to [-1, 1]; at least -100."""
-    error = (a.double().clamp(-1, 1) - b.double().clamp(-1, 1)).square().mean()
+    error = (unit(a) - unit(b)).square().mean()
     return 10 * float(error.clamp(min=1e-10).log10())
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarity (N,) of images (N, C, H, W) as brightness, 0 for black: (image + 1) / 2."""
-    a, b = ((image.double().clamp(-1, 1).flatten(1) + 1) / 2 for image in (a, b))
+    a, b = ((unit(image).flatten(1) + 1) / 2 for image in (a, b))
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-12)
 
 
@@ -102,8 +112,9 @@ def means_of_draws(samples: Tensor, index: Tensor) -> Tensor:
         samples: (N, C, H, W) in [-1, 1].
         index: Condition of each (N,).
     """
-    total = torch.zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
-    total.index_add_(0, index, samples.double().clamp(-1, 1))
+    index = index.to(samples.device)
+    total = samples.new_zeros(int(index.max()) + 1, *samples.shape[1:], dtype=torch.float64)
+    total.index_add_(0, index, unit(samples))
     return total / torch.bincount(index).reshape(-1, 1, 1, 1)
 
 
@@ -118,11 +129,11 @@ def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | Non
     Returns:
         None where no condition has so many.
     """
-    found = []
+    samples, found, index = unit(samples), [], index.to(samples.device)
     for condition in index.unique():
         mine = samples[index == condition][:draws]
         if len(mine) == draws:
-            found.append(((mine.double().clamp(-1, 1) + 1) * 127.5).std(0, correction=0).mean())
+            found.append(((mine + 1) * 127.5).std(0, correction=0).mean())
     return float(torch.stack(found).mean()) if found else None
 
 

@@ -61,7 +61,10 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int, eps: float, most: int = 32) -> nn.GroupNorm:
-    """GroupNorm of `most` groups; narrow layers have fewer, so that a group keeps at least four channels."""
+    """GroupNorm of `most` groups; narrow layers have fewer, so that a group keeps at least four channels.
+
+    With 32, the rule of score_sde's NCSN++ (arXiv 2011.13456) and of EDM (arXiv 2206.00364): min(32, C / 4).
+    """
     groups = next(g for g in range(max(1, min(most, channels // 4)), 0, -1) if channels % g == 0)
     return GroupNorm(groups, channels, eps=eps)
 
@@ -126,8 +129,10 @@ class BlockStyle:
         modulation: How conditioning enters.
         init: Initialisation of every layer.
         eps: Epsilon of the group norms.
+        norm_groups: Groups of a norm at every width; None has fewer in narrow layers, see `group_norm`.
         dropout: Dropout before the second convolution.
-        head_channels: Channels of an attention head; 0 for one head.
+        num_heads: Attention heads at every width; 0 leaves their number to `head_channels`.
+        head_channels: Channels of an attention head at every width; 0 leaves them to `num_heads`. Both 0: one head.
         qkv_gain: Initial gain of the attention's query, key and value projection.
         sum_scale: Factor on every residual sum.
         project_resampled: Whether a block that changes the size has a 1x1 convolution on its skip.
@@ -136,11 +141,23 @@ class BlockStyle:
     modulation: Modulation
     init: Init
     eps: float = 1e-6
+    norm_groups: int | None = None
     dropout: float = 0.0
+    num_heads: int = 0
     head_channels: int = 0
     qkv_gain: float = 1.0
     sum_scale: float = 1.0
     project_resampled: bool = False
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """A group norm."""
+        if self.norm_groups is None:
+            return group_norm(channels, self.eps)
+        return GroupNorm(self.norm_groups, channels, eps=self.eps)
+
+    def heads(self, channels: int) -> int:
+        """Attention heads of so many channels."""
+        return self.num_heads or (channels // self.head_channels if self.head_channels else 1)
 
     def add(self, x: Tensor, h: Tensor) -> Tensor:
         """The residual sum of x and an h that nobody else reads."""
@@ -154,17 +171,17 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, style: BlockStyle) -> None:
         super().__init__()
         self.style = style
-        self.norm = group_norm(channels, style.eps)
+        self.norm = style.norm(channels)
         self.qkv = linear(channels, 3 * channels, style.init, gain=style.qkv_gain)
         self.out = linear(channels, channels, style.init, gain=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend; softmax is taken in float32 by the fused kernel."""
         B, C, H, W = x.shape
-        head_channels = self.style.head_channels or C
         # Pixels as rows: free in channels_last, and the 1x1 convolutions become plain matrix products.
         tokens = self.norm(x).permute(0, 2, 3, 1).reshape(B, H * W, C)
-        q, k, v = self.qkv(tokens).view(B, H * W, 3, -1, head_channels).permute(2, 0, 3, 1, 4).unbind(0)
+        qkv = self.qkv(tokens).view(B, H * W, 3, self.style.heads(C), -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         return self.style.add(x, self.out(h).view(B, H, W, C).permute(0, 3, 1, 2))
 
@@ -264,9 +281,9 @@ class ResidualBlock(Stage):
         self.skip_channels, self.takes_skip = skip_channels, skip_channels > 0
         self.c_parts = style.modulation.factor
         self.c_width = self.c_parts * out_channels
-        self.norm0 = group_norm(in_channels, style.eps)
+        self.norm0 = style.norm(in_channels)
         self.conv0 = conv(in_channels, out_channels, 3, style.init)
-        self.norm1 = group_norm(out_channels, style.eps)
+        self.norm1 = style.norm(out_channels)
         self.conv1 = conv(out_channels, out_channels, 3, style.init, gain=0.0)
         projects = in_channels != out_channels or (resample is not None and style.project_resampled)
         self.skip = conv(in_channels, out_channels, 1, style.init) if projects else None

@@ -294,8 +294,9 @@ def _residual_block(block: ResidualBlock, slimming: Slimming) -> None:
 
 
 def _self_attention(attention: SelfAttention, slimming: Slimming) -> None:
-    """Query, key and value are sliced apart; heads keep their size."""
+    """Query, key and value are sliced apart; heads keep their size, or their number where that is what is fixed."""
     channels, head_channels = attention.out.in_features, attention.style.head_channels
+    slimming.check(channels // (attention.style.num_heads or 1), "an attention head")
     for width in slimming.widths:
         if head_channels and round(channels * width) % head_channels:
             raise UserError(f"width {width:g} of {channels} channels is no whole number of heads", "change widths")

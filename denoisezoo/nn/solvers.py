@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoisezoo.errors import ComputationError, UserError, unknown
+from denoisezoo.errors import ComputationError, UncountableError, UserError, unknown
 
 Time = float | Tensor
 """Solver time tau: a number in the fixed-step loop, a scalar tensor in torchdiffeq."""
@@ -299,10 +299,12 @@ def _check_possible(z: Tensor, failure: Failure) -> Tensor:
     if torch.compiler.is_exporting():
         cure = "export with_solver(net, 'rk4', adjoint=False), which has the same weights"
         raise UserError(f"{what} cannot be exported", cure)
+    if z.is_meta and solver.adaptive:
+        raise UncountableError(f"{what} costs what the data make it cost", "run it, or count a fixed-step solver")
+    if z.is_meta:  # torchdiffeq looks at the values of times
+        raise UncountableError(f"{what} cannot be counted without computing", "run it, or count it without the adjoint")
     if not solver.adaptive:
         return z
-    if z.is_meta:
-        raise UserError(f"{what} costs what the data make it cost", "run it, or count a fixed-step solver")
     if z.dtype in (torch.float16, torch.bfloat16):
         if not torch.is_autocast_enabled(z.device.type):
             name = str(z.dtype).removeprefix("torch.")

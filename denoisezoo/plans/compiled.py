@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoisezoo.archs import Backbone
+from denoisezoo.archs import Backbone, allow_programs
 from denoisezoo.nn.given import Given
 
 Call = Callable[..., Tensor]
+_COMPILED = itertools.count(1)
+"""How many programs `torch.compile` was asked for here, this one included."""
 
 
 class Compiled:
@@ -73,7 +76,8 @@ def compiled_call(network: Backbone, x: Tensor, c_noise: Tensor, given: Given) -
 
 def _just_in_time(network: Backbone) -> Call:
     cpu = next(network.parameters()).device.type == "cpu"
-    # A function of its own: compilations of one and the same are limited to 8, and then it would silently run eagerly.
+    # All of them have the code of one function, whose programs torch counts together.
+    allow_programs(next(_COMPILED))
     compiled = torch.compile(lambda *args: network.forward(*args), dynamic=False)
 
     def call(x: Tensor, c_noise: Tensor, given: Given) -> Tensor:

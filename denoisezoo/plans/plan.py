@@ -15,6 +15,7 @@ from typing import Any
 
 from denoisezoo.archs import Effort
 from denoisezoo.errors import UserError
+from denoisezoo.files import local_path
 
 EXAMPLE = 'it should look like {"efforts": [0.5, 1.0], "edges": [0.0]}'
 
@@ -126,7 +127,7 @@ def load_plan(path: str | Path) -> Plan:
         UserError: No such file, or not a plan; its path is named.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = local_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the plan {path}: {error}", "give the path of a plan's JSON file") from None
     try:

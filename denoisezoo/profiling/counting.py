@@ -17,6 +17,7 @@ runs by itself, which is what it costs; a compiler that fuses operators moves fe
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -137,8 +138,9 @@ class Tally:
     activation_bytes: Counter[str] = field(default_factory=Counter)
     muted: bool = False
     """Inside an attention call that has been counted by its own shapes."""
-    in_multi_head: bool = False
-    """Inside `multi_head_attention_forward`, whose batched products are those of attention."""
+    projections: frozenset[int | None] | None = None
+    """Storages of the weights of the `multi_head_attention_forward` that runs. Batched products with them are frozen
+    linear layers, all others are those of attention; None outside of one."""
 
     def add(self, operator: str, macs: int, paths: set[str], attention: bool = False) -> None:
         """Count `macs` multiply-adds of an operator that ran inside the modules `paths`."""
@@ -237,7 +239,7 @@ class _Functions(TorchFunctionMode):
         if func is F.linear:
             return self._linear(func, *args, **kwargs)
         if func is F.multi_head_attention_forward:
-            with _flag(self.tally, "in_multi_head"):
+            with _set(self.tally, "projections", _projections(*args, **kwargs)):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -253,7 +255,7 @@ class _Functions(TorchFunctionMode):
         named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
         if named["query"].is_nested:  # has no one shape; its kernels are counted at the dispatcher
             return func(*args, **kwargs)
-        with _flag(self.tally, "muted"):
+        with _set(self.tally, "muted", True):
             out: Tensor = func(*args, **kwargs)
         q, k, v = named["query"], named["key"], named["value"]
         macs = attention_macs(q.shape, k.shape, v.shape, out=out.shape)
@@ -296,16 +298,32 @@ class _Dispatch(TorchDispatchMode):
         return out
 
     def _count(self, operator: Any, args: Any, kwargs: Any, out: Any) -> None:
-        attention = is_attention(operator) or (self.tally.in_multi_head and is_batched_product(operator))
+        projections = self.tally.projections
+        product = projections is not None and is_batched_product(operator)
+        layer = product and any(_storage(arg) in (projections or ()) for arg in args)
+        attention = is_attention(operator) or (product and not layer)
         macs = operator_macs(operator, args, kwargs, out)
         self.tally.add(str(operator), macs, self.modules.paths(), attention)
-        self.tally.macs_diff_pruning += diff_pruning_macs(operator, args, macs, out)
+        self.tally.macs_diff_pruning += macs if layer else diff_pruning_macs(operator, args, macs, out)
+
+
+def _projections(*args: Any, **kwargs: Any) -> frozenset[int | None]:
+    """Storages of the weights among the arguments of `multi_head_attention_forward`."""
+    given = inspect.signature(F.multi_head_attention_forward).bind(*args, **kwargs).arguments
+    weights = (value for name, value in given.items() if name.endswith("_weight"))
+    return frozenset(_storage(weight) for weight in weights if weight is not None)
+
+
+def _storage(value: Any) -> int | None:
+    """What tells the memory of a tensor from another's, even on the meta device; None for what is no tensor."""
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
 
 
 @contextlib.contextmanager
-def _flag(tally: Tally, name: str) -> Iterator[None]:
+def _set(tally: Tally, name: str, value: Any) -> Iterator[None]:
+    """Give the tally another value for a while."""
     before = getattr(tally, name)
-    setattr(tally, name, True)
+    setattr(tally, name, value)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.archs import Backbone, ImageSpec
+from denoisezoo.archs import Backbone, ImageSpec, compile_network
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.nn.given import Given
 
@@ -62,7 +62,7 @@ class Setting:
             return
         before = backbone._compiled_call_impl
         torch.compiler.reset()  # what was compiled for another setting must not count against this one's limit
-        backbone.compile(dynamic=False, mode=self.compile_mode)
+        compile_network(backbone, dynamic=False, mode=self.compile_mode)
         try:
             yield
         finally:

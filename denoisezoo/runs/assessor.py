@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoisezoo.archs import Effort
+from denoisezoo.archs import Effort, compile_network
 from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, Sampler, SeedBlock, create_sampler
 from denoisezoo.diffusion.generate import Samples, generate
@@ -21,12 +21,12 @@ from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_p
 from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
-from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
 from denoisezoo.evaluation.reconstruction import DRAWS, conditional_figures
 from denoisezoo.pixels import to_float
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
+from denoisezoo.ranks import gather, share
 from denoisezoo.runs.run import Run, to_device
 
 REFERENCE_PAIRS = 10_000
@@ -136,7 +136,7 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
         settings.plan.check(denoiser.efforts)
         denoiser = extracted(denoiser, settings.plan.efforts, settings.compile)
     elif settings.compile:
-        denoiser.backbone.compile()
+        compile_network(denoiser.backbone)
     batch = min(settings.num or settings.batch_size, settings.batch_size)
     fewest = settings.build_sampler().fewest(denoiser.process)
     for effort in settings.plan.efforts if settings.plan else [denoiser.efforts[-1]]:
@@ -272,10 +272,18 @@ def calls_for(run: Run, settings: Settings, generated: Samples, trajectory: Traj
 
 
 def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
-    """The reference side of the metrics, computed once for all runs on the same data."""
+    """The reference side of the metrics, computed once for all runs on the same data.
+
+    Raises:
+        UserError: The split has no images.
+    """
+    if not len(reference := data.images(settings.split)):
+        raise UserError(
+            f"{data.title} has no held-out images", "give --split train or all, or hold some out when you train"
+        )
     held_out = data.images("test")
     return Evaluator(
-        data.images(settings.split),
+        reference,
         features=settings.features,
         training=data.images("train"),
         held_out=held_out if len(held_out) else None,

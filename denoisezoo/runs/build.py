@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser
 
 from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError
+from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import check_arguments, check_class
 from denoisezoo.train.module import DiffusionModule
 
@@ -19,7 +20,7 @@ def build_module(config: dict[str, Any]) -> DiffusionModule:
         UserError: The section does not fit this version.
     """
     config = check_arguments(config, DiffusionModule, "model")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=recipe_yaml.MODE)
     parser.add_class_arguments(DiffusionModule, "model")
     return _instantiate(parser, "model", config | {"compile": False})
 
@@ -31,7 +32,7 @@ def build_data(config: dict[str, Any]) -> ImageData:
         UserError: The section does not fit this version.
     """
     config = check_class(config, ImageData, "data")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=recipe_yaml.MODE)
     parser.add_subclass_arguments(ImageData, "data")
     return _instantiate(parser, "data", config)
 

@@ -1,7 +1,8 @@
 """Published weights: one safetensors file that holds the weights of a run, its configuration and its card.
 
 The format can hold tensors and text, and nothing that could be run. The header has one key, "denoisezoo": JSON with
-`version`, `weights`, `recipe`, `card`, and `sha256`, which covers all of these and every tensor.
+`version`, `format`, `weights`, `recipe`, `card`, `data`, which tells the data from others, and `sha256`, which covers
+all of these and every tensor.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo import __version__
+from denoisezoo.archs import FORMAT
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard
 from denoisezoo.files import atomic_path, json_safe
@@ -39,13 +41,20 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
         The header.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or some weights are not finite.
     """
     from safetensors.torch import save_file
 
     state = run.denoiser.state_dict(prefix="denoiser.")
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    header = {"version": __version__, "weights": run.weights, "recipe": json_safe(run.config), "card": _card(run)}
+    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+        raise UserError(
+            f"{len(bad)} of the {len(tensors)} tensors of {run.name} hold NaN or infinity, first {bad[0]}",
+            "export an earlier checkpoint, or --weights raw or ema, whichever is finite",
+        )
+    header = {"version": __version__, "format": FORMAT, "weights": run.weights}
+    header |= {"recipe": json_safe(run.config), "card": _card(run)}
+    header["data"] = run.known and {**run.known, "origin": None}  # it goes elsewhere
     header["sha256"] = digest(header, tensors)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={KEY: json.dumps(header)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,18 @@ from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
 from denoisezoo.evaluation.reconstruction import DRAWS
+from denoisezoo.files import local_path
 from denoisezoo.runs.published import FACTS, SUFFIX, read_published
-from denoisezoo.train.checkpoint import FOLDER, LAST, holds_tensors, newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import (
+    FOLDER,
+    LAST,
+    check_format,
+    data_known,
+    holds_tensors,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from denoisezoo.train.places import located
 from denoisezoo.train.resumable import read_summary
 
 
@@ -33,6 +43,7 @@ class Run:
         checkpoint: The file that the weights come from.
         weights: "ema" or "raw".
         facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed.
+        known: What it remembers of its data; empty where it was trained by an earlier version.
     """
 
     name: str
@@ -43,6 +54,7 @@ class Run:
     checkpoint: Path
     weights: str
     facts: dict[str, Any]
+    known: dict[str, Any] = field(default_factory=dict)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -50,14 +62,19 @@ class Run:
         return self.denoiser.image_shape
 
     def data(self) -> Any:
-        """The data module that the run was trained on, not yet read; the same one each time."""
+        """The data module that the run was trained on, not yet read; the same one each time.
+
+        Once read, it warns where the data are not the same.
+        """
         return self._data
 
     @cached_property
     def _data(self) -> Any:
         from denoisezoo.runs.build import build_data
 
-        return build_data(self.config["data"])
+        data = build_data(located(self.config["data"], self.folder, self.known.get("origin")))
+        data.trained_on = self.known
+        return data
 
     def conditions(self, num: int, draws: int = DRAWS, path: str | None = None) -> Conditions | None:
         """What `num` samples are given: held-out conditions of the data, or those at `path`; None without a task.
@@ -77,9 +94,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     """The newest whole checkpoint of a run folder, or the file itself.
 
     Raises:
-        UserError: There is nothing there, or all checkpoints of the folder are damaged.
+        UserError: It is a URL, there is nothing there, or all checkpoints of the folder are damaged.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_file():
         return path
     if (newest := newest_checkpoint(path)) is not None:
@@ -107,7 +124,8 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
     if not holds_tensors(state):
         raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
-    return _make_run(file, folder, found["denoisezoo"]["recipe"], state, weights, _facts(found, folder))
+    run = _make_run(file, folder, found["denoisezoo"], state, weights, _facts(found, folder))
+    return replace(run, known=data_known(found))
 
 
 def _load_published(file: Path, weights: str) -> Run:
@@ -115,16 +133,19 @@ def _load_published(file: Path, weights: str) -> Run:
     if header["weights"] != weights:
         raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
     card = header["card"]
-    facts = {key: card.get(key) for key in FACTS}
-    return _make_run(file, file.parent, header["recipe"], state, weights, facts | {"seed": card.get("training_seed")})
+    facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
+    run = _make_run(file, file.parent, header, state, weights, facts)
+    return replace(run, known=data_known({"denoisezoo": header}))
 
 
 def _make_run(
-    file: Path, folder: Path, recipe: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
+    file: Path, folder: Path, about: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
 ) -> Run:
     from denoisezoo.runs.build import build_module
 
+    recipe = about["recipe"]
     module = build_module(recipe["model"])
+    check_format(file, about.get("format"), module.name, module.denoiser.backbone.config)
     try:
         # What training alone needs, such as an adversary, is left in the file.
         own = {name: value for name, value in state.items() if name.startswith("denoiser.")}

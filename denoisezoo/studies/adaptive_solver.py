@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from denoisezoo.errors import UserError
+from denoisezoo.files import local_path
 from denoisezoo.nn.solvers import SolverError
 from denoisezoo.runs.assessor import Settings, price
 from denoisezoo.runs.run import Run, load_run
@@ -51,7 +52,7 @@ def adaptive_study(
 
 def numbered(folder: str | Path) -> list[Path]:
     """The numbered checkpoints of a run, oldest first."""
-    found = sorted((Path(folder) / FOLDER).glob("step_*.ckpt"))
+    found = sorted((local_path(folder) / FOLDER).glob("step_*.ckpt"))
     if not found:
         raise UserError(f"{folder} holds no numbered checkpoints", "train with --checkpoint.keep_all true")
     return found

@@ -18,6 +18,7 @@ from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
 from denoisezoo.train.optimizer import OptimizerConfig
+from denoisezoo.train.precision import scaler_of
 
 ADAM = OptimizerConfig(name="adam", lr=1e-4)
 """UDPM's optimiser of the discriminator."""
@@ -40,11 +41,14 @@ class Opponent:
         """Build the optimiser on the device of training, with the state of a checkpoint if there is one.
 
         Raises:
-            UserError: A precision whose losses must be scaled.
+            UserError: Several processes that scale the loss: each would find a scale of its own for the adversary's
+                gradients, which are averaged after the guard has seen them.
         """
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        if scaler_of(trainer) is not None and trainer.world_size > 1:
             raise UserError(
-                f"precision {trainer.precision} scales the loss, and an adversary's is not", "use bf16-mixed"
+                f"precision {trainer.precision} scales the adversary's loss, which {trainer.world_size} processes "
+                "would do in different ways",
+                "use --trainer.precision bf16-mixed, or one device",
             )
         self.trains(True)  # optimisers take what is trained alone
         self.optimizer = self.config.build(self.network)
@@ -60,6 +64,24 @@ class Opponent:
         """Drop the gradient: of a step that is done, or cannot be."""
         self.trains(False)
         self.network.zero_grad(set_to_none=True)
+
+    def backward(self, trainer: Any, loss: Tensor) -> None:
+        """Add the gradient of one part's loss, scaled as the denoiser's is."""
+        loss = loss / trainer.accumulate_grad_batches
+        scaler = scaler_of(trainer)
+        (loss if scaler is None else scaler.scale(loss)).backward()
+
+    def close(self, trainer: Any, closure: Callable[[], Any]) -> Any:
+        """Run the closure of a step, which computes all gradients, and divide the adversary's by the scale.
+
+        What overflows in them lowers the scale at the step's end, as it does in the denoiser's.
+        """
+        assert self.optimizer is not None, "training has started"
+        found = closure()
+        scaler = scaler_of(trainer)
+        if scaler is not None and found is not None:  # without a loss Lightning leaves the scaler out
+            scaler.unscale_(self.optimizer)
+        return found
 
     def step(self, trainer: Any, max_steps: float) -> None:
         """Step with what was added, unless the guard has taken it away, and begin anew."""

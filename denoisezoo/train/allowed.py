@@ -67,7 +67,7 @@ def check_arguments(values: Any, cls: type, where: str) -> dict[str, Any]:
     """
     if not isinstance(values, dict):
         _refuse(where, f"holds {_short(values)} where arguments belong")
-    hints, checked = _hints(cls), {}
+    hints, checked = argument_types(cls), {}
     for key, value in values.items():
         if key not in hints:
             _refuse(where, f"has the key {_short(key)}")
@@ -77,7 +77,7 @@ def check_arguments(values: Any, cls: type, where: str) -> dict[str, Any]:
 
 def _check_value(value: Any, hint: Any, where: str) -> Any:
     """Refuse a value of one argument."""
-    types = _types(hint)
+    types = types_within(hint)
     base = next((kind for kind in types if isinstance(kind, type) and issubclass(kind, BASES)), None)
     if value is None and type(None) in types:
         return None
@@ -120,7 +120,7 @@ def _lookup(path: str, base: type, where: str) -> type | None:
     return {cls.__name__: cls for cls in subclasses(base) if cls.__module__.startswith(PACKAGE)}.get(name)
 
 
-def _hints(cls: type) -> dict[str, Any]:
+def argument_types(cls: type) -> dict[str, Any]:
     """Argument -> type, those that go on to base classes included."""
     found: dict[str, Any] = {}
     for kind in cls.__mro__:
@@ -134,10 +134,10 @@ def _hints(cls: type) -> dict[str, Any]:
     return found
 
 
-def _types(hint: Any) -> set[Any]:
+def types_within(hint: Any) -> set[Any]:
     """A type and all that it is made of."""
     inside = [kind for kind in typing.get_args(hint) if typing.get_origin(hint) is not typing.Literal]
-    return {hint}.union(*(_types(kind) for kind in inside))
+    return {hint}.union(*(types_within(kind) for kind in inside))
 
 
 def _short(value: Any) -> str:

@@ -14,11 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from denoisezoo.diffusion import Given, NetworkDenoiser, Process, create_sampler
 from denoisezoo.diffusion.generate import generate
-from denoisezoo.errors import UserError
+from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.evaluation.conditions import Conditions, held_out, sample_labels, sample_picture
-from denoisezoo.evaluation.ranks import gather, share
 from denoisezoo.pictures import save_png
 from denoisezoo.profiling.roofline import known_peaks, peaks
+from denoisezoo.ranks import gather, share
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done
 from denoisezoo.train.sharding import whole
@@ -28,7 +28,8 @@ class SampleGrid(Callback):
     """Draws a grid of samples from the averaged weights, always from the same noise: image i has seed `seed` + i.
 
     Where a logger takes images, the same noise is also drawn from the raw weights, for comparison. Several processes
-    share the work. A picture that cannot be written does not end training.
+    share the work. A picture that cannot be drawn, because a number is not finite, or not be written, is warned of and
+    does not end training: the guard watches its numbers.
 
     Args:
         every_n_steps: Steps between grids; 0 draws none.
@@ -75,7 +76,10 @@ class SampleGrid(Callback):
             self._show(trainer, "raw", self.draw(trainer, pl_module, averaged=False))
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, *, averaged: bool = True) -> torch.Tensor:
-        """Samples (num, C, H, W) of the averaged or raw weights; the random state of training is left alone."""
+        """Samples (num, C, H, W) of the averaged or raw weights; the random state of training is left alone.
+
+        Those of a process whose walk was not finite are NaN.
+        """
         denoiser = pl_module.denoiser
         was_training = denoiser.training
         denoiser.eval()
@@ -92,24 +96,28 @@ class SampleGrid(Callback):
         labels = sample_labels(self.num, denoiser.backbone.spec.num_classes, self._conditions)
         images, conditions = torch.zeros(0, *shape), self._conditions
         if len(mine):
-            images = generate(
-                denoiser,
-                self.sampler,
-                len(mine),
-                shape,
-                steps=self.steps,
-                first_seed=self.seed + mine.start,
-                given=Given(
-                    label=None if labels is None else labels[mine.start : mine.stop],
-                    image=conditions.pair.y if conditions else None,
-                ),
-                image_index=conditions.index(self.num)[mine.start : mine.stop] if conditions else None,
-                device=device,
-            ).images
+            try:
+                images = generate(
+                    denoiser,
+                    self.sampler,
+                    len(mine),
+                    shape,
+                    steps=self.steps,
+                    first_seed=self.seed + mine.start,
+                    given=Given(
+                        label=None if labels is None else labels[mine.start : mine.stop],
+                        image=conditions.pair.y if conditions else None,
+                    ),
+                    image_index=conditions.index(self.num)[mine.start : mine.stop] if conditions else None,
+                    device=device,
+                ).images
+            except ComputationError as error:
+                print(f"warning: no grid of samples: {error.what}", file=sys.stderr)
+                images = torch.full((len(mine), *shape), torch.nan)  # other processes wait for them
         return gather(images.to(device)).cpu()
 
     def _show(self, trainer: Trainer, weights: str, images: torch.Tensor) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not bool(images.isfinite().all()):
             return
         name = f"step_{trainer.global_step:08d}.png" if weights == "ema" else f"raw_{trainer.global_step:08d}.png"
         path = Path(trainer.default_root_dir) / "samples" / name
@@ -129,12 +137,13 @@ class Throughput(Callback):
     A training step (forward and backward, for one image) is counted once, on a copy without weights, before training.
 
     Attributes:
-        macs_per_image: Multiply-adds of training on one image.
+        macs_per_image: Multiply-adds of training on one image; None where they depend on the data.
         peak: FLOP/s that all devices together reach at best, as measured; 0 where it is not known.
     """
 
     def __init__(self) -> None:
-        self.macs_per_image, self.peak = 0, 0.0
+        self.macs_per_image: int | None = None
+        self.peak = 0.0
         self._since = (0.0, 0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,9 +161,12 @@ class Throughput(Callback):
         now, images = time.perf_counter(), int(pl_module.images_seen)
         rate = (images - self._since[1]) / max(now - self._since[0], 1e-9)
         self._since = (now, images)
-        flop_per_s = rate * 2 * self.macs_per_image
-        share = {"share_of_peak": flop_per_s / self.peak} if self.peak else {}
-        log_now(trainer, {"images_per_s": rate, "flop_per_s": flop_per_s, **share}, shown=["images_per_s"])
+        rates = {"images_per_s": rate}
+        if self.macs_per_image is not None:
+            rates["flop_per_s"] = rate * 2 * self.macs_per_image
+            if self.peak:
+                rates["share_of_peak"] = rates["flop_per_s"] / self.peak
+        log_now(trainer, rates, shown=["images_per_s"])
 
 
 class Settled(Callback):

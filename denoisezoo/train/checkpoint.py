@@ -17,6 +17,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from torch import Tensor
 
+from denoisezoo.archs import FORMAT, BackboneConfig
 from denoisezoo.errors import UserError
 from denoisezoo.files import atomic_path, sha256, write_text
 
@@ -24,6 +25,14 @@ FOLDER = "checkpoints"
 LAST, BEST = "last.ckpt", "best.ckpt"
 """Links to the newest checkpoint and to the one of the lowest validation loss."""
 NUMBERED = re.compile(r"step_(\d+)\.ckpt")
+KNOWN: dict[str, Any] = {
+    "sha256": str,
+    "class_names": list,
+    "num_train": int,
+    "num_test": int,
+    "origin": str | None,
+}
+"""What a checkpoint says of the data -> its type."""
 CURE = "take an earlier checkpoint of the run, or train again"
 
 
@@ -131,6 +140,33 @@ def _is_ours(found: Any) -> bool:
     sections = isinstance(recipe, dict) and all(isinstance(recipe.get(key), dict) for key in ("model", "data"))
     counted = isinstance(step, int) and step >= 0
     return sections and counted and holds_tensors(found.get("state_dict"))
+
+
+def data_known(found: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint knows of its data: their identity, and `origin`. Nothing in one of an earlier version."""
+    known = found["denoisezoo"].get("data")
+    whole = isinstance(known, dict) and all(isinstance(known.get(key), kind) for key, kind in KNOWN.items())
+    return dict(known) if whole else {}
+
+
+def check_format(path: str | os.PathLike[str], written: Any, name: str, config: BackboneConfig) -> None:
+    """Refuse weights that mean something else in the network of this version.
+
+    Args:
+        path: Their file.
+        written: The `FORMAT` that it notes; None where it notes none, which is the first.
+        name: The network's name.
+        config: Its configuration.
+
+    Raises:
+        UserError: Saying what has changed since.
+    """
+    written = 1 if written is None else written
+    if not isinstance(written, int) or written > FORMAT:
+        raise UserError(f"{path} is of format {written!r:.20}, and {FORMAT} is the latest known", "update denoisezoo")
+    if change := config.changed_since(written):
+        cure = "use the version of denoisezoo that wrote it, or train it again"
+        raise UserError(f"{path} was trained when {name} was another network: {change}", cure)
 
 
 def holds_tensors(state: Any) -> bool:

@@ -109,6 +109,9 @@ def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None) -> in
     Args:
         denoiser: Counted without computing anything.
         effort: How much of it is trained; None is all.
+
+    Raises:
+        UncountableError: They depend on the data.
     """
     shadow = copy.deepcopy(denoiser.backbone).to("meta").train()
     spec, process = shadow.spec, denoiser.process
@@ -127,7 +130,7 @@ def _train_on(shadow: Backbone, x: Tensor, given: Given, effort: Effort | None) 
 
 
 def expected_macs(denoiser: NetworkDenoiser, mode: Mode, sandwich: Sandwich) -> int:
-    """Multiply-adds of training on one image, on average over the efforts that a step draws."""
+    """Multiply-adds of training on one image, on average over the efforts that a step draws; see `training_macs`."""
     if mode == "full":
         return training_macs(denoiser)
     macs = [training_macs(denoiser, effort) for effort in denoiser.efforts]

@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 
+from denoisezoo.data import ImageData
+from denoisezoo.data.identity import difference
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.classifier import FILE as PERCEPTUAL
 from denoisezoo.files import json_safe, write_json, write_text
+from denoisezoo.locking import only_writer
+from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
-from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint
+from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
-from denoisezoo.train.log import RunLog
-from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.log import RunLog, first_step, log_files
+from denoisezoo.train.module import DiffusionModule
+from denoisezoo.train.places import origin_of, without_places
+from denoisezoo.train.precision import full_name
+from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, explain, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
-from denoisezoo.train.tracking import log_card, make_tracker, trackers
+from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
 # be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
 FREE_SECTIONS = ("trainer", "checkpoint", "samples", "guard", "wandb")
-FIXED_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision")
+FIXED_OF_TRAINER = (
+    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision"),
+    "overfit_batches",
+)
 EXIT_SILENT = 2
 """Status of a process whose mistake another process tells."""
+PATIENCE = 2
+"""Seconds that a process waits for others to come upon the same mistake."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,7 @@ class TrainResult:
         steps: Optimiser steps so far.
         status: Exit status: 0, or that of the signal that ended it, such as 130 for Ctrl-C.
         facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs,
-            train_macs_relative (to training the full network alone), seed, ...
+            train_macs_relative (to training the full network alone), both None where they depend on the data, seed, ...
         rank: Which process of several this is.
     """
 
@@ -66,23 +84,38 @@ def train(args: Sequence[str]) -> TrainResult:
         args: `--config RECIPE` and any overrides, as on the command line.
 
     Raises:
-        UserError: The recipe or a value is wrong, the run folder holds another run, or it cannot be written.
+        UserError: The recipe or a value is wrong, the run folder holds another run, another process trains there, or it
+            cannot be written.
     """
     cli = parse_recipe(args)
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
     check_samples(cli)
     folder = Path(cli.trainer.default_root_dir)
+    with contextlib.ExitStack() as held:
+        if cli.trainer.is_global_zero:  # the other processes of the run share its folder
+            held.enter_context(only_writer(folder, "wait until it ends, or give another --trainer.default_root_dir"))
+        return _train(cli, folder)
+
+
+def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
+    """Train in a folder that nothing else writes into."""
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
-    done = steps_done(checkpoint, folder, config)
+    parts = cli.trainer.world_size * cli.trainer.accumulate_grad_batches
+    done, known = steps_done(checkpoint, folder, config, cli.model, parts)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
         return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     cli.model.check_data(cli.datamodule)
+    cli.model.data_known = identify(cli.datamodule, known, folder)
+    if cli.trainer.is_global_zero:
+        clear_given_up(folder, done, config)
+    warn_untrained(cli.model)
     cli.model.prepare(cli.datamodule, folder)
-    save_config(folder, config)
+    if cli.trainer.is_global_zero:
+        save_config(folder, config)
     add_loggers(cli, folder, done, config)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
     result = None
@@ -94,6 +127,18 @@ def train(args: Sequence[str]) -> TrainResult:
     finally:
         close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
     return result
+
+
+@rank_zero_only
+def warn_untrained(model: DiffusionModule) -> None:
+    """Say that a network has the outputs of a learned variance."""
+    outputs = model.denoiser.backbone.spec.out_channels
+    if untrained := model.denoiser.untrained:
+        print(
+            f"warning: {untrained} of the {outputs} output channels of {model.name} are of a learned variance, which "
+            f"no objective trains; --model.network.out_channels {outputs - untrained} leaves them out",
+            file=sys.stderr,
+        )
 
 
 def check_samples(cli: RecipeCLI) -> None:
@@ -109,17 +154,23 @@ def check_samples(cli: RecipeCLI) -> None:
 
 @contextlib.contextmanager
 def together(trainer: Any, folder: Path) -> Iterator[None]:
-    """Among several processes, tell of one that has gone in one line.
+    """Among several processes, tell of one that has gone in one line, and once what all of them have met.
 
     Raises:
-        UserError: The processes lost each other.
+        UserError: The processes lost each other, or one of theirs.
     """
     try:
         yield
     except DivergenceError:
         if trainer.global_rank == 0:
             raise
-        raise SystemExit(EXIT_SILENT) from None  # the first process says it for all
+        raise SystemExit(EXIT_SILENT) from None  # the first process says it for all, with the loss of its own batch
+    except (UserError, MisconfigurationException) as error:
+        # Lightning sees the values of some options only with the data.
+        mistake = error if isinstance(error, UserError) else UserError(*explain(str(error), error))
+        if told_by_first(str(mistake), trainer):
+            raise SystemExit(EXIT_SILENT) from None
+        raise mistake from error
     except RuntimeError as error:
         if trainer.world_size == 1:
             raise
@@ -130,22 +181,101 @@ def together(trainer: Any, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def steps_done(checkpoint: Path | None, folder: Path, config: dict[str, Any]) -> int:
-    """Steps of the checkpoint that a run folder goes on from; 0 for a fresh one.
+def told_by_first(message: str, trainer: Any) -> bool:
+    """Whether the first process has met the same mistake, and tells it for this one.
+
+    Each waits for a moment, until the others had time to come to it, too: all do, unless it is one's own.
+    """
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return False
+    store, patience = dist.distributed_c10d._get_default_store(), timedelta(seconds=PATIENCE)
+    try:
+        if trainer.global_rank:
+            store.wait(["mistake"], patience)
+            same = store.get("mistake") == message.encode()
+            store.set(f"heard by {trainer.global_rank}", "")
+            return same
+        store.set("mistake", message)
+        store.wait([f"heard by {rank}" for rank in range(1, trainer.world_size)], patience)
+    except RuntimeError:  # nobody came, or the first process has gone
+        return False
+    return False
+
+
+def steps_done(
+    checkpoint: Path | None, folder: Path, config: dict[str, Any], model: DiffusionModule, parts: int
+) -> tuple[int, dict[str, Any]]:
+    """Steps of the checkpoint that a run folder goes on from, 0 for a fresh one; and what it knows of its data.
+
+    Args:
+        checkpoint: It, if there is one.
+        folder: The run folder.
+        config: The resolved configuration.
+        model: What is to be trained.
+        parts: Into how many parts a step is divided: processes times batches over which each accumulates.
 
     Raises:
-        UserError: The folder holds a run of other settings.
+        UserError: The folder holds a run of other settings, or of a network that has changed since.
     """
     if checkpoint is None:
-        return 0
+        return 0, {}
     found = read_checkpoint(checkpoint)
-    if key := first_difference(kept(found["denoisezoo"]["recipe"]), kept(config)):
+    known = data_known(found)
+    # Data that are known again may have been moved.
+    theirs, ours = kept(found["denoisezoo"]["recipe"], bool(known)), kept(config, bool(known))
+    if found["denoisezoo"].get("parts") == parts:  # the same parts of a step, whoever computes them one after another
+        ours["trainer"]["accumulate_grad_batches"] = theirs["trainer"]["accumulate_grad_batches"]
+    if key := first_difference(theirs, ours):
         raise UserError(
             f"{folder} holds a run with another {key}",
             f"give another --trainer.default_root_dir, or delete {folder}",
         )
+    check_format(checkpoint, found["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
     check_resumable(found, checkpoint)
-    return int(found["global_step"])
+    return int(found["global_step"]), known
+
+
+def identify(data: ImageData, known: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a run remembers of its data, and where it began.
+
+    Args:
+        data: The data, set up.
+        known: What the checkpoint knows that the run goes on from; empty where there is none, or it is older than that.
+        folder: The run folder.
+
+    Raises:
+        UserError: They are other data than those.
+    """
+    identity = data.identity()
+    if what := difference(known, identity):
+        raise UserError(
+            f"the data {data.title} have changed since {folder} was trained on them: {what}",
+            "put them back as they were, or give another --trainer.default_root_dir",
+        )
+    return {**identity, "origin": origin_of(folder)}
+
+
+def clear_given_up(folder: Path, step: int, config: dict[str, Any]) -> None:
+    """Remove what the folder says of steps that are trained again, and of a run that had no checkpoint to go on from.
+
+    Args:
+        folder: The run folder.
+        step: Step from which training goes on.
+        config: The resolved configuration. Where a run of another one began here, its networks and its identity for W&B
+            go too.
+    """
+    given_up = [path for path in log_files(folder) if first_step(path) >= step]
+    if step == 0:
+        given_up.append(folder / SUMMARY)
+        try:
+            before = kept(recipe_yaml.load((folder / CONFIG_NAME).read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError):
+            before = {}
+        if first_difference(before, kept(config)):
+            given_up += [folder / PERCEPTUAL, *(folder / WANDB / name for name in (IDENTITY, UNSENT_IDENTITY, MARK))]
+    with contextlib.suppress(OSError):
+        for path in given_up:
+            path.unlink(missing_ok=True)
 
 
 def read_facts(folder: Path) -> dict[str, Any] | None:
@@ -188,11 +318,12 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def kept(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share."""
+def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
+    """The part of a configuration that a resumed run must share; with `moved` its data may lie elsewhere."""
     trainer = config.get("trainer") or {}
     fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
-    fixed["precision"] = str(fixed["precision"] or "32-true")
+    fixed["precision"] = full_name(fixed["precision"])
+    config = config | {"data": without_places(config["data"])} if moved else config
     return {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
 
 
@@ -209,7 +340,7 @@ def first_difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the resolved configuration into the run folder."""
-    write_text(folder / CONFIG_NAME, yaml.safe_dump(config, sort_keys=False))
+    write_text(folder / CONFIG_NAME, recipe_yaml.dump(config))
 
 
 def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
@@ -217,7 +348,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     trainer, module = cli.trainer, cli.model
     # Not counted yet where a run is resumed whose time is over: it does not start again.
     counted = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
-    per_image = counted or module.training_macs()
+    per_image = module.training_macs() if counted is None else counted
     status = stopper(trainer).status
     facts = {
         "denoiser": module.name,
@@ -227,8 +358,8 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
-        "train_macs": per_image * module.images_seen,
-        "train_macs_relative": per_image / training_macs(module.counted),
+        "train_macs": None if per_image is None else per_image * module.images_seen,
+        "train_macs_relative": None if per_image is None else per_image / training_macs(module.counted),
         "finished": status == 0,
         "data": cli.datamodule.card(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

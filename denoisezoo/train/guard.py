@@ -18,10 +18,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from denoisezoo.errors import ComputationError, UserError
-from denoisezoo.evaluation.ranks import gather
+from denoisezoo.ranks import gather
 from denoisezoo.train.checkpoint import newest_checkpoint
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import bin_names, bin_of
+from denoisezoo.train.precision import loss_scale
 from denoisezoo.train.sharding import all_finite, whole
 from denoisezoo.train.sharding import norms as norms_of
 
@@ -94,9 +95,7 @@ class Guard(Callback):
         if self._good(trainer, losses, grads):
             self.in_row = 0
             if loss_due(trainer):
-                # A fused optimiser divides by the scale itself.
-                divisor = scale if getattr(optimizer, "_step_supports_amp_scaling", False) else None
-                self._norms = block_norms(list(gradients), norms_of(grads) / (divisor or 1.0))
+                self._norms = block_norms(list(gradients), norms_of(grads))
             return
         self._norms = {}
         if scale is not None and scale > SCALE_FLOOR and self._good(trainer, losses):
@@ -104,7 +103,7 @@ class Guard(Callback):
         self._skip(trainer, pl_module, samples)
         if self.in_row > self.max_in_row:
             raise self._diagnosis(trainer, pl_module, losses, gradients, batches)
-        for _, parameter in self._named if scale is None else []:  # the scaler must see them, and skips by itself
+        for _, parameter in self._named:
             parameter.grad = None  # optimisers leave a parameter without a gradient alone
 
     def on_train_batch_end(
@@ -158,14 +157,14 @@ class Guard(Callback):
         batches: Any,
     ) -> DivergenceError:
         norms = norms_of(list(gradients.values()))
-        with whole(pl_module.denoiser.backbone):
+        with whole(pl_module.denoiser.backbone), trainer.precision_plugin.train_step_context():
             found = [first_non_finite(pl_module, *batch) for batch in batches]
         where = first_of_all(trainer, next(filter(None, found), None)) or _gradient(list(gradients), norms)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         folder = Path(trainer.default_root_dir)
         good = newest_checkpoint(folder)
         worst = next((loss for loss in losses if not loss.isfinite()), losses[-1])
-        loss = float(worst) * trainer.accumulate_grad_batches
+        loss = float(worst) * trainer.accumulate_grad_batches / (loss_scale(trainer) or 1.0)
         return DivergenceError(
             f"{self.in_row} steps in a row were not finite, the last of them step {trainer.global_step + 1}: "
             f"loss {loss:g}, {where}, {self._sigmas()}, learning rate {rate:g}, precision {trainer.precision}",
@@ -180,12 +179,6 @@ class Guard(Callback):
             return "sigma unknown"
         low, high = min(edge[0] for edge in edges), max(edge[1] for edge in edges)
         return f"sigma {math.exp(-high / 2):.3g} to {math.exp(-low / 2):.3g} (log-SNR {low:g} to {high:g})"
-
-
-def loss_scale(trainer: Trainer) -> float | None:
-    """By what float16 multiplies the loss; None where nothing is scaled."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
-    return None if scaler is None else float(scaler.get_scale())
 
 
 def first_of_all(trainer: Trainer, found: str | None) -> str | None:

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+from torch import Tensor
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import write_text
@@ -54,6 +55,33 @@ def log_now(trainer: Trainer, metrics: dict[str, Any], *, shown: Collection[str]
     for key in shown:
         trainer.progress_bar_metrics[key] = values[key]
         trainer.callback_metrics[key] = torch.tensor(values[key])
+
+
+class StepNotes:
+    """Values of the parts of a step: the batches over which each process accumulates. Their mean is logged.
+
+    Args:
+        names: Of the values. A part may lack some.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._parts: dict[str, list[Tensor]] = {}
+
+    def add(self, trainer: Trainer, name: str, value: Tensor) -> None:
+        """Keep a value () of one part, if its step is one that is logged."""
+        if loss_due(trainer):
+            self._parts.setdefault(name, []).append(value.detach().float())
+
+    def means(self, trainer: Trainer, device: torch.device) -> dict[str, float]:
+        """Name -> mean over all parts of the step that had such a value, and begin anew; all processes must ask."""
+        sums = torch.zeros(len(self.names), 2, device=device)
+        for row, name in zip(sums, self.names, strict=True):
+            for value in self._parts.get(name, []):
+                row += torch.stack([value, torch.ones_like(value)])
+        self._parts = {}
+        found = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        return {name: total / parts for name, (total, parts) in zip(self.names, found, strict=True) if parts}
 
 
 class RunLog(CSVLogger):
@@ -141,10 +169,15 @@ def first_step(path: Path) -> int:
     return int(step) if step.isdigit() else -1
 
 
+def log_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files of a run's log, in the order of the steps from which they go on."""
+    return sorted((Path(folder) / LOGS).glob(f"{PART}*/{FILE}"), key=first_step)
+
+
 def read_log(folder: str | os.PathLike[str]) -> dict[int, dict[str, float]]:
     """Step -> metrics of a run. Where parts of the log overlap, the one from the later step counts."""
     found: dict[int, dict[str, float]] = {}
-    for path in sorted((Path(folder) / LOGS).glob(f"{PART}*/{FILE}"), key=first_step):
+    for path in log_files(folder):
         for row in read_rows(path):
             values = {key: float(value) for key, value in row.items() if value not in ("", None) and key != "step"}
             found.setdefault(int(row["step"]), {}).update(values)

@@ -15,39 +15,20 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import Effort, create_backbone, get_variant
+from denoisezoo.archs import FORMAT, Effort, compile_network, create_backbone, get_variant
 from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
 from denoisezoo.diffusion.objectives.regression import Loss
-from denoisezoo.errors import ComputationError, UserError
+from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.classifier import check_perceptual, perceptual_network
+from denoisezoo.evaluation.conditions import check_dropout
 from denoisezoo.train.adversary import ADAM, Opponent, adversarial_macs
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
-from denoisezoo.train.log import log_due, log_now, loss_due
+from denoisezoo.train.log import StepNotes, log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
-from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, last_step
+from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, follow_schedule, last_step
+from denoisezoo.train.resumable import divide_anew
+from denoisezoo.train.seeds import seed_default
 from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard, used_alike
-
-
-def seed_default(seed: int) -> None:
-    """Seed the default generators of devices in use.
-
-    `torch.manual_seed` also leaves a note, with a traceback, for each that is not: 2 ms, as long as a small layer.
-    """
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(seed)
-
-
-def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
-    """Refuse to drop labels that are not there.
-
-    Raises:
-        UserError: A share that is none, or a network without classes.
-    """
-    if not 0 <= label_dropout < 1:
-        raise UserError(f"label_dropout is {label_dropout}", "give a share of at least 0 and below 1, such as 0.1")
-    if label_dropout and not num_classes:
-        raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
 
 
 class DiffusionModule(LightningModule):
@@ -99,7 +80,7 @@ class DiffusionModule(LightningModule):
         if channels_last:
             backbone = backbone.to(memory_format=torch.channels_last)
         if compile:
-            backbone.compile()  # in place: keys of the checkpoint stay as they are
+            compile_network(backbone)  # in place: keys of the checkpoint stay as they are
         self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
         self.adversary: torch.nn.Module | None = None
@@ -114,10 +95,11 @@ class DiffusionModule(LightningModule):
         self.on_failure, self.skipped, self.failure = on_failure, 0, ""
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
-        self._noted: dict[str, Tensor] = {}
+        at_efforts = [f"train/loss_at_{effort:g}" for effort in backbone.efforts] if self.effort == "sandwich" else []
+        self.notes = StepNotes(["train/loss", "train/adversary_loss", *at_efforts])
         self.images_seen, self.train_seconds = 0, 0.0
-        self.recipe: Mapping[str, Any] = {}
-        """The resolved configuration, kept in every checkpoint, so that a checkpoint alone can be sampled."""
+        self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
+        self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
         self._started = 0.0
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
 
@@ -149,15 +131,16 @@ class DiffusionModule(LightningModule):
         """Refuse data of other channels, size or classes than the network takes."""
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
         self._check_condition(data)
-        for what, needs, has, field_ in (
-            ("channels", spec.in_channels, process.state_channels(data.channels), "in_channels"),
-            ("pixels a side", spec.resolution, data.resolution, "resolution"),
+        state, outputs = process.state_channels(data.channels), self.denoiser.outputs_for(data.channels)
+        for what, needs, has, cure in (
+            ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
+            ("pixels a side", spec.resolution, data.resolution, f"resolution {data.resolution}"),
         ):
             if needs != has:
                 raise UserError(
                     f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
                     + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
-                    f"add --model.network.{field_} {has}, or choose other data",
+                    f"add --model.network.{cure}, or choose other data",
                 )
         if data.num_classes != spec.num_classes:
             raise UserError(
@@ -213,11 +196,13 @@ class DiffusionModule(LightningModule):
         return int(np.random.SeedSequence([self.seed, *key]).generate_state(1)[0])
 
     def on_train_start(self) -> None:
-        """Start the clock, and take networks of the objective to the device."""
+        """Start the clock, and take to the device what Lightning does not: it is no part of the module."""
+        self.noise_bins.to(self.device)
         if isinstance(self.objective, AdversarialObjective) and isinstance(self.objective.features, torch.nn.Module):
             self.objective.features.to(self.device)
         if self.opponent is not None:
             self.opponent.start(self.trainer)
+        follow_schedule(self.lr_schedulers(), self._learning_rate)
         self._started = time.perf_counter() - self.train_seconds
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
@@ -241,8 +226,7 @@ class DiffusionModule(LightningModule):
         """Count and log a batch that could not be computed as the other processes do theirs."""
         self.noise_bins.latest = None
         self.images_seen += size * self.trainer.world_size
-        if loss_due(self.trainer):
-            self._note("train/loss", torch.full((), math.nan, device=self.device))
+        self.notes.add(self.trainer, "train/loss", torch.full((), math.nan, device=self.device))
 
     def _with_others(self, loss: Tensor | None) -> Tensor:
         """The loss, or if there is none a NaN, for which `Guard` skips the step on all processes: they wait for ours.
@@ -268,18 +252,10 @@ class DiffusionModule(LightningModule):
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
-        if loss_due(self.trainer):  # several processes wait for each other here
-            self._note_losses(efforts, losses)
-        return torch.stack([loss.loss for loss in losses]).sum()
-
-    def _note_losses(self, efforts: list[Effort], losses: list[Loss]) -> None:
-        self._note("train/loss", losses[0].loss)
+        self.notes.add(self.trainer, "train/loss", losses[0].loss)
         for e, x in zip(efforts, losses, strict=True) if len(efforts) > 1 else ():
-            self._noted[f"train/loss_at_{e:g}"] = x.per_sample.mean().detach()
-
-    def _note(self, name: str, value: Tensor) -> None:
-        """Keep a value of a batch, the mean over processes, until the step is logged."""
-        self._noted[name] = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
+            self.notes.add(self.trainer, f"train/loss_at_{e:g}", x.per_sample.mean())
+        return torch.stack([loss.loss for loss in losses]).sum()
 
     def _oppose(self, opponent: Opponent, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The adversary's gradient of one batch."""
@@ -289,15 +265,16 @@ class DiffusionModule(LightningModule):
         seed_default(self._mixed(*key))
         opponent.trains(True)
         loss = self.objective.adversary_loss(self.denoiser, batch, self.generator(*key))
-        (loss / self.trainer.accumulate_grad_batches).backward()
+        opponent.backward(self.trainer, loss)
         opponent.trains(False)
-        if loss_due(self.trainer):
-            self._note("train/adversary_loss", loss)
+        self.notes.add(self.trainer, "train/adversary_loss", loss)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
         """The denoiser's step, then the adversary's."""
+        if self.opponent is not None and optimizer_closure is not None:
+            optimizer_closure = partial(self.opponent.close, self.trainer, optimizer_closure)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         # Lightning would keep the gradients until the next backward pass, whose forward pass needs the memory.
         for group in optimizer.param_groups:
@@ -330,11 +307,17 @@ class DiffusionModule(LightningModule):
         """Times and noise of one pass of a step; a step of a single pass is the first."""
         return self.generator(*key, index) if index else self.generator(*key)
 
-    def training_macs(self) -> int:
-        """Multiply-adds of training on one image, forward and backward, of all the efforts and networks of a step."""
-        if isinstance(self.objective, AdversarialObjective):
-            return adversarial_macs(self.objective, self.denoiser)
-        return expected_macs(self.counted, self.effort, self.sandwich)
+    def training_macs(self) -> int | None:
+        """Multiply-adds of training on one image, forward and backward, of all the efforts and networks of a step.
+
+        None where they depend on the data, as with an adaptive solver.
+        """
+        try:
+            if isinstance(self.objective, AdversarialObjective):
+                return adversarial_macs(self.objective, self.denoiser)
+            return expected_macs(self.counted, self.effort, self.sandwich)
+        except UncountableError:
+            return None
 
     def step_key(self, batch_idx: int) -> tuple[int, ...]:
         """What the random numbers of a batch depend on, beside the seed: the step, and which part of it this is.
@@ -348,10 +331,10 @@ class DiffusionModule(LightningModule):
         """Log the losses, also by noise level, and the images seen."""
         if log_due(self.trainer):
             means = self.noise_bins.means(self.trainer.strategy.reduce)
-            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()} | self._noted
+            notes = self.notes.means(self.trainer, self.device)
+            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()} | notes
             metrics |= {"images_seen": self.images_seen, "epoch": self.current_epoch}
-            log_now(self.trainer, metrics, shown={"train/loss"} & self._noted.keys())
-            self._noted.clear()
+            log_now(self.trainer, metrics, shown={"train/loss"} & notes.keys())
             self.noise_bins.reset()
 
     def on_validation_epoch_start(self) -> None:
@@ -372,10 +355,13 @@ class DiffusionModule(LightningModule):
         """Keep the recipe and what training has cost so far."""
         checkpoint["denoisezoo"] = {
             "recipe": dict(self.recipe),
+            "data": dict(self.data_known),
+            "format": FORMAT,
             "images_seen": self.images_seen,
             "train_seconds": self.train_seconds,
             "seed": self.seed,
             "skipped": self.skipped,
+            "parts": self.trainer.world_size * self.trainer.accumulate_grad_batches,
             "noise_bins": self.noise_bins.sums(),
             "perceptual": self.perceptual,
             "adversary_optimizer": None if self.opponent is None else self.opponent.state_dict(),
@@ -383,6 +369,7 @@ class DiffusionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting where the checkpoint was written."""
+        divide_anew(checkpoint, self.trainer.accumulate_grad_batches)
         found = checkpoint.get("denoisezoo", {})
         self.images_seen = int(found.get("images_seen", 0))
         self.train_seconds = float(found.get("train_seconds", 0.0))

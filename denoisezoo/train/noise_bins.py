@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 LOWEST, HIGHEST, BINS = -10.0, 10.0, 10
 
@@ -26,20 +26,22 @@ def bin_of(log_snr: Tensor) -> Tensor:
     return ((log_snr - LOWEST) / (HIGHEST - LOWEST) * BINS).floor().clamp(0, BINS - 1).long()
 
 
-class NoiseBins(nn.Module):
+class NoiseBins:
     """Sums losses by noise level, on the device, without waiting for it.
+
+    Each process has its own sums. They are no buffers of a module: DDP gives the first process's buffers to all.
 
     Attributes:
         latest: Log-SNRs (B,) and losses (B,) that were added last.
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self.latest: tuple[Tensor, Tensor] | None = None
-        self.total: Tensor
-        self.count: Tensor
-        self.register_buffer("total", torch.zeros(BINS), persistent=False)
-        self.register_buffer("count", torch.zeros(BINS), persistent=False)
+        self.total, self.count = torch.zeros(BINS), torch.zeros(BINS)
+
+    def to(self, device: torch.device) -> None:
+        """Go on there."""
+        self.total, self.count = self.total.to(device), self.count.to(device)
 
     def add(self, log_snr: Tensor, loss: Tensor) -> None:
         """Add losses (B,) at log-SNRs (B,); those that are not finite do not count here (see `guard`)."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ class OptimizerConfig:
     Args:
         name: Any optimiser of timm, e.g. adamw, adam, muon, lion.
         lr: Learning rate after warm-up.
-        betas: Momentum factors.
+        betas: Momentum factors, of optimisers that have two; others keep their own, which are timm's.
         weight_decay: Decay of weights; not of biases and norms.
         warmup_steps: Steps of linear warm-up.
         schedule: What follows: "constant", "linear" to zero, or "cosine" to zero, at the last step.
@@ -58,20 +60,26 @@ class OptimizerConfig:
         """The optimiser for the parameters of `module`, fused where torch offers it."""
         with warnings.catch_warnings():  # timm scripts some optimisers as it is imported, which torch has deprecated
             warnings.simplefilter("ignore", FutureWarning)
-            from timm.optim import create_optimizer_v2, list_optimizers
+            from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers
 
         names = [str(name) for name in list_optimizers()]
         if self.name not in names:
             raise unknown("optimizer", self.name, names)
-        options: dict[str, Any] = {"betas": self.betas}
-        if self.name in {"adam", "adamw"}:
-            options["fused"] = True
-        fixed: dict[str, Any] = {"opt": self.name, "lr": self.lr, "weight_decay": self.weight_decay}
+        options: dict[str, Any] = {"fused": True} if self.name in {"adam", "adamw"} else {}
+        takes = inspect.signature(get_optimizer_class(self.name, bind_defaults=False)).parameters
+        if "betas" in takes and len(takes["betas"].default or self.betas) == len(self.betas):
+            options["betas"] = self.betas
         try:
-            optimizer = create_optimizer_v2(module, **fixed, **options)
-        except TypeError:
-            del options["betas"]  # not all optimisers have two of them
-            optimizer = create_optimizer_v2(module, **fixed, **options)
+            optimizer = create_optimizer_v2(
+                module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options
+            )
+        except (AssertionError, ImportError) as error:  # apex's
+            raise UserError(f"optimizer {self.name} is not available ({error})", "choose another") from error
+        if getattr(optimizer, "is_second_order", False):
+            raise UserError(f"optimizer {self.name} takes second derivatives", "choose another")
+        # A fused step can also divide by the scale of a scaled loss; but the guard and clipping want to see gradients
+        # before the step as they are. Of optimisers without this mark, Lightning's scaler divides beforehand.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         optimizer.register_load_state_dict_post_hook(_lay_out)
         return optimizer
 
@@ -89,6 +97,17 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 DEFAULT = OptimizerConfig()
+
+
+def follow_schedule(schedule: Any, factor: Callable[[int], float]) -> None:
+    """Give the step in hand its learning rate, which a checkpoint has from a run that was perhaps to end elsewhere.
+
+    Args:
+        schedule: A `LambdaLR`.
+        factor: Step -> learning rate as a share of each group's own.
+    """
+    for group, base in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+        group["lr"] = base * factor(schedule.last_epoch)
 
 
 def last_step(trainer: Trainer, step: int, seconds: float) -> float:

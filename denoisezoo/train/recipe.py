@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import logging
 import re
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError, nearest, unknown
+from denoisezoo.files import local_path
+from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import BASES, subclasses
 from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
@@ -24,6 +28,7 @@ from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
+from denoisezoo.train.precision import check_precision
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
@@ -31,6 +36,7 @@ from denoisezoo.train.wandb_panels import Dashboard
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
+NETWORK = "--model.network."
 
 
 def list_recipes() -> list[str]:
@@ -42,12 +48,12 @@ def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of a shipped one.
 
     Raises:
-        UserError: There is no such file or name.
+        UserError: There is no such file or name, or it is a URL.
     """
     shipped = CONFIGS / f"{name}.yaml"
     if shipped.is_file():
         return shipped
-    path = Path(name)
+    path = local_path(name)
     if path.is_file():
         return path
     if path.suffix in {".yaml", ".yml"} or path.is_absolute():
@@ -167,7 +173,7 @@ class RecipeCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> RecipeParser:
         """As LightningCLI's, with short errors."""
         kwargs.setdefault("dump_header", ["denoisezoo recipe"])
-        parser = RecipeParser(prog="denoisezoo train", allow_abbrev=False, **kwargs)
+        parser = RecipeParser(prog="denoisezoo train", allow_abbrev=False, parser_mode=recipe_yaml.MODE, **kwargs)
         parser.add_argument("-c", "--config", action="config", help="A recipe: a YAML file or a shipped name.")
         return parser
 
@@ -184,11 +190,14 @@ class RecipeCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         refuse_strategy(trainer_config.get("strategy"))
         check_trainer(trainer_config)
-        root = Path(trainer_config.get("default_root_dir") or "runs")
+        root = local_path(trainer_config.get("default_root_dir") or "runs")
+        if trainer_config.get("fast_dev_run"):  # no run, and no later one may go on from it
+            root = Path(tempfile.mkdtemp(prefix="denoisezoo-fast-dev-run-"))
         extra = [StopOnInterrupt(), Throughput(), Dashboard(), Settled()]
         chosen = as_list(trainer_config.get("plugins"))
         plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
+        check_precision(trainer.precision)  # a plugin may bring another
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
@@ -198,6 +207,11 @@ class RecipeCLI(LightningCLI):
 
 LEAST = {"log_every_n_steps": 1, "accumulate_grad_batches": 1, "num_nodes": 1, "gradient_clip_val": 0, "min_steps": 0}
 """What Lightning takes without a word, or names otherwise, where it is smaller."""
+ALWAYS = {
+    "reload_dataloaders_every_n_epochs": (0, "one loader gives out the batches of all epochs"),
+    "use_distributed_sampler": (True, "each process has its own part of the images"),
+}
+"""Options of Lightning's for its own loaders -> the value that they always have here, and why."""
 
 
 def check_trainer(config: Any) -> None:
@@ -208,6 +222,10 @@ def check_trainer(config: Any) -> None:
     """
     if config.get("max_steps", -1) is None:
         raise UserError("max_steps is null", "give a whole number; -1 is without end")
+    check_precision(config.get("precision"))
+    for key, (only, why) in ALWAYS.items():
+        if config.get(key, only) != only:
+            raise UserError(f"{key} is {config[key]}, and {why}", "leave it out")
     for key, least in LEAST.items():
         value = config.get(key)
         if value is not None and not least <= float(value) < float("inf"):
@@ -240,22 +258,37 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
 
 
 def resolve_configs(words: list[str]) -> list[str]:
-    """Replace names of recipes after --config (or -c) by the paths of their files."""
-    resolved = []
-    follows = False
-    for word in words:
-        if follows:
-            word = str(checked(find_recipe(word)))
-        elif word.startswith(("--config=", "-c=")):
-            flag, _, name = word.partition("=")
-            word = f"{flag}={checked(find_recipe(name))}"
-        follows = word in {"--config", "-c"}
-        resolved.append(word)
+    """Replace names of recipes after --config (or -c) by the paths of their files.
+
+    jsonargparse merges recipes, but replaces `network` as a whole, since its keys are free. So what came before a
+    recipe that has some of them is said again after it.
+    """
+    resolved: list[str] = []
+    network: dict[str, str] = {}  # key -> value as text
+    rest = iter(words)
+    for word in rest:
+        flag, given, value = word.partition("=")
+        if flag not in {"--config", "-c"} and not flag.startswith(NETWORK):
+            resolved.append(word)
+            continue
+        if not given and (value := next(rest, given)) == given:  # the last word; the parser tells that one is missing
+            resolved.append(word)
+        elif flag.startswith(NETWORK):
+            network[flag.removeprefix(NETWORK)] = value
+            resolved.append(f"{flag}={value}")
+        else:
+            path = find_recipe(value)
+            model = read_sections(path).get("model")
+            own = model.get("network") if isinstance(model, dict) else None
+            own = own if isinstance(own, dict) else {}  # what else it may be, the parser tells
+            resolved.append(f"--config={path}")
+            resolved += [f"{NETWORK}{key}={text}" for key, text in network.items() if own and key not in own]
+            network |= {key: json.dumps(field) for key, field in own.items()}
     return resolved
 
 
-def checked(path: Path) -> Path:
-    """The path of a recipe, whose file is YAML of sections; jsonargparse does not say which file is not.
+def read_sections(path: Path) -> dict[str, Any]:
+    """The sections of a recipe, whose file is YAML; jsonargparse does not say which file is not.
 
     Raises:
         UserError: It is something else.
@@ -273,12 +306,11 @@ def checked(path: Path) -> Path:
     for key in ("ema", "samples", "guard", "checkpoint"):
         if content and key in content and content[key] is None:
             raise UserError(f"{key} is empty in {path}", "give it keys, or leave it out")
-    return path
+    return content or {}
 
 
 def plain_config(cli: RecipeCLI) -> dict[str, Any]:
     """The resolved configuration as plain data."""
-    text = cli.parser.dump(cli.config, skip_none=False)
-    config: dict[str, Any] = yaml.safe_load(text)
+    config: dict[str, Any] = recipe_yaml.load(cli.parser.dump(cli.config, skip_none=False))
     config.pop("config", None)
     return config

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ PARTS: dict[str, type] = {
 """Key, dotted, of what a checkpoint must hold -> its type."""
 FACTS: dict[str, type] = {"finished": bool, "images_seen": int, "train_steps": int, "denoiser": str}
 """The same for run.json of a run that ended."""
+COUNTERS = ("ready", "started", "processed", "completed")
+"""What Lightning counts of batches."""
 CONNECTOR = "checkpoint_connector.py"
 
 
@@ -62,6 +64,32 @@ def check_resumable(found: dict[str, Any], path: Path) -> None:
     for loader in found["loops"]["fit_loop"]["state_dict"]["combined_loader"]:
         if not isinstance(loader, dict) or not isinstance(loader.get("position"), int):
             raise UserError(f"{path} is damaged: it lacks the place in the data", CURE)
+
+
+def accumulated(recipe: Mapping[str, Any]) -> int:
+    """Over how many batches a resolved recipe accumulates gradients."""
+    return int((recipe.get("trainer") or {}).get("accumulate_grad_batches") or 1)
+
+
+def divide_anew(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Count a checkpoint's batches as a run does that accumulates over another number of them.
+
+    A step of two processes is one batch to each of them, and two to a single process that takes both parts.
+
+    Args:
+        checkpoint: Changed in place: the place in the data, and Lightning's counters.
+        accumulate: Batches of a step in the run that goes on.
+    """
+    before = accumulated(checkpoint["denoisezoo"]["recipe"])
+    if before == accumulate:
+        return
+    loop = checkpoint["loops"]["fit_loop"]
+    places = loop["state_dict"]["combined_loader"]
+    for counts, key in (
+        *((place, "position") for place in places),
+        *((loop["epoch_loop.batch_progress"][kind], key) for kind in ("total", "current") for key in COUNTERS),
+    ):
+        counts[key] = counts[key] // before * accumulate  # checkpoints are written between steps
 
 
 @contextlib.contextmanager

@@ -104,6 +104,8 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the validation loss with the best so far."""
+        if trainer.sanity_checking:
+            return
         loss = trainer.callback_metrics.get(MONITOR)
         if self.keep_best and loss is not None and float(loss) < self._best[0]:
             self._best, self._new_best = (float(loss), trainer.global_step), True

@@ -7,7 +7,8 @@ repeats is not sent again, so that steps never go back.
 from __future__ import annotations
 
 import contextlib
-import netrc
+import inspect
+import io
 import os
 import re
 import secrets
@@ -25,7 +26,10 @@ from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import device_name, git_commit, versions
 from denoisezoo.files import json_safe, write_text
 
-STEP, MARK, IDENTITY = "trainer/global_step", "last_step", "id"
+STEP = "trainer/global_step"
+WANDB, MARK, IDENTITY, UNSENT_IDENTITY = "wandb", "last_step", "id", "unsent_id"
+"""Folder of W&B in a run folder, and in it: the latest step that was sent, the identity of the run, and that of what
+was kept here because W&B did not answer."""
 PATIENCE = 3
 """Failures after which W&B is left alone."""
 INIT_SECONDS, FINISH_SECONDS = 30, 120
@@ -38,6 +42,7 @@ class Tracker(WandbLogger):
     Args:
         folder: The run folder; it keeps the identity of the run, so that resuming goes on in the same run.
         project: W&B's project.
+        identity: File in the folder's `wandb` that keeps it.
         options: More arguments of `wandb.init`.
 
     Attributes:
@@ -45,10 +50,10 @@ class Tracker(WandbLogger):
         failures: Calls that W&B did not survive.
     """
 
-    def __init__(self, folder: Path, project: str, **options: Any) -> None:
-        identity = identity_of(folder)
-        super().__init__(project=project, name=folder.name, save_dir=folder, id=identity, resume="allow", **options)
-        self.mark = folder / "wandb" / MARK
+    def __init__(self, folder: Path, project: str, identity: str = IDENTITY, **options: Any) -> None:
+        known = identity_of(folder, identity)
+        super().__init__(project=project, name=folder.name, save_dir=folder, id=known, resume="allow", **options)
+        self.mark = folder / WANDB / MARK
         self.failures = 0
         try:
             self.last_step = int(self.mark.read_text())
@@ -93,9 +98,9 @@ class Tracker(WandbLogger):
             warn(f"W&B is slow; send the rest later: wandb sync {self.save_dir}/wandb")
 
 
-def identity_of(folder: Path) -> str:
+def identity_of(folder: Path, name: str = IDENTITY) -> str:
     """The identity of a run folder's run: random, so that no other folder, machine or day has it, and kept there."""
-    path = folder / "wandb" / IDENTITY
+    path = folder / WANDB / name
     with contextlib.suppress(OSError, ValueError):
         if re.fullmatch(r"[0-9a-f]{16}", known := path.read_text().strip()):
             return known
@@ -125,12 +130,16 @@ def make_tracker(folder: Path, project: str, config: dict[str, Any], **options: 
     except ImportError:
         warn("wandb is not installed, and nothing is sent to it (pip install wandb)")
         return None
-    wanted = "offline" if os.environ.get("WANDB_MODE") in {"offline", "dryrun"} or not has_key() else "online"
+    named = os.environ.get("WANDB_MODE")
+    wanted = "offline" if named == "dryrun" else named or ("online" if has_key() else "offline")
     settings = wandb.Settings(init_timeout=INIT_SECONDS, silent=True)
-    for mode in dict.fromkeys([os.environ.get("WANDB_MODE", wanted), wanted, "offline"]):
+    attempts = [(wanted, IDENTITY)]
+    if wanted != "offline":  # W&B's service holds on to an identity that it could not begin a run with
+        attempts.append(("offline", UNSENT_IDENTITY))
+    for mode, identity in attempts:
         try:
-            (folder / "wandb").mkdir(parents=True, exist_ok=True)
-            tracker = Tracker(folder, project, mode=mode, settings=settings, **options)
+            (folder / WANDB).mkdir(parents=True, exist_ok=True)
+            tracker = Tracker(folder, project, identity, mode=mode, settings=settings, **options)
             tracker.experiment.define_metric(STEP)
             tracker.experiment.define_metric("*", step_metric=STEP)
             tracker.experiment.config.update(json_safe(config) | surroundings(), allow_val_change=True)
@@ -150,12 +159,16 @@ def surroundings() -> dict[str, Any]:
 
 
 def has_key() -> bool:
-    """Whether W&B can log in: by its environment variable, or by the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
+    """Whether W&B can log in without asking: it looks for a key by its own rules, for the server that it is set to."""
+    import wandb
+
     try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
+        with contextlib.redirect_stderr(io.StringIO()):  # where it found the key, and how to log in anew
+            if "prompt" in inspect.signature(wandb.login).parameters:
+                return bool(wandb.login(prompt=False, verify=False))
+            return bool(wandb.api.api_key)  # in versions that could not be told to ask for none
+    except Exception as error:
+        warn(f"W&B has no key that it can use: {error}")
         return False
 
 

@@ -23,16 +23,18 @@ def peers():
     return module
 
 
-@pytest.fixture
-def pair(peers):
+def twins(peers, **sizes):
     torch.manual_seed(0)
-    ours = create_backbone(
-        "ddpm_cifar10", resolution=16, channels=128, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.0
-    )
+    ours = create_backbone("ddpm_cifar10", multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.0, **sizes)
     theirs = peers.build_peer(ours.config)
     peers.copy_weights(theirs, ours)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
     return ours, theirs
+
+
+@pytest.fixture
+def pair(peers):
+    return twins(peers, resolution=16, channels=128)
 
 
 def test_outputs_and_gradients_equal_those_of_diffusers(pair):
@@ -46,6 +48,21 @@ def test_outputs_and_gradients_equal_those_of_diffusers(pair):
     for mine, peer in ((ours.stem, theirs.conv_in), (ours.embedding.first, theirs.time_embedding.linear_1)):
         scale = peer.weight.grad.abs().max().item()
         torch.testing.assert_close(mine.weight.grad, peer.weight.grad, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"channels": 64}, {"channels": 64, "norm_groups": 16}, {"channels": 96, "head_channels": 32}]
+)
+def test_groups_and_heads_are_those_of_diffusers(peers, sizes):
+    """`norm_num_groups` in layers of less than 128 channels, and `attention_head_dim`, the channels of a head."""
+    ours, theirs = twins(peers, resolution=8, **sizes)
+    x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 980])
+    with torch.no_grad():
+        for weight in (*ours.parameters(), *theirs.parameters()):
+            weight.mul_(1.5)  # differences of softmax show
+        y, z = ours(x, t), theirs(x, t).sample
+    assert z.std() > 0.05
+    torch.testing.assert_close(y, z, rtol=0, atol=1e-5)
 
 
 def test_networks_that_differ_are_not_timed(peers, pair):

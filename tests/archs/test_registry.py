@@ -97,7 +97,7 @@ def test_wrong_choice():
         ("ddpm_tiny", {"dropout": 1.0}, "dropout is 1"),
         ("ncsnpp_tiny", {"taps": (1, 2, 1)}, "taps is"),
         ("adm_tiny", {"head_channels": 7}, "head_channels 7 does not divide a width of 16"),
-        ("adm_tiny", {"head_channels": 0}, "head_channels 0"),
+        ("adm_tiny", {"head_channels": -1}, "head_channels is -1"),
     ],
 )
 def test_impossible_configuration(name, override, message):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from denoisezoo.cli import main
+from denoisezoo.runs import run
 from denoisezoo.train.module import DiffusionModule
 
 
@@ -40,6 +41,20 @@ def test_pictures_of_latents(run_folder, tmp_path):
     note = json.loads((out / "samples.json").read_text())
     assert note["interpolation"] == {"pairs": 2, "images": 5}
     assert note["perturbation"] == {"share": 0.5, "draws": 2}
+
+
+def test_black_images_of_nan_are_not_written(run_folder, tmp_path, monkeypatch, capsys):
+    def broken(*args, **kwargs):
+        found = load_run(*args, **kwargs)
+        found.denoiser.backbone.head.bias.data.fill_(float("nan"))
+        return found
+
+    load_run = run.load_run
+    monkeypatch.setattr(run, "load_run", broken)
+    for command in (["sample"], ["evaluate"]):
+        assert main([*command, str(run_folder), "--num", "3", "--steps", "2", "--out", str(tmp_path / "out")]) == 2
+        assert "3 of 3 images are not finite, first the prediction of call 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def test_order(gaussian, process, spec, order):
     assert abs(slope - order) < 0.15, (slope, errors)
 
 
-@pytest.mark.parametrize("spec", ["edm", "edm:solver=euler", "edm:alpha=0.6667", "edm:schedule=vp,scaling=vp"])
+@pytest.mark.parametrize(
+    "spec", ["edm", "edm:solver=euler", "edm:alpha=0.6667", "edm:schedule=vp,scaling=vp,last=denoised"]
+)
 def test_order_of_the_generalised_sampler(gaussian, spec):
     truth, sampler = gaussian(EDM()), create_sampler(spec)
     steps = np.array([48, 96, 192, 384])

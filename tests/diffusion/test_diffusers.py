@@ -1,4 +1,4 @@
-"""A second implementation: DDPM, DDIM and DPM-Solver++ steps agree with the schedulers of diffusers."""
+"""A second implementation: DDPM, DDIM, Euler and DPM-Solver++ steps, and grids, agree with diffusers' schedulers."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
 from denoisezoo.diffusion.samplers.probability_flow import DPMSolverPP2M
+from denoisezoo.errors import UserError
 
 diffusers = pytest.importorskip("diffusers", reason="the test extra brings diffusers")
 SHAPE = (5, 3, 8, 8)
@@ -25,7 +26,7 @@ class Toy(Denoiser):
         self.process = VPDiscrete()
 
     def forward(self, u_t, t, *given):
-        eps = eps_model(u_t, t[0].item() - 1)
+        eps = eps_model(u_t, self.process.time_label(t[:1]).item())
         alpha, sigma = self.process.alpha(t[0]), self.process.sigma(t[0])
         return Prediction((u_t - sigma * eps) / alpha, eps)
 
@@ -102,6 +103,70 @@ def test_ddim(steps, eta):
     scheduler.alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
     expected, grid = run_diffusers(NoiseOfOurs(scheduler), steps, torch.float64, eta=eta)
     torch.testing.assert_close(run_ours(DDIM, grid, torch.float64, eta=eta), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("use_clipped", "eps"), [(False, "kept"), (True, "recomputed")])
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+def test_ddim_with_a_clipped_image(eta, use_clipped, eps):
+    """Their default keeps the network's noise beside the clipped image; both of theirs have a name here."""
+    scheduler = diffusers.DDIMScheduler(**CHAIN, clip_sample=True)
+    scheduler.alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    scheduler.set_timesteps(20)
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7)).double()
+    generator = torch.Generator().manual_seed(8)
+    expected = x
+    for index in scheduler.timesteps:
+        noise = torch.randn(SHAPE, generator=generator).double() if eta else None
+        expected = scheduler.step(
+            eps_model(expected, index.item()), index, expected, eta, use_clipped, variance_noise=noise
+        ).prev_sample
+    sampler = create_sampler(f"ddim:eta={eta},clip=true,clipped_eps={eps},time_grid=leading")
+    found = sampler(Toy(), x, steps=20, generator=torch.Generator().manual_seed(8)).images
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_grids_have_their_indices(spacing):
+    """The same at all numbers of steps, but for those at which rounding gives theirs one index too many."""
+    process, longer = VPDiscrete(), []
+    for steps in range(1, 1001):
+        scheduler = diffusers.DDIMScheduler(**CHAIN, timestep_spacing=spacing)
+        scheduler.set_timesteps(steps)
+        grid = GRIDS[spacing](process, steps)
+        assert grid.tolist() == [*(scheduler.timesteps + 1).tolist()[:steps], 0]
+        if len(scheduler.timesteps) > steps:
+            longer.append(steps)
+    assert not longer or spacing == "trailing"
+
+
+def test_a_leading_grid_has_their_offset():
+    scheduler = diffusers.DDIMScheduler(**CHAIN, timestep_spacing="leading", steps_offset=1)
+    scheduler.set_timesteps(50)
+    sampler = create_sampler("ddim:time_grid=leading,steps_offset=1")
+    assert sampler.grid(VPDiscrete(), 50).tolist() == [*(scheduler.timesteps + 1).tolist(), 0]
+    with pytest.raises(UserError, match="time_grid=leading"):
+        create_sampler("ddim:steps_offset=1").grid(VPDiscrete(), 50)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "grid", "steps"),
+    [("linspace", "linspace_fractional", 20), ("linspace", "linspace_fractional", 7), ("trailing", "trailing", 20)],
+)
+def test_euler_between_the_steps_of_a_chain(spacing, grid, steps):
+    """Their Euler in sigma is DDIM; its `linspace` is not rounded, and the network is told a fraction of an index."""
+    scheduler = diffusers.EulerDiscreteScheduler(**CHAIN, timestep_spacing=spacing)
+    scheduler.alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    scheduler.set_timesteps(steps)
+    start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7)).double()
+    expected = start * scheduler.sigmas[0].double()
+    for index in scheduler.timesteps:
+        eps = eps_model(scheduler.scale_model_input(expected, index), index.item())
+        expected = scheduler.step(eps, index, expected).prev_sample.double()
+    denoiser, sampler = Toy(), create_sampler(f"ddim:time_grid={grid}")
+    first = sampler.grid(denoiser.process, steps)[:1]
+    found = sampler(denoiser, start * denoiser.process.sigma(first), steps=steps).images
+    # Between steps they interpolate sigma, and ours ln(1 + sigma^2); the rest is their float32 table.
+    assert (found - expected).abs().max() < 1e-5 * expected.std()  # of about 85
 
 
 @pytest.mark.parametrize("steps", [10, 25])

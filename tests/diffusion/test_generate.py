@@ -1,14 +1,16 @@
 """Images in batches."""
 
+import pytest
 import torch
 
 from denoisezoo.diffusion import GaussianOracle, create_sampler
 from denoisezoo.diffusion.generate import generate
 from denoisezoo.diffusion.processes.scalar import VP
+from denoisezoo.errors import ComputationError
 
 
 def test_calls_of_an_adaptive_sampler_are_the_mean_over_images():
-    """Tolerances hold for a batch as a whole, and some batches take more calls."""
+    """A batch takes the calls of the image that needs most, and some batches take more."""
     f64 = torch.float64
     oracle = GaussianOracle(
         VP(), torch.zeros(1, 2, 2, dtype=f64), torch.diag(torch.tensor([4.0, 1, 0.1, 0.01], dtype=f64))
@@ -22,3 +24,9 @@ def test_calls_of_an_adaptive_sampler_are_the_mean_over_images():
     first, last = calls(2, 2, 2), calls(4, 1, 1)
     assert first != last
     assert calls(2, 3, 2) == round((2 * first + last) / 3)
+
+
+def test_images_that_are_not_finite_are_not_returned():
+    oracle = GaussianOracle(VP(), torch.full((1, 2, 2), torch.nan), torch.eye(4))
+    with pytest.raises(ComputationError, match="2 of 2 images are not finite, first the prediction of call 1 of 3"):
+        generate(oracle, create_sampler("ddim"), 3, (1, 2, 2), steps=3, batch_size=2)

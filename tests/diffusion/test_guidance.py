@@ -43,6 +43,7 @@ def test_one_call_where_guidance_changes_nothing():
 def test_interval_of_noise_levels():
     sigma = math.exp(-float(VP().log_snr(T[:1])) / 2)
     limits = [(0, math.inf, 2), (sigma * 1.01, math.inf, 1), (0, sigma * 0.99, 1), (sigma / 2, sigma * 2, 2)]
+    limits += [(sigma * (1 + 1e-12), math.inf, 2), (0, sigma * (1 - 1e-12), 2)]  # the level itself, up to rounding
     for low, high, calls in limits:
         known = Known()
         Guided(known, 2.0, sigma_min=low, sigma_max=high)(U, T, Given(label=LABEL))

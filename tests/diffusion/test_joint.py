@@ -18,8 +18,9 @@ from denoisezoo.diffusion import (
     conditioned,
     create_sampler,
 )
+from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS
 from denoisezoo.diffusion.objectives.regression import Likelihood, Simple
-from denoisezoo.diffusion.preconditioning import PRECONDITIONINGS, EDMPreconditioning, Epsilon
+from denoisezoo.diffusion.preconditioning import EDMPreconditioning, Epsilon
 from denoisezoo.diffusion.processes.diagonal import slope_of
 from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP, RectifiedFlow

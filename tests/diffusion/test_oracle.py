@@ -59,3 +59,17 @@ def test_sampling_with_points_returns_points():
     images = sampler(oracle, u_T, steps=18).images
     distance = torch.cdist(images.flatten(1), points.flatten(1)).min(1).values
     assert distance.max() < 1e-3
+
+
+@pytest.mark.parametrize("process", [VP(), EDM()], ids=lambda p: type(p).__name__)
+def test_oracles_compute_where_their_input_is(process):
+    """A tensor without a device of its own would be on the one that is pretended here, where nothing is computed."""
+    means, points = torch.zeros(2, 1, 2, 2), torch.randn(5, 1, 2, 2)
+    oracles = [MixtureOracle(process, means, torch.eye(4).expand(2, 4, 4)), PointsOracle(process, points)]
+    u_t, t = torch.randn(3, 1, 2, 2), torch.tensor([0.5, 0.5, 0.9], dtype=f64)
+    for oracle in oracles:
+        expected = oracle(u_t, t)
+        with torch.device("meta"):
+            found = oracle(u_t, t)
+        assert torch.equal(found.u_0, expected.u_0)
+        assert torch.equal(found.eps, expected.eps)

@@ -1,11 +1,14 @@
 """Preconditionings and objectives: exact recovery, EDM's table, published weights."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 
 from denoisezoo.archs import BackboneConfig
 from denoisezoo.archs.backbone import Backbone
-from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, Drift, NetworkDenoiser, ScalarProcess
+from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, Drift, Measured, NetworkDenoiser, ScalarProcess
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, transpose
 from denoisezoo.diffusion.objectives.regression import (
     EDMLoss,
@@ -38,12 +41,13 @@ def served(name, process):
 PAIRS = [(name, process) for name in PRECONDITIONINGS for process in PROCESSES if served(name, process)]
 
 
-def test_epsilon_serves_all_processes_and_all_serve_diagonal_ones():
-    assert {process for name, process in PAIRS if name == "eps"} == set(PROCESSES)
+def test_epsilon_serves_all_processes_with_signal_and_all_serve_diagonal_ones():
+    assert {process for name, process in PAIRS if name == "eps"} == set(PROCESSES) - {"flow"}
+    assert {process for name, process in PAIRS if name == "score"} == set(PROCESSES) - {"flow", "cld"}
     assert {name for name, process in PAIRS if process == "cld"} == {"eps", "mixed_score", "whitened"}
     assert {process for name, process in PAIRS if name == "next_scale"} == {"downsampling"}
     assert ("velocity", "drift") not in PAIRS  # its condition stands still
-    assert len(PAIRS) == (len(PROCESSES) - 1) * (len(PRECONDITIONINGS) - 3) + 3 + 1 - 1
+    assert len(PAIRS) == (len(PROCESSES) - 1) * (len(PRECONDITIONINGS) - 3) + 3 + 1 - 1 - 2
 
 
 @pytest.mark.parametrize(("name", "process"), PAIRS)
@@ -68,6 +72,38 @@ def test_no_signal_at_all_is_no_trouble():
         preconditioning = PRECONDITIONINGS[name]()
         assert all(p.isfinite().all() for p in preconditioning.prediction(process, eps, t, F_x))
         assert all(p.isfinite().all() for p in preconditioning.inputs(process, eps, t))
+
+
+@pytest.mark.parametrize("name", ["eps", "score"])
+@pytest.mark.parametrize("process", [RectifiedFlow(), Measured(RectifiedFlow())])
+def test_noise_is_not_predicted_where_the_walk_begins_without_signal(name, process):
+    """u_0 = (u_t - sigma eps) / alpha would divide by 0 at t = 1, and every image be NaN."""
+    with pytest.raises(UserError, match=r"begins in noise alone.*; use Velocity, V or X0$") as caught:
+        PRECONDITIONINGS[name]().check(process)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_score_is_that_of_the_gaussian_around_the_image():
+    """F = grad log N(u_t; alpha u_0, sigma^2), by autograd, and u_0 = (u_t + sigma^2 F) / alpha (Tweedie)."""
+    process, score, t = VP(), PRECONDITIONINGS["score"](), torch.tensor([0.05, 0.6], dtype=f64)
+    u_0, eps = torch.randn(2, 2, 1, 4, 4, dtype=f64)
+    u_t = process.perturb(u_0, eps, t).requires_grad_()
+    alpha, sigma = (part.reshape(-1, 1, 1, 1) for part in process.alpha_sigma(t))
+    (gradient,) = torch.autograd.grad((-((u_t - alpha * u_0) ** 2) / (2 * sigma**2)).sum(), u_t)
+    torch.testing.assert_close(score.target(process, u_0, eps, t), gradient)
+    F_x = torch.randn_like(u_0)
+    found = score.prediction(process, u_t.detach(), t, F_x)
+    torch.testing.assert_close(found[0], (u_t.detach() + sigma**2 * F_x) / alpha)
+    torch.testing.assert_close(found[1], -sigma * F_x)
+    torch.testing.assert_close(score.c_out(process, t), (sigma**2 / alpha).flatten())
+    assert score.inputs(process, u_t, t)[1].tolist() == [0.05 * 999, 0.6 * 999]  # what MSDiff's networks are told
+
+
+def test_likelihood_weighs_errors_of_the_score_by_g_squared():
+    """arXiv 2101.09258, equation 7."""
+    process, t = VP(), torch.tensor([0.1, 0.7], dtype=f64)
+    weight = Likelihood().weight(process, t, PRECONDITIONINGS["score"]().c_out(process, t))
+    torch.testing.assert_close(weight, process.diffusion(t)[:, 0, 0].flatten())
 
 
 def test_edm_is_its_published_table():
@@ -267,6 +303,30 @@ class NotScalar(Process):
     def rates(self, t): ...
     def grid(self, steps): ...
     def time_label(self, t): ...
+
+
+@pytest.mark.parametrize(
+    ("process", "name", "inputs", "outputs", "cure"),
+    [
+        (VP(), "eps", 3, 1, "out_channels 3, or --model.network.in_channels 1 for"),
+        (VP(), "v", 3, 4, "out_channels 3, or --model.network.in_channels 4 for"),
+        (EDM(), "edm", 1, 3, "out_channels 1, or --model.network.in_channels 3 for"),
+        (PROCESSES["cld"](), "eps", 2, 1, "out_channels 2$"),
+        (PROCESSES["cld"](), "whitened", 2, 3, "out_channels 1$"),
+    ],
+)
+def test_outputs_that_nothing_would_train_or_that_are_missing_are_refused(process, name, inputs, outputs, cure):
+    class Sized(Toy):
+        def __init__(self, outputs):
+            super().__init__()
+            self.spec = replace(self.spec, in_channels=inputs, out_channels=outputs)
+
+    with pytest.raises(UserError, match=rf"^the network puts out {outputs} channels, .*; add --model.network.{cure}"):
+        NetworkDenoiser(Sized(outputs), process, PRECONDITIONINGS[name]())
+    needed = int(re.search(r"\d", cure)[0])
+    assert NetworkDenoiser(Sized(needed), process, PRECONDITIONINGS[name]()).untrained == 0
+    if name != "whitened":
+        assert NetworkDenoiser(Sized(2 * needed), process, PRECONDITIONINGS[name]()).untrained == needed
 
 
 def test_nonsense_is_refused():

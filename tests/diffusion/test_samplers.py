@@ -1,10 +1,13 @@
 """Sampler names, options, plans and hooks."""
 
+import typing
+
 import pytest
 import torch
 
 from denoisezoo.diffusion import (
     CLD,
+    GRIDS,
     SAMPLERS,
     Blurring,
     Denoiser,
@@ -15,6 +18,7 @@ from denoisezoo.diffusion import (
 )
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
+from denoisezoo.diffusion.samplers import Caller
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -31,11 +35,62 @@ from .conftest import SHAPE
         ("ddpm:variance=medium", "variance"),
         ("ddpm:clip=perhaps", "true or false"),
         ("edm:S_churn=-1", "S_churn"),
+        ("edm:sigma_min=10,sigma_max=1", "sigma_min 10 and sigma_max 1"),
+        ("edm:sigma_min=0", "sigma_min"),
+        ("edm:sigma_min=90", "sigma_min 90"),
+        ("edm:S_min=2,S_max=1", "S_min 2"),
+        ("edm:S_noise=-1", "S_noise"),
+        ("edm:S_max=-inf", "S_max"),
+        ("gddim:lam=inf", "lam"),
     ],
 )
 def test_wrong_specs_say_what_is_right(spec, word):
     with pytest.raises(UserError, match=word):
         create_sampler(spec)
+
+
+def numbers():
+    """Every option of every sampler that is a number with a point."""
+    for name, sampler in SAMPLERS.items():
+        for option, hint in typing.get_type_hints(sampler).items():
+            if hint in (float, float | None):
+                yield name, option
+
+
+@pytest.mark.parametrize(("name", "option"), list(numbers()))
+def test_no_option_is_nan(name, option):
+    with pytest.raises(UserError, match=option) as caught:
+        create_sampler(f"{name}:{option}=nan")
+    assert "\n" not in str(caught.value)
+
+
+def test_levels_that_the_network_leaves_nothing_of_are_refused():
+    with pytest.raises(UserError, match="sigma_min 90 is not below sigma_max 100"):
+        create_sampler("edm:sigma_min=90,sigma_max=100").grid(EDM(), 4)
+    with pytest.raises(UserError, match="no level of iddpm"):
+        create_sampler("edm:discretization=iddpm,sigma_min=1,sigma_max=1.00001").grid(EDM(), 4)
+
+
+@pytest.mark.parametrize("times", [[0.5, 1.0, 0.0], [float("nan"), 0.5, 0.0], [float("inf"), 0.5, 0.0]])
+def test_a_walk_that_does_not_fall_is_refused(times):
+    GRIDS.add(name := f"wrong_{len(GRIDS)}_of_test", lambda process, steps: torch.tensor(times, dtype=torch.float64))
+    with pytest.raises(UserError, match="do not fall"):
+        create_sampler(f"ddim:time_grid={name}").prior(VP(), (1, *SHAPE), 2)
+
+
+@pytest.mark.parametrize("rounding", [1 - 1e-12, 1 + 1e-12])
+def test_times_that_differ_by_rounding_are_the_same(rounding):
+    """A stage that begins at 0.5 is not stepped across, and the prior of a flow has no signal."""
+    process = MultiScale(levels=1, ends=[0.5, 1.0])
+    times = torch.tensor([1.0, 0.75, 0.5 * rounding, 0.25, 0.0], dtype=torch.float64)
+    GRIDS.add(name := f"rounded_{len(GRIDS)}_of_test", lambda process, steps: times)
+    grid = create_sampler(f"ddim:time_grid={name}").checked_grid(process, 4)
+    assert grid[2] == 0.5
+    denoiser = Recorder(process)
+    sampler = create_sampler(f"ddim:time_grid={name}")
+    sampler(denoiser, sampler.prior(process, (1, 1, process.resolution, process.resolution), 4), steps=4)
+    GRIDS.add(name := f"rounded_{len(GRIDS)}_of_test", lambda process, steps: times[[0, 1, 4]] * rounding)
+    assert create_sampler(f"ddim:time_grid={name}").checked_grid(RectifiedFlow(), 2)[0] == 1
 
 
 @pytest.mark.parametrize("steps", [0, -3])
@@ -99,7 +154,9 @@ def test_plan_label_and_condition_reach_every_call(name):
         assert t.shape == (2,)
         assert given.label is label
         assert given.image is cond
-        assert effort == HalfPlan().effort(denoiser.process.log_snr(t[:1]).item())
+        # Images of an adaptive sampler are at times of their own; each effort is asked that any of them needs.
+        assert effort in {HalfPlan().effort(log_snr) for log_snr in denoiser.process.log_snr(t).tolist()}
+        assert name == "rk45" or len(t.unique()) == 1
     assert set(efforts) == {0.5, 1.0}
 
 
@@ -156,6 +213,53 @@ def test_runge_kutta_ends_at_once_where_a_network_is_not_finite(gaussian):
     with pytest.raises(ComputationError, match="error is nan"):
         walked(truth, "rk45")
     assert len(calls) == 7  # one at the start, and six for a step
+
+
+@pytest.mark.parametrize("name", [name for name in GENERAL if name != "rk45"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_leaves_no_walk(gaussian, name, value):
+    """Clipping would hide an infinity, and pixels show NaN as black."""
+    truth, calls = gaussian(EDM()), []
+    exact = truth.oracle.forward
+
+    def overflowing(u, t, **given):
+        found = exact(u, t, **given)
+        calls.append(float(t[0]))
+        if len(calls) == 2:
+            found.u_0[1] = value
+        return found
+
+    truth.oracle.forward = overflowing
+    with pytest.raises(ComputationError, match=r"1 of 8 images .* call 2 of .* at t = ") as caught:
+        walked(truth, f"{name}:clip=true" if name in {"ddpm", "ddim"} else name)
+    assert f"at t = {calls[1]:g}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_runge_kutta_gives_an_image_whatever_its_batch(gaussian):
+    """Steps are chosen for each image; those of a batch as a whole would move an image by the tolerance."""
+    truth, sampler = gaussian(EDM()), create_sampler("rk45:rtol=0.01,atol=0.01")
+    u_T = truth.start(sampler, 4, n=6) * torch.tensor([1.0, 0.1, 3.0, 1.0, 0.01, 1.0]).reshape(-1, 1, 1, 1)
+    together = sampler(truth.oracle, u_T, steps=4)
+    alone = [sampler(truth.oracle, u_T[i : i + 1], steps=4) for i in range(6)]
+    torch.testing.assert_close(together.images, torch.cat([one.images for one in alone]), atol=1e-12, rtol=0)
+    assert len({one.nfe for one in alone}) > 1
+    assert together.nfe == max(one.nfe for one in alone)
+
+
+def test_images_at_times_of_their_own_have_efforts_of_their_own():
+    """By a plan an image has what its noise level needs, whatever the others are at."""
+
+    class Shifting(Recorder):
+        def forward(self, u_t, t, **kwargs):
+            super().forward(u_t, t, **kwargs)
+            return Prediction(u_t * kwargs["effort"], u_t)
+
+    process = VP()
+    denoiser, t = Shifting(process), torch.tensor([0.9, 0.1, 0.8], dtype=torch.float64)
+    call = Caller(denoiser, 1, HalfPlan(), None, None, None)
+    assert call(torch.ones(3, *SHAPE), t).u_0.flatten(1).mean(1).tolist() == [0.5, 1.0, 0.5]
+    assert call.nfe == 2
 
 
 @pytest.mark.parametrize(

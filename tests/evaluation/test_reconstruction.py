@@ -116,3 +116,14 @@ def test_rows_of_a_picture():
 def test_a_mask_is_of_zeros_and_ones():
     with pytest.raises(UserError, match=r"value 0\.5"):
         Pair(images(), images(), torch.full((6, 1, 16, 16), 0.5))
+
+
+def test_figures_are_computed_where_the_samples_are():
+    """A tensor without a device of its own would be on the one that is pretended here, where nothing is computed."""
+    x, index = images(10), torch.arange(10) % 2
+    pair, features = Pair(x[:2], x[:2]), create_features("pixels")
+    expected = conditional_figures(x, pair, index, features, Pair(x, x))
+    with torch.device("meta"):
+        assert torch.equal(means_of_draws(x, index), means_of_draws(x, index.clone()))
+        found = conditional_figures(x, pair, index, features, Pair(x, x))
+    assert found == expected

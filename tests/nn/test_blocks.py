@@ -69,15 +69,13 @@ def test_ddpm_pads_right_and_bottom_before_halving():
     assert down(x, torch.empty(1, 0))[0, 0].tolist() == [[45.0, 39.0], [66.0, 50.0]]
 
 
-@pytest.mark.parametrize("head_channels", [0, 4])
-def test_attention_against_its_definition(head_channels):
-    attention = SelfAttention(8, BlockStyle(Shift(), kaiming, head_channels=head_channels))
+@pytest.mark.parametrize(("heads", "options"), [(1, {}), (2, {"head_channels": 4}), (4, {"num_heads": 4})])
+def test_attention_against_its_definition(heads, options):
+    attention = SelfAttention(8, BlockStyle(Shift(), kaiming, **options))
     torch.nn.init.normal_(attention.out.weight)
     x = torch.randn(2, 8, 3, 5)
     rows = attention.norm(x).flatten(2).transpose(1, 2)  # (B, pixels, C)
-    q, k, v = (
-        part.unflatten(2, (-1, head_channels or 8)).transpose(1, 2) for part in attention.qkv(rows).chunk(3, dim=2)
-    )
+    q, k, v = (part.unflatten(2, (heads, 8 // heads)).transpose(1, 2) for part in attention.qkv(rows).chunk(3, dim=2))
     weights = torch.softmax(q @ k.transpose(2, 3) / math.sqrt(q.shape[-1]), dim=-1)
     expected = x + attention.out((weights @ v).transpose(1, 2).flatten(2)).transpose(1, 2).view_as(x)
     torch.testing.assert_close(attention(x), expected)

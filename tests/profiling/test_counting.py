@@ -121,19 +121,26 @@ def test_attention_formula_of_each_fused_kernel():
     assert operator_macs(kernel, (q, q, q), {}, (q, q)) == 2 * 2 * 3 * 16 * 16 * 8
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("need_weights", [False, True])
-def test_multi_head_attention_has_no_fast_path_while_counting(device, grad_mode, need_weights):
-    attention = nn.MultiheadAttention(16, 2, batch_first=True, device=device).eval()
+def test_multi_head_attention_has_no_fast_path_while_counting(device, grad_mode, need_weights, frozen):
+    attention = nn.MultiheadAttention(16, 2, batch_first=True, device=device).eval().requires_grad_(not frozen)
     x = torch.zeros(3, 10, 16, device=device)
     counts = count(lambda: attention(x, x, x, need_weights=need_weights))
     assert counts.macs_attention == 3 * 2 * 10 * 10 * 16
     assert counts.macs == counts.macs_attention + 3 * 10 * 16 * (3 * 16 + 16)
+    attention.requires_grad_()
+    assert counts.macs_diff_pruning == count(lambda: attention(x, x, x, need_weights=need_weights)).macs_diff_pruning
 
 
-def test_transformer_layer_has_no_fast_path_while_counting(grad_mode):
-    layer = nn.TransformerEncoderLayer(16, 2, dim_feedforward=64, batch_first=True).eval()
-    x = torch.zeros(3, 10, 16)
-    assert count(lambda: layer(x)).macs == 3 * 10 * 16 * (4 * 16 + 2 * 64) + 3 * 2 * 10 * 10 * 16
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_transformer_layer_has_no_fast_path_while_counting(grad_mode, frozen, batch_first):
+    layer = nn.TransformerEncoderLayer(16, 2, dim_feedforward=64, batch_first=batch_first).eval()
+    x = torch.zeros(3, 10, 16) if batch_first else torch.zeros(10, 3, 16)
+    counts = count(lambda: layer.requires_grad_(not frozen)(x))
+    assert counts.macs_attention == 3 * 2 * 10 * 10 * 16
+    assert counts.macs == 3 * 10 * 16 * (4 * 16 + 2 * 64) + counts.macs_attention
 
 
 def test_a_loop_counts_every_turn(device):

@@ -8,10 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from denoisezoo.archs import FORMAT, get_variant
+from denoisezoo.archs.variants import replace_config
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
-from denoisezoo.runs.published import KEY
+from denoisezoo.runs.published import KEY, digest, publish
 from denoisezoo.runs.run import load_run
+from denoisezoo.train.checkpoint import check_format
 from denoisezoo.train.fit import train
 
 
@@ -44,6 +47,15 @@ def test_it_is_a_run_wherever_one_is_asked_for(published, tmp_path, capsys):
         assert main(["sample", str(run), "--num", "2", "--steps", "2", "--out", str(tmp_path / out)]) == 0
     assert (tmp_path / "a" / "grid.png").read_bytes() == (tmp_path / "b" / "grid.png").read_bytes()
     assert main(["profile", str(published), "--counts-only"]) == 0
+
+
+def test_weights_that_are_not_finite_are_not_published(published, tmp_path):
+    run, path = load_run(tmp_path / "run"), tmp_path / "nan.safetensors"
+    name, weight = next(iter(run.denoiser.named_parameters()))
+    weight.data.flatten()[0] = float("nan")
+    with pytest.raises(UserError, match=f"1 of the .* tensors of .* hold NaN or infinity, first denoiser.{name}"):
+        publish(run, path)
+    assert not path.exists()
 
 
 def test_raw_weights_are_others_and_say_so(published, tmp_path):
@@ -90,6 +102,86 @@ def test_a_foreign_file_is_refused(tmp_path):
     torch.save({"a": 1}, path)
     with pytest.raises(UserError, match="damaged or no safetensors"):
         load_run(path)
+
+
+NARROW = {  # of the small U-Nets with 32 norm groups, or augmentation labels
+    "--model.denoiser": "ddpm_cifar10",
+    "--model.network": "{resolution: 16, channels: 32, multipliers: [1], blocks: 1, in_channels: 1, out_channels: 1}",
+}
+
+
+def before_formats(folder, path):
+    """The newest checkpoint of a run, or a published file, as they were written before formats were noted."""
+    checkpoint = (folder / "checkpoints" / "last.ckpt").resolve()
+    found = torch.load(checkpoint, weights_only=True)
+    assert found["denoisezoo"].pop("format") == FORMAT
+    torch.save(found, checkpoint)
+    checkpoint.with_name(checkpoint.name + ".sha256").unlink()
+    with safe_open(str(path), framework="pt") as file:
+        header = json.loads(file.metadata()[KEY])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert header.pop("format") == FORMAT
+    del header["sha256"]
+    save_file(tensors, path, metadata={KEY: json.dumps(header | {"sha256": digest(header, tensors)})})
+
+
+@pytest.fixture
+def old(arguments, tmp_path):
+    """Makes a run, and its published file, of before formats."""
+
+    def make(*words):
+        train(arguments(*words))
+        path = tmp_path / "x.safetensors"
+        assert main(["export", str(tmp_path / "run"), "--out", str(path)]) == 0
+        before_formats(tmp_path / "run", path)
+        return path
+
+    return make
+
+
+def test_weights_of_networks_that_have_changed_are_refused(arguments, old, tmp_path, capsys):
+    """A checkpoint of 32 channels in 8 groups would load without an error into norms of 32 groups, and be wrong."""
+    words = [word for pair in NARROW.items() for word in pair]
+    path = old(*words)
+    for run in (path, tmp_path / "run"):
+        with pytest.raises(UserError, match="another network: norms of 32 channels had 8 groups and now have 32"):
+            load_run(run)
+    capsys.readouterr()
+    assert main(["train", *arguments(*words, "--trainer.max_steps", 8)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_weights_of_networks_that_have_not_changed_are_taken(arguments, old, tmp_path):
+    path = old()
+    assert load_run(path).facts == load_run(tmp_path / "run").facts
+    assert train(arguments("--trainer.max_steps", 8)).steps == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "change"),
+    [
+        ("ddpm_digits", {}, None),
+        ("ddpm_cifar10", {}, None),
+        ("ddpm_pair_160", {}, "norms of 96 channels had 24 groups and now have 32"),
+        ("ddpm_pair_160", {"norm_groups": None}, None),
+        ("multiscale_128", {}, "norms of 64 channels had 16 groups and now have 32"),
+        ("multiscale_128_deep", {}, None),
+        ("slim_ddpm_cifar10", {"channels": 64}, "norms of 64 channels had 16 groups and now have 32"),
+        ("ncsnpp_cifar10", {}, None),
+        ("adm_tiny", {}, "augmentation labels entered after"),
+        ("adm_tiny", {"augment_dim": 0}, None),
+    ],
+)
+def test_what_has_changed_since_the_first_format(name, sizes, change):
+    config = replace_config(get_variant(name).config, sizes, name)
+    assert config.changed_since(FORMAT) is None
+    found = config.changed_since(1)
+    assert found == change or found.startswith(change)
+
+
+def test_a_later_format_is_refused():
+    with pytest.raises(UserError, match=r"^x is of format 99, and . is the latest known; update denoisezoo"):
+        check_format("x", 99, "ddpm_tiny", get_variant("ddpm_tiny").config)
 
 
 @pytest.mark.parametrize("out", ["weights.bin", "."])

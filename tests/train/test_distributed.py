@@ -93,6 +93,43 @@ def test_two_processes_train_like_one_that_accumulates_twice(one_and_two):
     assert facts[0]["images_seen"] == facts[1]["images_seen"]
 
 
+def test_losses_are_those_of_all_parts_of_all_steps(arguments, tmp_path):
+    """Logged every third step: by noise level each process keeps its own sums, and a step's loss has all its parts."""
+    words = [*map(str, SMALL), "--trainer.log_every_n_steps", "3", "--trainer.max_steps", "6"]
+    run_two(arguments(*words, *TWO, folder="two"), tmp_path / "log")
+    train(arguments(*words, "--trainer.accumulate_grad_batches", "2", folder="one"))
+    one, two = read_log(tmp_path / "one"), read_log(tmp_path / "two")
+    assert sorted(one) == sorted(two) == [2, 5]
+    for step in one:
+        keys = [key for key in one[step] if key.startswith(("loss_by_noise", "train/"))]
+        assert len(keys) > 5
+        assert {key: two[step].get(key) for key in keys} == pytest.approx(
+            {key: one[step][key] for key in keys}, rel=1e-4
+        )
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_what_two_processes_began_one_that_accumulates_twice_ends(arguments, tmp_path, one_and_two, first):
+    """And the other way round; the parts are the same ones. Step 3 is amid an epoch."""
+    words = [*WORDS, "--model.denoiser", "ddpm_tiny", "--samples.every_n_steps", "0"]
+    begin = [*words, "--trainer.max_steps", "3"]
+    once = ["--trainer.accumulate_grad_batches", "2", "--trainer.val_check_interval", "8"]
+    if first == "two":
+        run_two(arguments(*begin, *TWO), tmp_path / "log")
+        train(arguments(*words, *once))
+    else:
+        train(arguments(*begin, *once))
+        run_two(arguments(*words, *TWO), tmp_path / "log")
+    broken, whole = (
+        read_checkpoint(folder / "checkpoints" / "last.ckpt") for folder in (tmp_path / "run", one_and_two[0])
+    )
+    assert broken["global_step"] == whole["global_step"] == 4
+    for key in ("state_dict", "current_model_state"):
+        assert largest_difference(broken[key], whole[key]) < 1e-5
+    place = broken["loops"]["fit_loop"]["state_dict"]["combined_loader"][0]["position"]
+    assert place == (8 if first == "two" else 4)
+
+
 def test_grids_are_drawn_by_both_and_put_together(one_and_two):
     from PIL import Image, ImageChops
 

@@ -64,6 +64,14 @@ def test_a_finished_run_is_not_trained_again(arguments, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(("outputs", "said"), [(1, ""), (2, "warning: 1 of the 2 output channels of ")])
+def test_outputs_of_a_learned_variance_are_said_to_stay_untrained(arguments, capsys, outputs, said):
+    train(arguments("--model.network.out_channels", outputs, "--trainer.max_steps", 1))
+    err = capsys.readouterr().err
+    assert err.startswith(said)
+    assert err.count("learned variance") == bool(said)
+
+
 def test_a_folder_with_another_run_is_refused(arguments):
     train(arguments())
     with pytest.raises(UserError, match=r"another model\.optimizer\.lr"):

@@ -10,7 +10,9 @@ from lightning.pytorch.callbacks import Timer
 
 from denoisezoo.archs import create_backbone, get_variant
 from denoisezoo.diffusion import create_denoiser
+from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import UserError
+from denoisezoo.train import callbacks
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.ema import EMA
@@ -126,6 +128,28 @@ def test_sample_grids_do_not_disturb_training(arguments, tmp_path):
     train(arguments(folder="plain"))
     train(arguments("--samples.every_n_steps", 1, "--samples.num", 4, "--samples.steps", 2, folder="grids"))
     assert same_weights(tmp_path / "plain", tmp_path / "grids")
+
+
+def test_a_grid_that_is_not_finite_does_not_end_training(arguments, tmp_path, monkeypatch, capsys):
+    """A warning in the place of a black picture; the next grid is drawn again."""
+    grids = []
+
+    def overflowing_at_first(denoiser, *args, **kwargs):
+        grids.append(len(grids))
+        if len(grids) > 1:
+            return generate(denoiser, *args, **kwargs)
+        bias = denoiser.backbone.head.bias
+        kept = bias.detach().clone()
+        bias.data.fill_(float("inf"))
+        try:
+            return generate(denoiser, *args, **kwargs)
+        finally:
+            bias.data.copy_(kept)
+
+    monkeypatch.setattr(callbacks, "generate", overflowing_at_first)
+    train(arguments("--samples.every_n_steps", 2, "--samples.num", 4, "--samples.steps", 2))
+    assert "warning: no grid of samples: 4 of 4 images are not finite" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run" / "samples").iterdir()] == ["step_00000004.png"]
 
 
 def test_validation_does_not_disturb_training(arguments, tmp_path):

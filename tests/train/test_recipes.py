@@ -43,7 +43,12 @@ def test_shipped_recipes_build(name):
         (["--model.optimizer.name", "adamww"], "adamw"),
         (["--model.network.resolution", "15"], "15"),
         (["--model.network.resolution", "32"], "resolution"),
-        (["--model.network.in_channels", "3"], "channels"),
+        (["--model.network.in_channels", "3"], "puts out 1 channels, and 3 are to be predicted for images of 3"),
+        (["--model.network.out_channels", "3"], "out_channels 1, or --model.network.in_channels 3 for images"),
+        (
+            ["--model.network.in_channels", "3", "--model.network.out_channels", "3"],
+            "add --model.network.in_channels 1 --model.network.out_channels 1",
+        ),
         (["--model.network.num_classes", "10"], "classes"),
         (["--model.process.sigma_min", "9999"], "sigma_min"),
     ],

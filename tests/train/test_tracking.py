@@ -3,6 +3,9 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,7 +16,7 @@ from denoisezoo.train import wandb_panels as dashboard
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.noise_bins import bin_names
-from denoisezoo.train.tracking import IDENTITY, MARK, Tracker, identity_of, keep
+from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, Tracker, identity_of, keep
 from tests.train.wandb_file import offline_runs
 
 wandb = pytest.importorskip("wandb")
@@ -31,6 +34,8 @@ def no_key(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    yield
+    wandb.teardown()  # a session keeps the key that it found first
 
 
 def test_an_offline_run_holds_everything(trained, tmp_path, tiny):
@@ -169,7 +174,62 @@ def test_training_goes_on_where_wandb_does_not_answer(arguments, tmp_path, monke
     assert train(arguments(*WORDS)).steps == 4
     assert modes == ["online", "offline"]
     assert "W&B cannot be used (online): timed out" in capsys.readouterr().err
-    assert len(offline_runs(tmp_path / "run")) == 1
+    (run,) = offline_runs(tmp_path / "run")
+    # The service refuses the identity that it has tried: "run ID ... is in use".
+    assert run.identity == (tmp_path / "run" / "wandb" / UNSENT_IDENTITY).read_text()
+    assert run.identity != (tmp_path / "run" / "wandb" / IDENTITY).read_text()
+
+
+def test_a_server_that_cannot_be_reached_costs_nothing_but_the_sending(arguments, tmp_path, monkeypatch, capsys):
+    """W&B's own service, against a port that nobody listens on; two parts of a run are one run of W&B."""
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking, "INIT_SECONDS", 1)
+    for steps in (2, 4):
+        assert train(arguments(*WORDS, "--trainer.max_steps", steps)).steps == steps
+        assert "W&B cannot be used (online)" in capsys.readouterr().err
+    runs = offline_runs(tmp_path / "run")
+    assert [sum("train/loss" in row for row in run.history) for run in runs] == [2, 2]
+    assert len({run.identity for run in runs}) == 1
+
+
+KEY = "0123456789" * 4
+ASK = """
+import json, os, sys
+from denoisezoo.train.tracking import has_key
+import wandb
+for environment in json.loads(sys.argv[1]):  # in a process of its own: W&B reads its environment once
+    if not (child := os.fork()):
+        os.environ.update(environment)
+        print(has_key(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_key_is_found_where_wandb_looks_for_it(tmp_path):
+    host = urlsplit(wandb.Settings.model_fields["base_url"].default).netloc  # that `wandb login` writes
+    for name, machine in {"usual": host, "own": "own.example", "elsewhere": "elsewhere.example"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".netrc").write_text(f"machine {machine}\n  login user\n  password {KEY}\n")
+        (tmp_path / name / ".netrc").chmod(0o600)
+    usual, own, elsewhere = ({"HOME": str(tmp_path / name)} for name in ("usual", "own", "elsewhere"))
+    server = {"WANDB_BASE_URL": "https://own.example"}
+    expected = [
+        ({}, False),
+        ({"WANDB_API_KEY": KEY}, True),
+        ({"WANDB_API_KEY": "too short"}, False),
+        (usual, True),
+        ({"NETRC": str(tmp_path / "usual" / ".netrc")}, True),
+        (usual | server, False),
+        (own | server, True),
+        (elsewhere, False),
+        ({"HOME": "/nonexistent"}, False),
+    ]
+    words = [sys.executable, "-c", ASK, json.dumps([environment for environment, _ in expected])]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [str(found) for _, found in expected]
+    assert result.stderr.count("warning: W&B has no key that it can use") == 1
 
 
 @pytest.mark.parametrize("name", ["log", "log_artifact", "finish"])

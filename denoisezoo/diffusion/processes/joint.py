@@ -19,7 +19,6 @@ import math
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.grids import sigma_limits
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, ScalarProcess, TimesOfPart
@@ -67,7 +66,8 @@ class Joint(TimesOfPart, DiagonalProcess):
         if min(channels, cond_channels) < 1:
             raise UserError(f"channels {channels} or cond_channels {cond_channels} is below 1", "give whole numbers")
         self.t_min, self.t_max = self.x.t_min, self.x.t_max
-        low, high = sigma_limits(self.x)
+        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64, device="cpu")
+        low, high = self.x.edm_sigma(ends).tolist()
         if not math.isfinite(high):
             raise UserError(
                 f"{type(self.x).__name__} ends without any signal, which a slower y cannot follow",

@@ -158,6 +158,11 @@ class Process(ABC):
         return ((self.t_max, self.t_min),)
 
     @property
+    def chain_length(self) -> int | None:
+        """Steps of the chain that a discrete process is; None in continuous time."""
+        return None
+
+    @property
     def changing(self) -> tuple[float, ...]:
         """What of it changes in training, if anything: what is kept for a process holds for these values alone."""
         return ()
@@ -324,7 +329,7 @@ class ScalarProcess(DiagonalProcess):
         """Time at which the relative noise `edm_sigma` is `sigma`; its inverse."""
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
-        """The relative noise level nearest to `sigma` (any shape) that networks are trained on; discrete ones round."""
+        """The relative noise level nearest to `sigma` (any shape) that the process has; discrete ones round."""
         return sigma
 
     def edm_sigma(self, t: Tensor) -> Tensor:
@@ -340,6 +345,11 @@ class TimesOfPart:
     """
 
     x: ScalarProcess
+
+    @property
+    def chain_length(self) -> int | None:
+        """That of x."""
+        return self.x.chain_length
 
     def log_snr(self, t: Tensor) -> Tensor:
         """That of x."""

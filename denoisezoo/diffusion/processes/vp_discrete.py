@@ -22,7 +22,8 @@ class VPDiscrete(ScalarProcess):
     """DDPM's chain of T steps. Time is the number of steps taken, 1 ... T; 0 is the image.
 
     Between whole times ln(alpha_bar) is interpolated linearly (piecewise constant beta), so that solvers in continuous
-    time may look between them; networks are only ever asked at whole times.
+    time may look between them. Networks are asked at whole times, but for `rk45`, which chooses its times, and on the
+    grid `linspace_fractional`.
 
     Args:
         schedule: "linear" (DDPM), "cosine" (improved DDPM) or "sigmoid" (as The Missing U uses it).
@@ -57,6 +58,11 @@ class VPDiscrete(ScalarProcess):
         self.t_min, self.t_max = 1.0, float(T)
         self.betas = betas
         self.log_alpha_bar = Table(torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)]))
+
+    @property
+    def chain_length(self) -> int:
+        """T."""
+        return self.T
 
     def _log_alpha_bar(self, t: Tensor) -> Tensor:
         table = self.log_alpha_bar.like(t, torch.float64)
@@ -106,8 +112,8 @@ class VPDiscrete(ScalarProcess):
         return t.round().clamp(1, self.T)
 
     def time_label(self, t: Tensor) -> Tensor:
-        """The index 0 ... T - 1 that DDPM networks are given."""
-        return self.nearest_time(t) - 1
+        """The index 0 ... T - 1 that DDPM networks are given; between whole times a fraction, as diffusers has it."""
+        return t.clamp(1, self.T) - 1
 
     def sample_times(self, uniform: Tensor) -> Tensor:
         """Uniform over 1 ... T."""

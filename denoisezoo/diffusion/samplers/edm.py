@@ -3,7 +3,8 @@
 arXiv 2206.00364, algorithms 1 and 2 and appendix C. The network is asked for D(x; sigma) of the unscaled image, which
 is the denoiser of its own process at u_t = alpha(t) x with t = t_of_sigma(sigma), so that a network trained as DDPM,
 VP, VE or rectified flow runs under EDM's choices; noise levels are clamped to what it was trained on and, for discrete
-networks, rounded to it. The last step returns D itself, which for sigma(t) = t is what Euler's step to 0 gives.
+networks, rounded to it. The last step is Euler's to 0 in the ODE's own time, which for sigma(t) = t and no scaling
+is D itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.grids import clamped_limits, edm_sigmas
+from denoisezoo.diffusion.grids import clamped_limits, edm_sigmas, within
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.diffusion.samplers.first_order import require_scalar
@@ -25,9 +26,21 @@ from denoisezoo.errors import UserError
 
 Discretization = Literal["edm", "vp", "ve", "iddpm"]
 
-# Limits of each discretization before clamping; VP's are sigma(eps_s) and sigma(1) for beta_d 19.9, beta_min 0.1.
-_LIMITS = {"edm": (0.002, 80.0), "vp": (0.0104859928, 152.16697), "ve": (0.02, 100.0), "iddpm": (0.002, 81.0)}
 _EPS_S = 1e-3
+
+
+def _vp_level(t: float, beta_d: float = 19.9, beta_min: float = 0.1) -> float:
+    """sigma(t) of score SDE's VP."""
+    return math.sqrt(math.expm1(0.5 * beta_d * t**2 + beta_min * t))
+
+
+_LIMITS = {
+    "edm": (0.002, 80.0),
+    "vp": (_vp_level(_EPS_S), _vp_level(1.0)),
+    "ve": (0.02, 100.0),
+    "iddpm": (0.002, 81.0),
+}
+"""Limits of each discretization before clamping."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,11 @@ def noise_levels(kind: str, steps: int, sigma_min: float, sigma_max: float, rho:
     if kind == "vp":
         return make_path("vp", "none", sigma_min, sigma_max).sigma(1 + ramp * (_EPS_S - 1))
     u = iddpm_levels()
-    u = u[(u >= sigma_min) & (u <= sigma_max)]
+    u = u[within(u, sigma_min, sigma_max)]
+    if not len(u):
+        raise UserError(
+            f"no level of iddpm lies from sigma_min {sigma_min:g} to sigma_max {sigma_max:g}", "move them further apart"
+        )
     # The paper's floor formula skips the first j_0 levels; its code picks among those within the limits, as here.
     return u[((len(u) - 1) * ramp).round().long()]
 
@@ -119,6 +136,8 @@ class EDMSampler(Sampler):
         S_min: Noise is added only at levels from here ...
         S_max: ... to here.
         S_noise: Standard deviation of added noise.
+        last: The last step: "euler" in the ODE's own time, as EDM's code has it, or "denoised", D itself. By the first
+            a schedule "ve" lands half way, at (x + D) / 2, and one of "vp" near D.
     """
 
     name: ClassVar[str] = "edm"
@@ -135,12 +154,24 @@ class EDMSampler(Sampler):
     S_min: float = 0.0
     S_max: float = math.inf
     S_noise: float = 1.0
+    last: Literal["euler", "denoised"] = "euler"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.alpha <= 1 or self.S_churn < 0 or self.rho <= 0:
             raise UserError(
                 f"alpha {self.alpha}, S_churn {self.S_churn} or rho {self.rho} is out of range",
                 "give 0 < alpha <= 1, S_churn >= 0 and rho > 0",
+            )
+        if not 0 <= self.S_min <= self.S_max or self.S_noise < 0:
+            raise UserError(
+                f"S_min {self.S_min}, S_max {self.S_max} or S_noise {self.S_noise} is out of range",
+                "give 0 <= S_min <= S_max and S_noise >= 0",
+            )
+        low, high = self._asked
+        if not 0 < low < high:
+            raise UserError(
+                f"sigma_min {low:g} and sigma_max {high:g} are not in order", "give 0 < sigma_min < sigma_max"
             )
 
     def check(self, process: Process) -> None:
@@ -153,8 +184,13 @@ class EDMSampler(Sampler):
 
     def limits(self, process: ScalarProcess) -> tuple[float, float]:
         """Noise levels (smallest, largest) that this sampler uses on a process."""
+        return clamped_limits(process, *self._asked)
+
+    @property
+    def _asked(self) -> tuple[float, float]:
+        """The same before they are clamped."""
         low, high = _LIMITS[self.discretization]
-        return clamped_limits(process, self.sigma_min or low, self.sigma_max or high)
+        return low if self.sigma_min is None else self.sigma_min, high if self.sigma_max is None else self.sigma_max
 
     def sigmas(self, process: ScalarProcess, steps: int) -> Tensor:
         """Noise levels (steps,), rounded to those the network knows."""
@@ -177,7 +213,7 @@ class EDMSampler(Sampler):
         for i, t in enumerate(times):
             t_hat, x = self._churn(process, path, x, t, steps, generator)
             if i == steps - 1:
-                return self._denoised(call, process, path, x, t_hat)
+                return self._ended(call, process, path, x, t_hat)
             x = self._advance(call, process, path, x, t_hat, times[i + 1])
         return x
 
@@ -192,11 +228,11 @@ class EDMSampler(Sampler):
     ) -> tuple[Tensor, Tensor]:
         """Raise the noise level a little by adding fresh noise; returns the new time and state."""
         sigma = path.sigma(t)
-        if not self.S_churn or not self.S_min <= float(sigma) <= self.S_max:
+        if not self.S_churn or not bool(within(sigma, self.S_min, self.S_max)):
             return t, x
         gamma = min(self.S_churn / steps, math.sqrt(2) - 1)
-        ceiling = process.edm_sigma(torch.tensor(process.t_max, dtype=torch.float64))
-        t_hat = path.sigma_inv(process.round_sigma(torch.minimum(sigma * (1 + gamma), ceiling)))
+        # At the first level this goes above t_max, as in EDM's code: continuous processes are defined there too.
+        t_hat = path.sigma_inv(process.round_sigma(sigma * (1 + gamma)))
         s_hat = path.s(t_hat)
         std = (path.sigma(t_hat) ** 2 - sigma**2).clamp(min=0).sqrt() * s_hat * self.S_noise
         x_hat = (s_hat / path.s(t)).to(x.dtype) * x + std.to(x.dtype) * normal_like(x, generator)
@@ -207,6 +243,12 @@ class EDMSampler(Sampler):
         time = process.nearest_time(process.t_of_sigma(path.sigma(t)))
         scale = process.alpha(time) / path.s(t)
         return call(scale.to(x.dtype) * x, time).u_0
+
+    def _ended(self, call: Caller, process: ScalarProcess, path: Path, x: Tensor, t: Tensor) -> Tensor:
+        """The image, from the last level."""
+        if self.last == "denoised" or (self.schedule == "linear" and self.scaling == "none"):
+            return self._denoised(call, process, path, x, t)
+        return x - t.to(x.dtype) * self._slope(call, process, path, x, t)  # s(0) = 1
 
     def _slope(self, call: Caller, process: ScalarProcess, path: Path, x: Tensor, t: Tensor) -> Tensor:
         """dx/dt = (sigma'/sigma + s'/s) x - sigma' s/sigma D(x/s; sigma) (EDM, equation 81)."""

@@ -44,9 +44,13 @@ def bridge(process: DiagonalProcess, s: Tensor, t: Tensor) -> tuple[Tensor, Tens
     return alpha_ts, var_ts, var_s * var_ts / var_t
 
 
-def clip_prediction(prediction: Prediction, process: Process, u_t: Tensor, t: Tensor) -> Prediction:
-    """The prediction with its image clipped to [-1, 1] and the noise that then belongs to u_t."""
+def clip_prediction(
+    prediction: Prediction, process: Process, u_t: Tensor, t: Tensor, *, keep_eps: bool = False
+) -> Prediction:
+    """The prediction with its image clipped to [-1, 1], and the noise that then belongs to u_t, or as it was."""
     u_0, times = process.clip(prediction.u_0), t.reshape(1)
+    if keep_eps:
+        return Prediction(u_0, prediction.eps)
     gap = u_t - apply_blocks(process.signal(times), u_0)
     return Prediction(u_0, apply_blocks(inverse(process.noise(times)), gap))
 
@@ -57,12 +61,13 @@ class DDPM(GridSampler):
     """Ancestral sampling (arXiv 2006.11239, algorithm 2), on any grid of any diagonal process.
 
     Attributes:
-        variance: "small", the posterior's (beta-tilde), or "large", that of u_t given u_s (beta).
+        variance: "small", the posterior's (beta-tilde), "large", that of u_t given u_s (beta), or "learned", between
+            the two where the network says so. Betas are those of the grid's own, respaced chain.
         clip: Clip the predicted image to [-1, 1], as DDPM does.
     """
 
     name: ClassVar[str] = "ddpm"
-    variance: Literal["small", "large"] = "small"
+    variance: Literal["small", "large", "learned"] = "small"
     clip: bool = True
 
     def check(self, process: Process) -> None:
@@ -83,9 +88,36 @@ class DDPM(GridSampler):
             # DDPM, equation 7.
             mean = apply_blocks(alpha_ts * var_s / var_t, u)
             mean = mean + apply_blocks(process.signal(s.reshape(1)) * var_ts / var_t, u_0)
-            std = (posterior if self.variance == "small" else var_ts).clamp(min=0).sqrt()
-            u = mean + apply_blocks(std, normal_like(u, generator))
+            if self.variance == "learned":
+                u = mean + learned_std(posterior, var_ts, found) * normal_like(u, generator)
+            else:
+                std = (posterior if self.variance == "small" else var_ts).clamp(min=0).sqrt()
+                u = mean + apply_blocks(std, normal_like(u, generator))
         return u
+
+
+def learned_std(small: Tensor, large: Tensor, found: Prediction) -> Tensor:
+    """Standard deviation (B, C, H, W) of a step: log variance = (1 + v)/2 log beta + (1 - v)/2 log beta-tilde.
+
+    Improved DDPM, arXiv 2102.09672, equation 15, with v in [-1, 1] as its code has it. The step to the image, for which
+    the code replaces a beta-tilde of 0, has no noise in a walk.
+
+    Args:
+        small: beta-tilde, blocks of a scalar process.
+        large: beta.
+        found: What the network predicts.
+
+    Raises:
+        UserError: The network has learned no variance.
+    """
+    if found.variance is None:
+        raise UserError(
+            "variance is 'learned', and the network puts out none",
+            "use variance=small, or a network with twice the image's channels as out_channels under a scalar process",
+        )
+    share = (found.variance + 1) / 2
+    log_small, log_large = (blocks[:, 0, 0].log().to(share) for blocks in (small, large))
+    return ((share * log_large + (1 - share) * log_small) / 2).exp()
 
 
 @SAMPLERS.register("ddim")
@@ -96,14 +128,18 @@ class DDIM(GridSampler):
     Attributes:
         eta: 0 for the deterministic path, 1 for ancestral noise.
         clip: Clip the predicted image to [-1, 1].
+        clipped_eps: What the noise is then: "recomputed", what belongs to u_t with the clipped image (diffusers'
+            `use_clipped_model_output`, guided-diffusion), or "kept", the network's own (diffusers' default).
     """
 
     name: ClassVar[str] = "ddim"
     order: ClassVar[int | None] = 1
     eta: float = 0.0
     clip: bool = False
+    clipped_eps: Literal["recomputed", "kept"] = "recomputed"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise UserError(f"eta is {self.eta}", "give a number from 0 (deterministic) to 1 (ancestral)")
 
@@ -118,7 +154,7 @@ class DDIM(GridSampler):
             u = call.process.expand(u, t, generator)
             found = call(u, t)
             if self.clip:
-                found = clip_prediction(found, call.process, u, t)
+                found = clip_prediction(found, call.process, u, t, keep_eps=self.clipped_eps == "kept")
             if s == 0:
                 return found.u_0
             u = self._noisy(call.process, found, s, t, generator) if self.eta else transfer(call.process, found, s)

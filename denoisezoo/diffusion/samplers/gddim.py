@@ -59,6 +59,7 @@ class GDDIM(GridSampler):
     clip: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.q <= 4 or self.lam < 0:
             raise UserError(f"q {self.q} or lam {self.lam} is out of range", "give q from 1 to 4 and lam >= 0")
         if self.reuse and not self.corrector:

@@ -31,6 +31,7 @@ class EulerMaruyama(GridSampler):
     lam: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lam < 0:
             raise UserError(f"lam is {self.lam}", "give a number of at least 0; 1 is the reverse SDE")
 

@@ -35,6 +35,7 @@ class PredictorCorrector(GridSampler):
     correct: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.snr <= 0 or self.correct < 0:
             raise UserError(
                 f"snr {self.snr} or correct {self.correct} is out of range", "give snr > 0 and correct >= 0"

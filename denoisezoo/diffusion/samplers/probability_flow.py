@@ -18,8 +18,8 @@ from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler,
 
 
 def slope(process: Process, found: Prediction, t: Tensor) -> Tensor:
-    """du/dt along the probability flow, from a prediction at time t (()): A' u_0 + R' eps, for any process."""
-    A_dot, R_dot = process.rates(t.reshape(1))
+    """du/dt along the probability flow, from a prediction at time t, () or (B,): A' u_0 + R' eps, for any process."""
+    A_dot, R_dot = process.rates(t.reshape(-1))
     return apply_blocks(A_dot, found.u_0) + apply_blocks(R_dot, found.eps)
 
 

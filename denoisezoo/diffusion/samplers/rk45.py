@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -40,7 +39,9 @@ class RK45(Sampler):
     """Dormand and Prince's 5(4) on the probability flow from t_max to t_min, stage by stage; then the predicted image.
 
     The tolerances decide how many calls are made, six for each step and one more at every start; `steps` only sets the
-    first step, and `nfe` is what equal steps of that size would take. All images of a batch share their steps.
+    first step, and `nfe` is what equal steps of that size would take. Every image has steps of its own, so that it does
+    not depend on its batch, whose calls go on until the last image has arrived; a plan with several efforts calls the
+    whole batch once for each that its images are at.
 
     Attributes:
         rtol: Relative tolerance of a step.
@@ -54,6 +55,7 @@ class RK45(Sampler):
     atol: float = 1e-5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.rtol < 0 or self.atol <= 0:
             raise UserError(f"rtol {self.rtol} or atol {self.atol} is out of range", "give rtol >= 0 and atol > 0")
 
@@ -78,32 +80,41 @@ class RK45(Sampler):
             u = self._integrate(field, process.expand(u, t, generator), t, s, torch.minimum(first, t - s))
         return call(u, grid[-2]).u_0
 
-    def _integrate(self, field: Field, u: Tensor, t: Tensor, end: Tensor, h: Tensor) -> Tensor:
-        """From t back to `end` (()), the first step of size h."""
+    def _integrate(self, field: Field, u: Tensor, start: Tensor, end: Tensor, first: Tensor) -> Tensor:
+        """From `start` back to `end` (()), the first step of a size (()); later ones differ between images."""
+        t, h = start.repeat(len(u)), first.repeat(len(u))
         k = field(t, u)
         for _ in range(MOST_STEPS):
-            h = torch.minimum(h, t - end)
+            h = torch.minimum(h, t - end)  # 0 for an image that has arrived, which then stands still
             candidate, slopes = advance(field, u, t, k, -h)
-            error = sum((e * k for e, k in zip(E, slopes, strict=True)), torch.zeros_like(u)) * h.to(u)
+            error = sum((e * k for e, k in zip(E, slopes, strict=True)), torch.zeros_like(u)) * _over(h, u)
             scale = self.atol + self.rtol * torch.maximum(u.abs(), candidate.abs())
-            ratio = float((error / scale).square().mean().sqrt())
-            if not math.isfinite(ratio):
+            ratio = (error / scale).square().flatten(1).mean(1).sqrt().to(t)
+            if not bool(ratio.isfinite().all()):
+                worst = int((~ratio.isfinite()).int().argmax())
                 raise ComputationError(
-                    f"rk45's error is {ratio} in a step from t = {float(t):g}",
+                    f"rk45's error is {float(ratio[worst])} in a step from t = {float(t[worst]):g}",
                     "look for what is not finite in the network",
                 )
-            if ratio <= 1:
-                u, k, t = candidate, slopes[-1], end if h == t - end else t - h
-            if t == end:
+            accepted = ratio <= 1
+            taken = _over(accepted, u) > 0
+            u, k = torch.where(taken, candidate, u), torch.where(taken, slopes[-1], k)
+            t = torch.where(accepted, torch.where(h == t - end, end, t - h), t)
+            if bool((t == end).all()):
                 return u
-            h = h * min(5.0, max(0.2, 0.9 * max(ratio, 1e-10) ** -0.2))
+            h = h * (0.9 * ratio.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
         raise ComputationError(f"rk45 took {MOST_STEPS} steps", "raise rtol and atol, or use gddim")
 
 
 def advance(field: Field, u: Tensor, t: Tensor, k: Tensor, h: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """One step of signed size h: the new state, and the seven slopes, the last at the new state."""
+    """One step of signed sizes h (B,) from t (B,): the new states, and the seven slopes, the last at the new states."""
     slopes, new = [k], u
     for c, row in zip(C[1:], A[1:], strict=True):
-        new = u + h.to(u) * sum((a * k for a, k in zip(row, slopes, strict=True) if a), torch.zeros_like(u))
+        new = u + _over(h, u) * sum((a * k for a, k in zip(row, slopes, strict=True) if a), torch.zeros_like(u))
         slopes.append(field(t + c * h, new))
     return new, slopes
+
+
+def _over(values: Tensor, u: Tensor) -> Tensor:
+    """One number (B,) for each image, as a factor of states like `u`."""
+    return values.to(u).reshape(-1, 1, 1, 1)

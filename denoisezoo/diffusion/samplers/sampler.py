@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,10 +15,10 @@ from torch import Tensor
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.conditioned import conditioned
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
-from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.grids import GRIDS, offset_grid, snapped
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
-from denoisezoo.errors import UserError
+from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.registry import Registry
 
@@ -37,7 +39,7 @@ class StepInfo:
     Attributes:
         call: Index of the call, from 0.
         calls: Calls that the whole walk will make.
-        t: Its time.
+        t: Its time; the noisiest where images differ.
         effort: Its effort; None is the full network.
         u_t: The state that went in (B, C, H, W).
         prediction: What came out.
@@ -70,7 +72,7 @@ class SampleResult:
 
 
 class Caller:
-    """Calls the denoiser at one time for the whole batch, with the plan's effort, and counts."""
+    """Calls the denoiser with the plan's effort, counts, and notes which images' predictions were finite."""
 
     def __init__(
         self,
@@ -83,18 +85,60 @@ class Caller:
         self.denoiser, self.process = denoiser, denoiser.process
         self.calls, self.plan, self.on_step = calls, plan, on_step
         self.given, self.nfe = given, 0
+        self._finite: list[tuple[float, Tensor]] = []
 
     def __call__(self, u_t: Tensor, t: Tensor) -> Prediction:
-        """Prediction at state `u_t` (B, C, H, W) and scalar time `t` ()."""
-        effort = None
-        if self.plan is not None:
-            effort = self.plan.effort(float(self.process.log_snr(t.reshape(1))))
-        times = torch.full((len(u_t),), float(t), dtype=torch.float64, device=u_t.device)
-        prediction = self.denoiser(u_t, times, self.given, effort)
+        """Prediction at state `u_t` (B, C, H, W) and time `t`, () or one for each image (B,), on the CPU."""
+        if self.plan is None:
+            return self._call(u_t, t, None)
+        efforts = [self.plan.effort(log_snr) for log_snr in self.process.log_snr(t.reshape(-1)).tolist()]
+        found = {effort: self._call(u_t, t, effort) for effort in dict.fromkeys(efforts)}
+        if len(found) == 1:
+            return found[efforts[0]]
+        u_0, eps = (
+            torch.stack([getattr(found[effort], part)[i] for i, effort in enumerate(efforts)])
+            for part in ("u_0", "eps")
+        )
+        return Prediction(u_0, eps)
+
+    def _call(self, u_t: Tensor, t: Tensor, effort: Effort | None) -> Prediction:
+        latest = float(t.max())
+        times = (
+            torch.full((len(u_t),), latest, dtype=torch.float64, device=u_t.device) if t.ndim == 0 else t.to(u_t.device)
+        )
+        prediction: Prediction = self.denoiser(u_t, times, self.given, effort)
         if self.on_step is not None:
-            self.on_step(StepInfo(self.nfe, self.calls, float(t), effort, u_t, prediction))
+            self.on_step(StepInfo(self.nfe, self.calls, latest, effort, u_t, prediction))
         self.nfe += 1
+        self._finite.append((latest, finite_images(prediction.u_0) & finite_images(prediction.eps)))
         return prediction
+
+    def check(self, images: Tensor) -> None:
+        """Refuse images (B, C, H, W) of a walk in which a number was not finite: clipping hides it, pixels have none.
+
+        The device is waited for here, and not at every call.
+
+        Raises:
+            ComputationError: How many images, and the first call whose prediction was not finite.
+        """
+        if images.is_meta:
+            return
+        flags = torch.stack([*(flag for _, flag in self._finite), finite_images(images)]).cpu()
+        if bool(flags.all()):
+            return
+        calls = (~flags[:-1]).any(1).nonzero().flatten().tolist()
+        first = "though every prediction was"
+        if calls:
+            first = f"first the prediction of call {calls[0] + 1} of {self.nfe}, at t = {self._finite[calls[0]][0]:g}"
+        raise ComputationError(
+            f"{int((~flags.all(0)).sum())} of {len(images)} images are not finite, {first}",
+            "look for NaN or huge weights, sample in float32, or take an earlier checkpoint or another sampler",
+        )
+
+
+def finite_images(x: Tensor) -> Tensor:
+    """Which images of (B, C, H, W) hold finite numbers alone, (B,)."""
+    return x.isfinite().flatten(1).all(1)
 
 
 class Sampler(ABC):
@@ -105,6 +149,17 @@ class Sampler(ABC):
     """Order of convergence of a deterministic sampler; None for stochastic ones."""
     adaptive: ClassVar[bool] = False
     """Whether tolerances decide how many calls are made, and not the steps."""
+
+    def __post_init__(self) -> None:
+        """Refuse options that are NaN, or infinite where the default is not; samplers add what else they cannot take.
+
+        Raises:
+            UserError: Naming the option.
+        """
+        for option in dataclasses.fields(cast(Any, self)):
+            value = getattr(self, option.name)
+            if isinstance(value, float) and not math.isfinite(value) and value != option.default:
+                raise UserError(f"{option.name} of sampler {self.name} is {value}", "give a finite number")
 
     def __call__(
         self,
@@ -133,6 +188,7 @@ class Sampler(ABC):
 
         Raises:
             UserError: Fewer than one step, or a process that the sampler cannot walk.
+            ComputationError: See `Caller.check`.
         """
         denoiser, given = conditioned(denoiser, given, generator)
         process = denoiser.process
@@ -141,6 +197,7 @@ class Sampler(ABC):
         with torch.inference_mode():
             u_0 = self.walk(call, u_T, grid, generator)
             images = process.decode(u_0)
+            call.check(images)
         return SampleResult(images, grid, call.nfe)
 
     def prior(
@@ -154,8 +211,7 @@ class Sampler(ABC):
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
         """A draw of the state that a walk of `steps` steps starts from, for images of `shape` (B, C, H, W)."""
-        self._check(process)
-        start = float(self.grid(process, steps)[0])
+        start = float(self.checked_grid(process, steps)[0])
         return process.prior(shape, generator, t=start, device=device, dtype=dtype)
 
     def check(self, process: Process) -> None:
@@ -179,7 +235,9 @@ class Sampler(ABC):
         if steps < 1:
             raise UserError(f"steps is {steps}", "give a whole number of at least 1")
         self._check(process)
-        grid = self.grid(process, steps)
+        grid = snapped(process, self.grid(process, steps))
+        if not bool(grid.isfinite().all()) or bool((grid.diff() > 0).any()):
+            raise UserError(f"the times of sampler {self.name!r} do not fall", "change the options of its grid")
         check_stages(process, grid)
         return grid
 
@@ -211,12 +269,25 @@ class GridSampler(Sampler):
 
     Attributes:
         time_grid: A name in `GRIDS`; "process" is the process's own.
+        steps_offset: Added to the indices of the grid "leading", as some of diffusers' configurations have it.
     """
 
     time_grid: str = "process"
+    steps_offset: int = 0
 
     def grid(self, process: Process, steps: int) -> Tensor:
-        """The chosen grid (steps + 1,), float64."""
+        """The chosen grid (steps + 1,), float64.
+
+        Raises:
+            UserError: An unknown grid, one that the process has not, or an offset to another than "leading".
+        """
+        if self.steps_offset and self.time_grid != "leading":
+            raise UserError(
+                f"steps_offset is {self.steps_offset}, and time_grid {self.time_grid!r} has none",
+                "use time_grid=leading",
+            )
+        if self.steps_offset:
+            return offset_grid(process, steps, self.steps_offset)
         return GRIDS[self.time_grid](process, steps)
 
 

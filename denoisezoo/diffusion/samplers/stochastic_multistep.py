@@ -47,6 +47,7 @@ class StochasticDPMSolverPP2M(GridSampler):
     clip: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tau < 0:
             raise UserError(f"tau is {self.tau}", "give 0 (deterministic), 1 (the noise of the reverse SDE) or between")
 
