@@ -110,8 +110,8 @@ def run_of(args: argparse.Namespace) -> Run:
     Raises:
         UserError: See `load_run`, `with_places` and `with_task`.
     """
-    from denoisezoo.runs.run import load_run, with_task
-    from denoisezoo.train.places import PLACES, with_places
+    from denoisezoo.runs.run import load_run, with_places, with_task
+    from denoisezoo.train.places import PLACES
 
     found = load_run(args.run, args.weights)
     places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}

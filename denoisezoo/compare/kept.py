@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from denoisezoo.compare.records import RunRecord
 from denoisezoo.data import ImageData
 from denoisezoo.evaluation.card import device_name, versions
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.files import json_safe, sha256, write_json
-from denoisezoo.report import RunRecord
 from denoisezoo.runs.assessor import Settings
 from denoisezoo.runs.run import Run
 

@@ -26,7 +26,7 @@ from denoisezoo.train.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
-from denoisezoo.train.places import located
+from denoisezoo.train.places import PLACES, levels, located
 from denoisezoo.train.resumable import read_summary
 
 
@@ -197,6 +197,27 @@ def with_task(run: Run, options: dict[str, Any]) -> Run:
         if key not in known:
             raise unknown("option of the task", key, known)
     known |= options
+    return replace(run, config=config)
+
+
+def with_places(run: Run, places: dict[str, str]) -> Run:
+    """The run with its data elsewhere.
+
+    Args:
+        run: The run.
+        places: `PLACES` to change; relative to the working directory.
+
+    Raises:
+        UserError: The data of the run have no such argument.
+    """
+    config = copy.deepcopy(run.config)
+    *_, innermost = levels(config["data"])
+    for key, place in places.items():
+        if key not in innermost:
+            known = [f"--data.{name}" for name in PLACES if name in innermost]
+            cure = f"give {' or '.join(known)}" if known else f"leave --data.{key} out"
+            raise UserError(f"the data of {run.name} have no {key}", cure)
+        innermost[key] = os.path.abspath(place)
     return replace(run, config=config)
 
 

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from denoisezoo.errors import UserError
-
-if TYPE_CHECKING:
-    from denoisezoo.runs.run import Run
+from typing import Any
 
 PLACES = ("path", "test_path", "root")
 """Arguments of data sets that say where the data lie, and nothing of what they are."""
@@ -38,7 +32,7 @@ def located(data: dict[str, Any], folder: Path, origin: str | None) -> dict[str,
     if origin is None:
         return data
     home, data = (folder.resolve() / origin).resolve(), copy.deepcopy(data)
-    for arguments in _levels(data):
+    for arguments in levels(data):
         for key in PLACES:
             found = arguments.get(key)
             if isinstance(found, str) and home != Path.cwd() and (home / found).exists():
@@ -49,34 +43,13 @@ def located(data: dict[str, Any], folder: Path, origin: str | None) -> dict[str,
 def without_places(data: dict[str, Any]) -> dict[str, Any]:
     """The `data` section of a recipe without what says where the data lie."""
     data = copy.deepcopy(data)
-    for arguments in _levels(data):
+    for arguments in levels(data):
         for key in FREE:
             arguments.pop(key, None)
     return data
 
 
-def with_places(run: Run, places: dict[str, str]) -> Run:
-    """The run with its data elsewhere.
-
-    Args:
-        run: The run.
-        places: `PLACES` to change; relative to the working directory.
-
-    Raises:
-        UserError: The data of the run have no such argument.
-    """
-    config = copy.deepcopy(run.config)
-    *_, innermost = _levels(config["data"])
-    for key, place in places.items():
-        if key not in innermost:
-            known = [f"--data.{name}" for name in PLACES if name in innermost]
-            cure = f"give {' or '.join(known)}" if known else f"leave --data.{key} out"
-            raise UserError(f"the data of {run.name} have no {key}", cure)
-        innermost[key] = os.path.abspath(place)
-    return replace(run, config=config)
-
-
-def _levels(data: dict[str, Any]) -> list[dict[str, Any]]:
+def levels(data: dict[str, Any]) -> list[dict[str, Any]]:
     """The arguments of a data set, and of the one within, as of `Paired`."""
     found = []
     level: Any = data

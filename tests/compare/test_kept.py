@@ -5,8 +5,9 @@ import json
 import pytest
 
 from denoisezoo.cli import main
-from denoisezoo.commands import comparing, kept
-from denoisezoo.report import load_comparison
+from denoisezoo.compare import comparison as comparing
+from denoisezoo.compare import kept
+from denoisezoo.compare.records import load_comparison
 
 TERMS = {"--sampler": "ddim", "--steps": "1", "--num": "40", "--seed": "0", "--budget": "images=64"}
 
