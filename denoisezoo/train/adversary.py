@@ -78,7 +78,9 @@ class Opponent:
         """
         found = closure()
         scaler = scaler_of(trainer)
-        if scaler is not None and found is not None:  # without a loss Lightning leaves the scaler out
+        if (
+            scaler is not None and self.optimizer is not None and found is not None
+        ):  # without a loss Lightning leaves the scaler out
             scaler.unscale_(self.optimizer)
         return found
 
