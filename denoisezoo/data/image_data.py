@@ -210,7 +210,7 @@ class ImageData(LightningDataModule):
         option = next((option for option in options if getattr(self.trainer, option)), options[-1])
         limit = getattr(self.trainer, option)
         # As Lightning reads it: a whole number counts batches, a fraction is a share of them.
-        batches = min(limit, len(loader)) if isinstance(limit, int) else int(limit * len(loader))
+        batches = int(min(limit, len(loader)) if isinstance(limit, int) else limit * len(loader))
         if not batches or batches % loader.accumulate:
             raise UserError(
                 f"trainer.{option} {limit} makes epochs of {batches} batches, and a step has {loader.accumulate}",

@@ -79,7 +79,9 @@ class Opponent:
         assert self.optimizer is not None, "training has started"
         found = closure()
         scaler = scaler_of(trainer)
-        if scaler is not None and found is not None:  # without a loss Lightning leaves the scaler out
+        if (
+            scaler is not None and self.optimizer is not None and found is not None
+        ):  # without a loss Lightning leaves the scaler out
             scaler.unscale_(self.optimizer)
         return found
 

@@ -98,11 +98,12 @@ class Guard(Callback):
                 self._norms = block_norms(list(gradients), norms_of(grads))
             return
         self._norms = {}
-        if scale is not None and scale > SCALE_FLOOR and self._good(trainer, losses):
-            return  # an overflow of the gradient alone: the scaler skips the step and halves the scale
-        self._skip(trainer, pl_module, samples)
-        if self.in_row > self.max_in_row:
-            raise self._diagnosis(trainer, pl_module, losses, gradients, batches)
+        # An overflow of the gradient alone is a matter of the scale, which the scaler halves.
+        overflow = scale is not None and scale > SCALE_FLOOR and self._good(trainer, losses)
+        if not overflow:
+            self._skip(trainer, pl_module, samples)
+            if self.in_row > self.max_in_row:
+                raise self._diagnosis(trainer, pl_module, losses, gradients, batches)
         for _, parameter in self._named:
             parameter.grad = None  # optimisers leave a parameter without a gradient alone
 

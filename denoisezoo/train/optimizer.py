@@ -66,14 +66,14 @@ class OptimizerConfig:
         if self.name not in names:
             raise unknown("optimizer", self.name, names)
         options: dict[str, Any] = {"fused": True} if self.name in {"adam", "adamw"} else {}
-        takes = inspect.signature(get_optimizer_class(self.name, bind_defaults=False)).parameters
-        if "betas" in takes and len(takes["betas"].default or self.betas) == len(self.betas):
-            options["betas"] = self.betas
         try:
+            takes = inspect.signature(get_optimizer_class(self.name, bind_defaults=False)).parameters
+            if "betas" in takes and len(takes["betas"].default or self.betas) == len(self.betas):
+                options["betas"] = self.betas
             optimizer = create_optimizer_v2(
                 module, opt=self.name, lr=self.lr, weight_decay=self.weight_decay, **options
             )
-        except (AssertionError, ImportError) as error:  # apex's
+        except (AssertionError, ImportError) as error:  # of apex and bitsandbytes
             raise UserError(f"optimizer {self.name} is not available ({error})", "choose another") from error
         if getattr(optimizer, "is_second_order", False):
             raise UserError(f"optimizer {self.name} takes second derivatives", "choose another")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from denoisezoo.errors import UserError
 
@@ -30,6 +31,12 @@ def check_precision(precision: Any) -> None:
     """
     if full_name(precision) not in PRECISIONS:
         raise UserError(f"trainer.precision {precision} is not supported", f"use one of {', '.join(PRECISIONS)}")
+
+
+def keep_float16(trainer: Any, precision: Any) -> None:
+    """Compute in float16 where that was asked for: on a CPU Lightning takes bfloat16 instead, with a warning."""
+    if full_name(precision) == "16-mixed" != trainer.precision:
+        trainer.strategy.precision_plugin = MixedPrecision("16-mixed", trainer.strategy.root_device.type)
 
 
 def scaler_of(trainer: Any) -> torch.amp.GradScaler | None:

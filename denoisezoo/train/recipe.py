@@ -28,7 +28,7 @@ from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
-from denoisezoo.train.precision import check_precision
+from denoisezoo.train.precision import check_precision, keep_float16
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
@@ -198,6 +198,7 @@ class RecipeCLI(LightningCLI):
         plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         check_precision(trainer.precision)  # a plugin may bring another
+        keep_float16(trainer, trainer_config.get("precision"))
         trainer.callbacks[:0] = extra
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
@@ -223,6 +224,8 @@ def check_trainer(config: Any) -> None:
     if config.get("max_steps", -1) is None:
         raise UserError("max_steps is null", "give a whole number; -1 is without end")
     check_precision(config.get("precision"))
+    if config.get("limit_train_batches") == 0:
+        raise UserError("limit_train_batches is 0, which trains nothing", "leave it out")
     for key, (only, why) in ALWAYS.items():
         if config.get(key, only) != only:
             raise UserError(f"{key} is {config[key]}, and {why}", "leave it out")

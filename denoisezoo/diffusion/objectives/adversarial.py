@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -92,6 +93,12 @@ class _Pair(NamedTuple):
     t: Tensor
     c_noise: Tensor
     seen: Tensor | None
+
+
+def _no_float16(device: str) -> contextlib.AbstractContextManager[Any]:
+    """Within it nothing is computed in float16, in which R1's gradient of a gradient overflows; else as outside."""
+    half = device != "meta" and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return torch.autocast(device, enabled=False) if half else contextlib.nullcontext()
 
 
 @OBJECTIVES.register("udpm")
@@ -231,7 +238,8 @@ class UDPMLoss(AdversarialObjective):
         """What the adversary says of images (B, C, H, W), (B,)."""
         assert self.adversary is not None, "set before training, where there is an adversary"
         shown = image if pair.seen is None else torch.cat([image, pair.seen], dim=1)
-        judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
+        with _no_float16(shown.device.type):
+            judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
         return judged
 
     def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:

@@ -1,0 +1,81 @@
+"""Every shipped recipe takes two steps, in its own precision and in every other that there is."""
+
+import math
+
+import pytest
+import torch
+import yaml
+
+from denoisezoo.train import callbacks, perceptual
+from denoisezoo.train.allowed import subclasses
+from denoisezoo.train.data import Digits, ImageData, Paired
+from denoisezoo.train.data.base import Split
+from denoisezoo.train.data.store import TensorStore
+from denoisezoo.train.fit import train
+from denoisezoo.train.log import read_log
+from denoisezoo.train.module import DiffusionModule
+from denoisezoo.train.precision import PRECISIONS, full_name
+from denoisezoo.train.recipe import find_recipe, list_recipes
+from denoisezoo.train.saving import Checkpoints
+
+BATCH = 2
+NARROW = {
+    "ddpm_cifar10": ("channels", "32"),
+    "ddpmpp_cifar10": ("channels", "32"),
+    "slim_ddpm_cifar10": ("channels", "32"),
+    "lucid_unet_64": ("channels", "16"),
+    "missing_u_64": ("widths", "[8, 16, 32, 64, 128]"),
+    "missing_u_64_discrete": ("widths", "[8, 16, 32, 64, 128]"),
+    "missing_u_64_fast": ("widths", "[8, 16, 32, 64, 128]"),
+    "missing_u_64_second_order": ("widths", "[8, 16, 32, 64, 128]"),
+    "missing_u_64_time": ("widths", "[8, 16, 32, 64, 128]"),
+    "udpm_small64": ("channels", "16"),
+}
+"""Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """A few random images in place of all data but the digits; no counting, no checkpoints, no hashes."""
+
+    def few(self, *args):
+        shape = (4 * BATCH, self.channels, self.resolution, self.resolution)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        split = Split(TensorStore(pixels), torch.arange(len(pixels)) % 2)
+        return {"train": split, "test": split}
+
+    for cls in subclasses(ImageData):
+        if "load" in vars(cls) and cls not in (Paired, Digits):
+            monkeypatch.setattr(cls, "load", few)
+            monkeypatch.setattr(cls, "class_names", ("a", "b"))
+            monkeypatch.setattr(cls, "title", "few")
+        if "card" in vars(cls):
+            monkeypatch.setattr(cls, "card", lambda self: {})
+    monkeypatch.setattr(perceptual, "STEPS", 1)
+    monkeypatch.setattr(DiffusionModule, "training_macs", lambda self: None)
+    monkeypatch.setattr(callbacks, "peak_flops", lambda trainer: 0.0)
+    monkeypatch.setattr(callbacks.gc, "collect", lambda: None)
+    monkeypatch.setattr(Checkpoints, "_save", lambda self, trainer: None)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_two_steps_in_every_precision(name, tmp_path):
+    recipe = yaml.safe_load(find_recipe(name).read_text())
+    batch_size = "--data.data.init_args.batch_size" if "data" in recipe["data"]["init_args"] else "--data.batch_size"
+    narrow = NARROW.get(recipe["model"]["denoiser"])
+    words = [
+        *("--config", name, batch_size, str(BATCH), *([f"--model.network.{narrow[0]}", narrow[1]] if narrow else [])),
+        *("--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"),
+        *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--samples.every_n_steps", "0"),
+    ]
+    losses = {}
+    for precision in dict.fromkeys([full_name(recipe["trainer"].get("precision")), *PRECISIONS]):
+        folder = tmp_path / precision
+        result = train([*words, "--trainer.precision", precision, "--trainer.default_root_dir", str(folder)])
+        assert (result.steps, result.facts["images_seen"]) == (2, 2 * BATCH)
+        rows = read_log(folder)
+        assert rows[1]["guard/skipped"] == 0, precision
+        losses[precision] = [row["train/loss"] for row in rows.values()]
+        assert all(map(math.isfinite, losses[precision])), precision
+    for found in losses.values():  # the first loss is before any step
+        assert found[0] == pytest.approx(losses["32-true"][0], rel=0.05, abs=0.01)
