@@ -6,11 +6,12 @@ import pytest
 import torch
 import yaml
 
-from denoisezoo.train import callbacks, perceptual
+from denoisezoo.data import Digits, ImageData, Paired
+from denoisezoo.data.image_data import Split
+from denoisezoo.data.store import TensorStore
+from denoisezoo.evaluation import classifier as perceptual
+from denoisezoo.train import callbacks
 from denoisezoo.train.allowed import subclasses
-from denoisezoo.train.data import Digits, ImageData, Paired
-from denoisezoo.train.data.base import Split
-from denoisezoo.train.data.store import TensorStore
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.module import DiffusionModule
