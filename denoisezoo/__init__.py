@@ -13,8 +13,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from denoisezoo.archs import create_backbone, list_denoisers
+    from denoisezoo.diffusion import create_denoiser
 
-__all__ = ["__version__", "create_backbone", "list_denoisers"]
+__all__ = ["__version__", "create_backbone", "create_denoiser", "list_denoisers"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from denoisezoo import archs
 
         return getattr(archs, name)
+    if name == "create_denoiser":
+        from denoisezoo import diffusion
+
+        return diffusion.create_denoiser
     raise AttributeError(f"module 'denoisezoo' has no attribute {name!r}")
