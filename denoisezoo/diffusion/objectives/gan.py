@@ -15,6 +15,7 @@ from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, Re
 from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, UniformTimes
 from denoisezoo.diffusion.processes.process import ScalarProcess
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 
 
 @OBJECTIVES.register("gan")
@@ -83,8 +84,7 @@ class PlainGAN(AdversarialObjective):
         image, process = batch["image"], denoiser.process
         t = torch.full((len(image),), process.t_max, dtype=torch.float64, device=image.device)
         u_T = process.perturb(torch.zeros_like(image), torch.empty_like(image).normal_(generator=generator), t)
-        given = {key: batch.get(key) for key in ("label", "cond", "augment")}
-        return process.to_pixels(denoiser(u_T, t, **given, effort=effort).u_0), t
+        return process.to_pixels(denoiser(u_T, t, Given.of(batch), effort).u_0), t
 
     def _judge(self, image: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         assert self.adversary is not None, "set before training"
