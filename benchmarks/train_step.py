@@ -38,6 +38,7 @@ from denoisezoo.data import ImageData, Split
 from denoisezoo.data.loader import TrainLoader
 from denoisezoo.data.store import TensorStore
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES
+from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss, Simple
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.machine import device_name
@@ -126,7 +127,7 @@ class Bare:
         device = self.generator.device.type
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device, self.dtype) if self.dtype else contextlib.nullcontext():
-            loss = self.module.objective(self.module.denoiser, self.batch, self.generator).loss
+            loss = self.module.objective(Step(self.module.denoiser, self.batch, self.generator)).loss
         loss.backward()
         self.optimizer.step()
 

@@ -12,9 +12,11 @@ from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
-from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, UDPMLoss
+from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
 from denoisezoo.diffusion.objectives.gan import PlainGAN
-from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, Objective, Times
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
+from denoisezoo.diffusion.objectives.regression import EDMLoss, Likelihood, MinSNR, Regression, Simple
+from denoisezoo.diffusion.objectives.times import Times
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import (
     X0,
@@ -48,23 +50,25 @@ __all__ = [
     "PROCESSES",
     "SAMPLERS",
     "X0",
-    "AdversarialObjective",
     "Blurring",
     "Denoiser",
     "Diagonal",
     "DiagonalProcess",
     "DownSampling",
     "Drift",
+    "EDMLoss",
     "EDMPreconditioning",
     "Epsilon",
     "GaussianOracle",
     "Given",
     "Guided",
     "Joint",
+    "Likelihood",
     "LogSNRProcess",
     "Loss",
     "Matched",
     "Measured",
+    "MinSNR",
     "MixedBlock",
     "MixtureOracle",
     "MultiScale",
@@ -77,11 +81,14 @@ __all__ = [
     "Preconditioning",
     "Prediction",
     "Process",
+    "Regression",
     "SampleResult",
     "Sampler",
     "ScalarProcess",
     "Score",
     "SeedBlock",
+    "Simple",
+    "Step",
     "StepInfo",
     "Times",
     "UDPMLoss",

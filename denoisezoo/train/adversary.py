@@ -6,17 +6,13 @@ a batch (accumulated, or on several devices) add up as they do for the denoiser.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser
 from denoisezoo.errors import UserError
-from denoisezoo.profiling.counting import count
 from denoisezoo.train.optimizer import OptimizerConfig
 from denoisezoo.train.precision import scaler_of
 
@@ -79,9 +75,7 @@ class Opponent:
         assert self.optimizer is not None, "training has started"
         found = closure()
         scaler = scaler_of(trainer)
-        if (
-            scaler is not None and self.optimizer is not None and found is not None
-        ):  # without a loss Lightning leaves the scaler out
+        if scaler is not None and found is not None:  # without a loss Lightning leaves the scaler out
             scaler.unscale_(self.optimizer)
         return found
 
@@ -104,25 +98,3 @@ class Opponent:
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Go on from the state of a checkpoint when training starts."""
         self._state = state
-
-
-def adversarial_macs(objective: AdversarialObjective, denoiser: NetworkDenoiser) -> int:
-    """Multiply-adds of training both networks on one image, the mean over steps, counted without computing.
-
-    A perceptual network counts once it is there.
-    """
-    shadow = copy.deepcopy(denoiser).to("meta").train()
-    rehearsal = copy.copy(objective)
-    with torch.device("meta"):
-        rehearsal.adversary = objective.build_adversary(denoiser)
-    if isinstance(objective.features, nn.Module):
-        rehearsal.features = copy.deepcopy(objective.features).to("meta")
-    spec = denoiser.backbone.spec
-    batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
-    if spec.cond_channels:
-        batch["cond"] = torch.zeros(1, spec.cond_channels, spec.resolution, spec.resolution, device="meta")
-    return round(sum(r.share * count(partial(_backward, r.losses)).macs for r in rehearsal.rehearse(shadow, batch)))
-
-
-def _backward(losses: Callable[[], Tensor]) -> None:
-    losses().backward()

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from denoisezoo.archs import Backbone, Effort
-from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, Objective
-from denoisezoo.diffusion.objectives.regression import Loss
+from denoisezoo.archs import Effort
+from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Step
+from denoisezoo.diffusion.objectives.objective import one_pass
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
 
@@ -78,8 +78,7 @@ def choose(mode: Mode, efforts: Sequence[Effort], sandwich: Sandwich, seed: int)
 
 def sandwich_losses(
     objective: Objective,
-    denoiser: Denoiser,
-    batch: dict[str, Tensor],
+    step: Step,
     efforts: Sequence[Effort],
     sandwich: Sandwich,
     generator: Callable[[int], torch.Generator],
@@ -88,8 +87,7 @@ def sandwich_losses(
 
     Args:
         objective: The objective.
-        denoiser: The denoiser in training.
-        batch: See `Objective`.
+        step: Denoiser, batch and number of the step.
         efforts: From `choose`.
         sandwich: What passes share.
         generator: Gives a generator for the number of a pass, the same one for the same number.
@@ -97,43 +95,50 @@ def sandwich_losses(
     losses: list[Loss] = []
     for index, effort in enumerate(efforts):
         # What the others distil is the full network's error, since all errors have the same target.
-        teacher = losses[0].error.detach() if sandwich.distill and index else None
+        full_error = losses[0].error.detach() if sandwich.distill and index else None
         source = generator(0 if sandwich.shared_noise else index)
-        losses.append(objective(denoiser, batch, source, effort, teacher))
+        losses.append(objective(replace(step, generator=source, effort=effort, full_error=full_error)))
     return losses
 
 
-def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None) -> int:
+def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None, objective: Objective | None = None) -> int:
     """Multiply-adds of forward and backward for one image, the mean over the stages of its process.
 
     Args:
         denoiser: Counted without computing anything.
         effort: How much of it is trained; None is all.
+        objective: What is trained with, its own networks included; None is one pass of the network. A perceptual
+            network counts once it is there.
 
     Raises:
         UncountableError: They depend on the data.
     """
-    shadow = copy.deepcopy(denoiser.backbone).to("meta").train()
-    spec, process = shadow.spec, denoiser.process
-    costs = []
-    for first, _ in process.stages:
-        side = process.state_shape((1, *denoiser.image_shape), first)[-1]
-        x = torch.zeros(1, spec.in_channels, side, side, device="meta")
-        whole = (1, spec.cond_channels, spec.resolution, spec.resolution)
-        given = Given(image=torch.zeros(whole, device="meta") if spec.cond_channels else None)
-        costs.append(count(partial(_train_on, shadow, x, given, effort)).macs)
-    return round(sum(costs) / len(costs))
+    shadow = copy.deepcopy(denoiser).to("meta").train()
+    spec = denoiser.backbone.spec
+    batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
+    if spec.cond_channels:
+        batch["cond"] = torch.zeros(1, spec.cond_channels, spec.resolution, spec.resolution, device="meta")
+    if objective is None:
+        rehearsals = one_pass(shadow, batch, effort)
+    else:
+        rehearsed = copy.copy(objective)
+        with torch.device("meta"):
+            rehearsed.modules(shadow)
+        if isinstance(objective.features, nn.Module):
+            rehearsed.features = copy.deepcopy(objective.features).to("meta")
+        rehearsals = rehearsed.rehearse(shadow, batch, effort)
+    return round(sum(r.share * count(partial(_backward, r.losses)).macs for r in rehearsals))
 
 
-def _train_on(shadow: Backbone, x: Tensor, given: Given, effort: Effort | None) -> None:
-    shadow(x, torch.zeros(1, device="meta"), given, effort).sum().backward()
+def _backward(losses: Callable[[], Tensor]) -> None:
+    losses().backward()
 
 
-def expected_macs(denoiser: NetworkDenoiser, mode: Mode, sandwich: Sandwich) -> int:
+def expected_macs(denoiser: NetworkDenoiser, mode: Mode, sandwich: Sandwich, objective: Objective | None = None) -> int:
     """Multiply-adds of training on one image, on average over the efforts that a step draws; see `training_macs`."""
     if mode == "full":
-        return training_macs(denoiser)
-    macs = [training_macs(denoiser, effort) for effort in denoiser.efforts]
+        return training_macs(denoiser, None, objective)
+    macs = [training_macs(denoiser, effort, objective) for effort in denoiser.efforts]
     if mode == "random":
         return round(sum(macs) / len(macs))
     middle = macs[1:-1]

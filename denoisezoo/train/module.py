@@ -16,12 +16,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from denoisezoo.archs import FORMAT, Effort, compile_network, create_backbone, get_variant
-from denoisezoo.diffusion import AdversarialObjective, NetworkDenoiser, Objective, Preconditioning, Process
-from denoisezoo.diffusion.objectives.regression import Loss
+from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step
 from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.classifier import check_perceptual, perceptual_network
 from denoisezoo.evaluation.conditions import check_dropout
-from denoisezoo.train.adversary import ADAM, Opponent, adversarial_macs
+from denoisezoo.train.adversary import ADAM, Opponent
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.log import StepNotes, log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
@@ -83,11 +82,9 @@ class DiffusionModule(LightningModule):
             compile_network(backbone)  # in place: keys of the checkpoint stay as they are
         self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
-        self.adversary: torch.nn.Module | None = None
-        self.opponent: Opponent | None = None
+        objective.check(self.denoiser)
+        self.opponents: dict[str, Opponent] = {}
         self.adversary_config = adversary_optimizer
-        if isinstance(objective, AdversarialObjective):
-            objective.check(self.denoiser)
         check_mode(effort, backbone.efforts, sandwich, denoiser)
         self.effort, self.sandwich = effort, sandwich
         check_dropout(label_dropout, backbone.spec.num_classes, denoiser)
@@ -96,17 +93,12 @@ class DiffusionModule(LightningModule):
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
         self.noise_bins = NoiseBins()
         at_efforts = [f"train/loss_at_{effort:g}" for effort in backbone.efforts] if self.effort == "sandwich" else []
-        self.notes = StepNotes(["train/loss", "train/adversary_loss", *at_efforts])
+        self.notes = StepNotes(["train/loss", *(f"train/{name}_loss" for name in objective.opponents), *at_efforts])
         self.images_seen, self.train_seconds = 0, 0.0
         self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
         self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
         self._started = 0.0
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
-
-    @property
-    def adversarial(self) -> bool:
-        """Whether the objective has an adversary, which trains beside the denoiser."""
-        return isinstance(self.objective, AdversarialObjective)
 
     @property
     def counted(self) -> NetworkDenoiser:
@@ -147,26 +139,26 @@ class DiffusionModule(LightningModule):
                 f"{self.name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
                 f"add --model.network.num_classes {data.num_classes}, or set --data.labels to match",
             )
-        if isinstance(self.objective, AdversarialObjective) and self.objective.perceives:
+        if self.objective.perceives:
             check_perceptual(self.objective.vgg, data)
 
     def prepare(self, data: Any, folder: Path) -> None:
-        """Build the networks that are there for training alone: the adversary, and what a perceptual loss looks with.
+        """Build the networks that are there for training alone: the objective's, and what a perceptual loss looks with.
 
         Args:
             data: The data module, set up.
             folder: The run folder, where a perceptual network that was trained for this run is kept.
         """
         objective = self.objective
-        if not isinstance(objective, AdversarialObjective):
-            return
         if objective.perceives:
             objective.features = perceptual_network(objective.vgg, data, folder)
-        self.adversary = objective.adversary = objective.build_adversary(self.denoiser)
-        if self.adversary is not None:
-            self.opponent = Opponent(self.adversary, self.adversary_config)
-            # Its gradients are averaged by hand; DDP would wait for them in the denoiser's backward.
-            self._ddp_params_and_buffers_to_ignore = [f"adversary.{name}" for name in self.adversary.state_dict()]
+        self._ddp_params_and_buffers_to_ignore: list[str] = []
+        for name, network in objective.modules(self.denoiser).items():
+            setattr(self, name, network)  # a child of the module: moved, saved and restored as the denoiser is
+            if name in objective.opponents:
+                self.opponents[name] = Opponent(network, self.adversary_config)
+            # Gradients of theirs are averaged by hand; DDP would wait for them in the denoiser's backward.
+            self._ddp_params_and_buffers_to_ignore += [f"{name}.{key}" for key in network.state_dict()]
 
     def _check_condition(self, data: Any) -> None:
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
@@ -198,10 +190,10 @@ class DiffusionModule(LightningModule):
     def on_train_start(self) -> None:
         """Start the clock, and take to the device what Lightning does not: it is no part of the module."""
         self.noise_bins.to(self.device)
-        if isinstance(self.objective, AdversarialObjective) and isinstance(self.objective.features, torch.nn.Module):
+        if isinstance(self.objective.features, torch.nn.Module):
             self.objective.features.to(self.device)
-        if self.opponent is not None:
-            self.opponent.start(self.trainer)
+        for opponent in self.opponents.values():
+            opponent.start(self.trainer)
         follow_schedule(self.lr_schedulers(), self._learning_rate)
         self._started = time.perf_counter() - self.train_seconds
 
@@ -214,8 +206,8 @@ class DiffusionModule(LightningModule):
             if self.on_failure == "stop":
                 raise
             self.failure = error.what
-        if self.opponent is not None:
-            self.opponent.forget()
+        for opponent in self.opponents.values():
+            opponent.forget()
         if self.trainer.world_size > 1 or is_sharded(self.denoiser.backbone):
             self._miss(len(batch["image"]))
             return self._with_others(None)
@@ -246,8 +238,8 @@ class DiffusionModule(LightningModule):
         self.denoiser.process.advance(self.global_step)
         self.objective.advance(self.global_step)
         size = len(batch["image"])
-        if self.opponent is not None:
-            self._oppose(self.opponent, batch, batch_idx)
+        for name, opponent in self.opponents.items():
+            self._oppose(name, opponent, batch, batch_idx)
         efforts, losses = self.losses(batch, batch_idx)
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
@@ -257,31 +249,31 @@ class DiffusionModule(LightningModule):
             self.notes.add(self.trainer, f"train/loss_at_{e:g}", x.per_sample.mean())
         return torch.stack([loss.loss for loss in losses]).sum()
 
-    def _oppose(self, opponent: Opponent, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """The adversary's gradient of one batch."""
-        assert isinstance(self.objective, AdversarialObjective)
-        self.objective.step = self.global_step
+    def _oppose(self, name: str, opponent: Opponent, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """An opponent's gradient of one batch."""
         key = (3, *self.step_key(batch_idx))
         seed_default(self._mixed(*key))
         opponent.trains(True)
-        loss = self.objective.adversary_loss(self.denoiser, batch, self.generator(*key))
+        step = Step(self.denoiser, batch, self.generator(*key), number=self.global_step)
+        loss = self.objective.opposing_loss(name, step)
         opponent.backward(self.trainer, loss)
         opponent.trains(False)
-        self.notes.add(self.trainer, "train/adversary_loss", loss)
+        self.notes.add(self.trainer, f"train/{name}_loss", loss)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """The denoiser's step, then the adversary's."""
-        if self.opponent is not None and optimizer_closure is not None:
-            optimizer_closure = partial(self.opponent.close, self.trainer, optimizer_closure)
+        """The denoiser's step, then those of its opponents."""
+        for opponent in self.opponents.values():
+            if optimizer_closure is not None:
+                optimizer_closure = partial(opponent.close, self.trainer, optimizer_closure)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         # Lightning would keep the gradients until the next backward pass, whose forward pass needs the memory.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        if self.opponent is not None:
-            self.opponent.step(self.trainer, last_step(self.trainer, self.trainer.global_step, self.train_seconds))
+        for opponent in self.opponents.values():
+            opponent.step(self.trainer, last_step(self.trainer, self.trainer.global_step, self.train_seconds))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Nothing: `optimizer_step` has done it."""
@@ -292,8 +284,8 @@ class DiffusionModule(LightningModule):
         seed_default(self._mixed(*key))  # dropout draws from the default generators
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
         batch = self._drop_labels(batch, key)
-        passes = partial(self._pass_generator, key)
-        return efforts, sandwich_losses(self.objective, self.denoiser, batch, efforts, self.sandwich, passes)
+        step, passes = Step(self.denoiser, batch, number=self.global_step), partial(self._pass_generator, key)
+        return efforts, sandwich_losses(self.objective, step, efforts, self.sandwich, passes)
 
     def _drop_labels(self, batch: dict[str, Tensor], key: tuple[int, ...]) -> dict[str, Tensor]:
         """The batch with -1, no label, for some of its images."""
@@ -313,9 +305,7 @@ class DiffusionModule(LightningModule):
         None where they depend on the data, as with an adaptive solver.
         """
         try:
-            if isinstance(self.objective, AdversarialObjective):
-                return adversarial_macs(self.objective, self.denoiser)
-            return expected_macs(self.counted, self.effort, self.sandwich)
+            return expected_macs(self.counted, self.effort, self.sandwich, self.objective)
         except UncountableError:
             return None
 
@@ -348,7 +338,8 @@ class DiffusionModule(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The objective on held-out images, with the same times and noise every time."""
         self.objective.advance(batch_idx)  # the step would make each validation another one
-        loss = self.objective(self.denoiser, batch, self.generator(1, batch_idx, self.global_rank)).loss
+        generator = self.generator(1, batch_idx, self.global_rank)
+        loss = self.objective(Step(self.denoiser, batch, generator, number=self.global_step)).loss
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -364,8 +355,9 @@ class DiffusionModule(LightningModule):
             "parts": self.trainer.world_size * self.trainer.accumulate_grad_batches,
             "noise_bins": self.noise_bins.sums(),
             "perceptual": self.perceptual,
-            "adversary_optimizer": None if self.opponent is None else self.opponent.state_dict(),
         }
+        for name, opponent in self.opponents.items():
+            checkpoint["denoisezoo"][f"{name}_optimizer"] = opponent.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting where the checkpoint was written."""
@@ -375,11 +367,11 @@ class DiffusionModule(LightningModule):
         self.train_seconds = float(found.get("train_seconds", 0.0))
         self.skipped = int(found.get("skipped", 0))
         self.noise_bins.load_sums(found.get("noise_bins", {}))
-        if self.opponent is not None:
-            self.opponent.load_state_dict(found.get("adversary_optimizer"))
+        for name, opponent in self.opponents.items():
+            opponent.load_state_dict(found.get(f"{name}_optimizer"))
 
     @property
     def perceptual(self) -> str | None:
         """What a perceptual loss looks with, for the card; None where there is no such loss."""
-        found = getattr(self.objective, "features", None)
-        return None if found is None else str(found.title)
+        features: Any = self.objective.features
+        return None if features is None else str(features.title)

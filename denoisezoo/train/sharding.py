@@ -102,7 +102,11 @@ def check_sharding(trainer: Any, module: Any) -> None:
     if not isinstance(trainer.strategy, FSDP2):
         return
     for wrong, what, cure in (
-        (module.adversarial, "divides one network, and this objective has an adversary", "use --trainer.strategy ddp"),
+        (
+            module.objective.opponents,
+            "divides one network, and this objective has several",
+            "use --trainer.strategy ddp",
+        ),
         (
             module.optimizer_config.name not in OPTIMIZERS,
             f"takes {' or '.join(OPTIMIZERS)}, and model.optimizer.name is {module.optimizer_config.name}",

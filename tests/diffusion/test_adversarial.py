@@ -12,6 +12,7 @@ from denoisezoo.archs.discriminator import DiscriminatorConfig
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.objectives.adversarial import perceptual_distance
+from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.preconditioning import X0, NextScale
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
@@ -74,9 +75,9 @@ def objective():
 
 def test_the_denoiser_s_loss(objective):
     denoiser = Half(DownSampling(8))
-    seeds = levels_seen(objective, lambda g: int(objective(denoiser, BATCH, g).t[0]))
+    seeds = levels_seen(objective, lambda g: int(objective(Step(denoiser, BATCH, g)).t[0]))
     for level, seed in seeds.items():
-        loss = objective(denoiser, BATCH, torch.Generator().manual_seed(seed))
+        loss = objective(Step(denoiser, BATCH, torch.Generator().manual_seed(seed)))
         real, i = means(level), level - 1
         expected = objective.l1[i] * (real / 2).abs().mean()
         # The features of half an image point where those of the image do: no perceptual distance.
@@ -89,8 +90,8 @@ def test_the_denoiser_s_loss(objective):
 def test_the_adversary_s_loss(objective):
     denoiser = Half(DownSampling(8))
     for seed in range(6):
-        level = objective._level(BATCH, torch.Generator().manual_seed(seed))
-        found = objective.adversary_loss(denoiser, BATCH, torch.Generator().manual_seed(seed))
+        level = objective._level(Step(denoiser, BATCH, torch.Generator().manual_seed(seed)))
+        found = objective.opposing_loss("adversary", Step(denoiser, BATCH, torch.Generator().manual_seed(seed)))
         real, fake = means(level), means(level) / 2
         on_real, on_fake = (0.3 * x.square().sum((1, 2, 3)) / 2 for x in (real, fake))
         expected = (torch.log1p(torch.exp(-on_real)).mean() + torch.log1p(torch.exp(on_fake)).mean()) / 2
@@ -106,7 +107,7 @@ def test_the_adversary_learns_where_it_is_listened_to_alone():
     objective.adversary, denoiser = Quadratic(), Half(DownSampling(8))
     for level, learns in ((1, False), (2, True), (3, True)):
         objective.adversary.zero_grad()
-        loss = objective._adversary_loss(denoiser, BATCH, None, level)
+        loss = objective._adversary_loss(Step(denoiser, BATCH), level)
         loss.backward()
         assert (float(loss) != 0) == learns
         assert (float(objective.adversary.a.grad) != 0) == learns
@@ -116,14 +117,14 @@ def test_in_pairs_the_discriminator_sees_what_an_image_was_made_from():
     objective = UDPMLoss(noise=0.0, pairs=True, perceptual=[0.0] * 3, l1=[0.0] * 3)
     objective.adversary = Product()
     denoiser = Half(DownSampling(8, sigmas=[1e-12] * 3))  # without noise x_l shows the means of larger blocks
-    seeds = levels_seen(objective, lambda g: int(objective(denoiser, BATCH, g).t[0]))
+    seeds = levels_seen(objective, lambda g: int(objective(Step(denoiser, BATCH, g)).t[0]))
     for level, seed in seeds.items():
         real, below = means(level), means(level + 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
         on_real, on_fake = (0.3 * (x * below).sum((1, 2, 3)) for x in (real, real / 2))
-        loss = objective(denoiser, BATCH, torch.Generator().manual_seed(seed)).loss
+        loss = objective(Step(denoiser, BATCH, torch.Generator().manual_seed(seed))).loss
         expected = objective.adversarial[level - 1] * torch.log1p(torch.exp(-on_fake)).mean()
         torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
-        found = objective.adversary_loss(denoiser, BATCH, torch.Generator().manual_seed(seed))
+        found = objective.opposing_loss("adversary", Step(denoiser, BATCH, torch.Generator().manual_seed(seed)))
         expected = (torch.log1p(torch.exp(-on_real)).mean() + torch.log1p(torch.exp(on_fake)).mean()) / 2
         expected = expected + objective.r1[level - 1] / 2 * (0.3 * below).square().sum((1, 2, 3)).mean()
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
@@ -132,7 +133,7 @@ def test_in_pairs_the_discriminator_sees_what_an_image_was_made_from():
 def test_in_pairs_noise_alone_is_shown_at_unit_variance():
     objective = UDPMLoss(pairs=True)
     denoiser = NetworkDenoiser(create_backbone("udpm_digits"), DownSampling(16), NextScale())
-    pair = objective._pair(denoiser, {"image": torch.zeros(64, 1, 16, 16)}, torch.Generator().manual_seed(0), 3)
+    pair = objective._pair(Step(denoiser, {"image": torch.zeros(64, 1, 16, 16)}, torch.Generator().manual_seed(0)), 3)
     assert pair.seen is not None
     assert pair.seen.shape == pair.real.shape
     assert float(pair.seen[..., ::2, ::2].std()) == pytest.approx(1, rel=0.2)
@@ -141,9 +142,9 @@ def test_in_pairs_noise_alone_is_shown_at_unit_variance():
 
 def test_what_the_discriminator_sees_is_noisy_less_and_less():
     objective = UDPMLoss()
-    for step, std in ((0, 0.4), (1000, 0.396), (600_000, 0.4 * 0.99**600)):
-        objective.step = step
-        seen = objective._noisy(torch.zeros(200, 1, 16, 16), torch.Generator().manual_seed(0))
+    for number, std in ((0, 0.4), (1000, 0.396), (600_000, 0.4 * 0.99**600)):
+        step = Step(Half(DownSampling(8)), BATCH, torch.Generator().manual_seed(0), number=number)
+        seen = objective._noisy(torch.zeros(200, 1, 16, 16), step)
         assert float(seen.std()) == pytest.approx(std, rel=0.01)
 
 
@@ -159,10 +160,10 @@ def test_perceptual_distance_sees_directions_alone():
 def test_without_adversarial_weights_there_is_no_discriminator():
     net = create_backbone("udpm_tiny")
     denoiser = NetworkDenoiser(net, DownSampling(16), NextScale())
-    assert UDPMLoss(adversarial=[0.0, 0.0, 0.0], l1=[1.0, 1.0, 1.0]).build_adversary(denoiser) is None
+    assert UDPMLoss(adversarial=[0.0, 0.0, 0.0], l1=[1.0, 1.0, 1.0]).modules(denoiser) == {}
     sizes = DiscriminatorConfig(channels=8, widths=(8,))
-    published = UDPMLoss(discriminator=sizes).build_adversary(denoiser)
-    pairs = UDPMLoss(discriminator=sizes, pairs=True).build_adversary(denoiser)
+    published = UDPMLoss(discriminator=sizes).modules(denoiser)["adversary"]
+    pairs = UDPMLoss(discriminator=sizes, pairs=True).modules(denoiser)["adversary"]
     assert [net.stem.weight.shape[1] for net in (published, pairs)] == [3, 6]
 
 
@@ -196,7 +197,7 @@ def test_other_processes_and_levels_are_refused():
 @pytest.mark.parametrize(("shares", "expected"), [(None, [300, 300, 300]), ([1.0, 2.0, 6.0], [100, 200, 600])])
 def test_levels_are_drawn_as_often_as_told(shares, expected):
     objective, g = UDPMLoss(shares=shares), torch.Generator().manual_seed(0)
-    drawn = torch.tensor([objective._level(BATCH, g) for _ in range(900)])
+    drawn = torch.tensor([objective._level(Step(Half(DownSampling(8)), BATCH, g)) for _ in range(900)])
     counts = torch.bincount(drawn, minlength=4)[1:]
     assert (counts - torch.tensor(expected)).abs().max() < 4.5 * math.sqrt(200)
     rehearsed = [r.share for r in objective.rehearse(Half(DownSampling(8)), BATCH)]

@@ -9,6 +9,7 @@ from denoisezoo.archs import create_backbone, get_variant
 from denoisezoo.archs.songunet import SongUNet
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss, create_sampler
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.preconditioning import X0, NextScale
 from denoisezoo.diffusion.processes.downsampling import ALPHAS, SIGMAS
 from denoisezoo.diffusion.processes.scalar import VP
@@ -161,7 +162,7 @@ def test_a_network_is_trained_and_sampled_on_four_levels():
     loss.check(denoiser)
     times = set()
     for seed in range(12):
-        found = loss(denoiser, {"image": torch.rand(2, 1, 32, 32) * 2 - 1}, torch.Generator().manual_seed(seed))
+        found = loss(Step(denoiser, {"image": torch.rand(2, 1, 32, 32) * 2 - 1}, torch.Generator().manual_seed(seed)))
         found.loss.backward()
         times.add(float(found.t[0]))
     assert times == {1.0, 2.0, 3.0, 4.0}

@@ -5,7 +5,8 @@ import torch
 
 from denoisezoo.diffusion import CLD, Blurring, GaussianOracle, Joint, MultiScale, create_sampler
 from denoisezoo.diffusion.grids import GRIDS
-from denoisezoo.diffusion.objectives.regression import FewTimes, Simple
+from denoisezoo.diffusion.objectives.regression import Simple
+from denoisezoo.diffusion.objectives.times import FewTimes
 from denoisezoo.diffusion.processes.scalar import EDM, VP
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError

@@ -19,6 +19,7 @@ from denoisezoo.diffusion import (
     create_sampler,
 )
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS
+from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.objectives.regression import Likelihood, Simple
 from denoisezoo.diffusion.preconditioning import EDMPreconditioning, Epsilon
 from denoisezoo.diffusion.processes.diagonal import slope_of
@@ -378,7 +379,7 @@ def test_networks_of_x_alone_or_of_both_train_and_denoise(name, sigma_max):
         denoiser = NetworkDenoiser(net, Joint(EDM(), 1, 2, sigma_max=sigma_max), PRECONDITIONINGS[name]())
         assert denoiser.image_shape == (1, 4, 4)
         for objective in (Simple(), Likelihood()):
-            loss = objective(denoiser, BATCH, torch.Generator().manual_seed(0))
+            loss = objective(Step(denoiser, BATCH, torch.Generator().manual_seed(0)))
             assert loss.error.shape == (6, outputs, 4, 4)
             loss.loss.backward()
             assert net.conv.weight.grad.isfinite().all()
@@ -391,7 +392,7 @@ def test_networks_of_x_alone_or_of_both_train_and_denoise(name, sigma_max):
 def test_a_clean_condition_reaches_the_network_as_it_is():
     net = Net(3, 1)
     denoiser = NetworkDenoiser(net, Joint(GeometricVE(), 1, 2, sigma_max=0.0), Epsilon())
-    Simple()(denoiser, BATCH, torch.Generator().manual_seed(0))
+    Simple()(Step(denoiser, BATCH, torch.Generator().manual_seed(0)))
     assert torch.equal(net.seen[:, 1:], BATCH["cond"])
 
 

@@ -10,16 +10,9 @@ from denoisezoo.archs import BackboneConfig
 from denoisezoo.archs.backbone import Backbone
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, Drift, Measured, NetworkDenoiser, ScalarProcess
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, transpose
-from denoisezoo.diffusion.objectives.regression import (
-    EDMLoss,
-    Likelihood,
-    LogitNormalTimes,
-    LogNormalSigma,
-    MinSNR,
-    OneStage,
-    Simple,
-    UniformTimes,
-)
+from denoisezoo.diffusion.objectives.objective import Step
+from denoisezoo.diffusion.objectives.regression import EDMLoss, Likelihood, MinSNR, Simple
+from denoisezoo.diffusion.objectives.times import LogitNormalTimes, LogNormalSigma, OneStage, UniformTimes
 from denoisezoo.diffusion.preconditioning import X0, EDMPreconditioning, Epsilon, V
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
@@ -183,13 +176,13 @@ def test_objective_values():
 
     denoiser = NetworkDenoiser(Zero(), VPDiscrete(), Epsilon())
     batch = {"image": torch.rand(4000, 1, 4, 4) * 2 - 1}
-    loss, per_sample, t, _ = Simple()(denoiser, batch, torch.Generator().manual_seed(0))
+    loss, per_sample, t, _ = Simple()(Step(denoiser, batch, torch.Generator().manual_seed(0)))
     assert loss.item() == pytest.approx(1, abs=4 * (2 / 64_000) ** 0.5)
     assert per_sample.shape == t.shape == (4000,)
     assert t.min() >= 1
     assert t.max() <= 1000
     assert torch.equal(t, t.round())
-    again = Simple()(denoiser, batch, torch.Generator().manual_seed(0))
+    again = Simple()(Step(denoiser, batch, torch.Generator().manual_seed(0)))
     assert torch.equal(loss, again.loss)
 
 
@@ -217,7 +210,7 @@ def test_logit_normal_times_stay_inside():
 def test_edm_objective_trains_at_its_own_times():
     objective = EDMLoss(P_mean=0.0, P_std=0.1)
     denoiser = NetworkDenoiser(Toy(), EDM(), EDMPreconditioning())
-    _, _, t, _ = objective(denoiser, {"image": torch.zeros(1000, 1, 4, 4)}, torch.Generator().manual_seed(0))
+    _, _, t, _ = objective(Step(denoiser, {"image": torch.zeros(1000, 1, 4, 4)}, torch.Generator().manual_seed(0)))
     assert t.log().abs().max() < 0.5
 
 
@@ -262,7 +255,7 @@ def test_likelihood_weights_are_constant_where_log_snr_is_linear():
     torch.testing.assert_close(weight[:, 0, -1, -1], torch.full((2,), 20 / (0.5 - 1e-3), dtype=f64))
     torch.testing.assert_close(weight[:, 0, 0, 0], torch.full((2,), 20 / (1 - 1e-3), dtype=f64))
     denoiser = NetworkDenoiser(Toy(), PROCESSES["multiscale"](resolution=4, levels=1, drop=False), Epsilon())
-    assert Likelihood()(denoiser, {"image": torch.rand(8, 1, 4, 4)}).loss.isfinite()
+    assert Likelihood()(Step(denoiser, {"image": torch.rand(8, 1, 4, 4)})).loss.isfinite()
 
 
 def test_stages_train_on_what_is_left():
@@ -277,20 +270,20 @@ def test_stages_train_on_what_is_left():
     process = PROCESSES["multiscale"](resolution=4, levels=1)
     denoiser = NetworkDenoiser(Zero(), process, Epsilon())
     batch = {"image": torch.rand(4000, 1, 4, 4) * 2 - 1}
-    found = Simple(UniformTimes(stratified=True))(denoiser, batch, torch.Generator().manual_seed(0))
+    found = Simple(UniformTimes(stratified=True))(Step(denoiser, batch, torch.Generator().manual_seed(0)))
     assert sorted(shape for shape, _ in seen) == [(2000, 1, 2, 2), (2000, 1, 4, 4)]
     assert found.loss.item() == pytest.approx(1, abs=0.05)
     small = found.t > 0.5
     assert found.per_sample[small].mean().item() == pytest.approx(1, abs=5 * (2 / 8000) ** 0.5)
     assert found.per_sample[~small].mean().item() == pytest.approx(1, abs=5 * (2 / 32000) ** 0.5)
     seen.clear()
-    Simple(OneStage(in_turn=False))(denoiser, batch, torch.Generator().manual_seed(0))
+    Simple(OneStage(in_turn=False))(Step(denoiser, batch, torch.Generator().manual_seed(0)))
     assert len(seen) == 1
     seen.clear()
     objective = Simple(OneStage())
     for step in range(4):  # the least noisy stage, of the full size, begins
         objective.advance(step)
-        objective(denoiser, batch, torch.Generator().manual_seed(0))
+        objective(Step(denoiser, batch, torch.Generator().manual_seed(0)))
     assert [shape[-1] for shape, _ in seen] == [4, 2, 4, 2]
 
 

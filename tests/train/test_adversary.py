@@ -85,7 +85,7 @@ def test_a_bad_batch_changes_neither_network(words, tmp_path, monkeypatch):
     assert int(moments[2][0]["step"]) == int(moments[1][0]["step"]) + 1
 
 
-@pytest.mark.parametrize("part", ["__call__", "adversary_loss"])
+@pytest.mark.parametrize("part", ["__call__", "opposing_loss"])
 def test_a_batch_that_cannot_be_computed_changes_neither_network(words, tmp_path, monkeypatch, part):
     """The second batch fails in one network's loss, after the other's may have been computed."""
     compute, calls = getattr(UDPMLoss, part), []

@@ -7,6 +7,7 @@ import torch
 
 from denoisezoo.archs import create_backbone
 from denoisezoo.diffusion.denoiser import create_denoiser
+from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import read_checkpoint
@@ -54,16 +55,16 @@ def test_gradients_are_the_sum_of_separate_ones(setting, sandwich):
     def generator(index):
         return torch.Generator().manual_seed(100 + index)
 
-    losses = sandwich_losses(objective, denoiser, batch, [1.0, 0.5], sandwich, generator)
+    losses = sandwich_losses(objective, Step(denoiser, batch), [1.0, 0.5], sandwich, generator)
     sum(loss.loss for loss in losses).backward()
     together = gradients(denoiser)
     separate = []
     with torch.no_grad():
-        teacher = objective(denoiser, batch, generator(0), 1.0).error
+        teacher = objective(Step(denoiser, batch, generator(0), 1.0)).error
     for index, effort in enumerate([1.0, 0.5]):
         source = generator(0 if sandwich.shared_noise else index)
         taught = teacher if sandwich.distill and index else None
-        objective(denoiser, batch, source, effort, taught).loss.backward()
+        objective(Step(denoiser, batch, source, effort, taught)).loss.backward()
         separate.append(gradients(denoiser))
     for name, total in together.items():
         parts = [part[name] for part in separate if part[name] is not None]
@@ -76,7 +77,7 @@ def test_passes_share_times_and_noise_or_do_not(setting):
     objective = EDMLoss()
     for sandwich, same in ((Sandwich(), False), (Sandwich(shared_noise=True), True)):
         a, b = sandwich_losses(
-            objective, denoiser, batch, [1.0, 0.5], sandwich, lambda i: torch.Generator().manual_seed(i)
+            objective, Step(denoiser, batch), [1.0, 0.5], sandwich, lambda i: torch.Generator().manual_seed(i)
         )
         assert torch.equal(a.t, b.t) == same
 
@@ -85,10 +86,10 @@ def test_distillation_learns_the_full_networks_prediction(setting):
     """Its loss is the mean square of the difference of two predictions, and vanishes between a network and itself."""
     denoiser, batch = setting
     objective = EDMLoss()
-    full = objective(denoiser, batch, torch.Generator().manual_seed(0), 1.0)
-    again = objective(denoiser, batch, torch.Generator().manual_seed(0), 1.0, full.error.detach())
+    full = objective(Step(denoiser, batch, torch.Generator().manual_seed(0), 1.0))
+    again = objective(Step(denoiser, batch, torch.Generator().manual_seed(0), 1.0, full.error.detach()))
     assert float(again.loss) == 0
-    half = objective(denoiser, batch, torch.Generator().manual_seed(0), 0.5, full.error.detach())
+    half = objective(Step(denoiser, batch, torch.Generator().manual_seed(0), 0.5, full.error.detach()))
     expected = (half.error - full.error).square().mean()
     torch.testing.assert_close(half.loss, expected.to(half.loss.dtype))
 

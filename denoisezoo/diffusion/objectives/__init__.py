@@ -1,8 +1,9 @@
 """Objectives: what training makes small, found by name in `OBJECTIVES`; one file for each kind."""
 
-from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, Objective, Times
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Rehearsal, Step
+from denoisezoo.diffusion.objectives.times import Times
 from denoisezoo.registry import import_all
 
-__all__ = ["OBJECTIVES", "Loss", "Objective", "Times"]
+__all__ = ["OBJECTIVES", "Loss", "Objective", "Rehearsal", "Step", "Times"]
 
 import_all(__name__, __path__)

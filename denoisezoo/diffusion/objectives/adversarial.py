@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -16,70 +15,10 @@ from torch import Tensor, nn
 from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
-from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, Objective, OneStage
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, PerceptualFeatures, Rehearsal, Step
+from denoisezoo.diffusion.objectives.times import OneStage
 from denoisezoo.diffusion.processes.downsampling import DownSampling
-from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
-from denoisezoo.nn.given import Given
-
-PerceptualFeatures = Callable[[Tensor], Sequence[Tensor]]
-"""Images (B, C, H, W) in [-1, 1] to feature maps (B, C_k, H_k, W_k)."""
-
-
-class Rehearsal(NamedTuple):
-    """The losses of a stage, and the share of steps that train it."""
-
-    share: float
-    losses: Callable[[], Tensor]
-
-
-class AdversarialObjective(Objective):
-    """An objective whose loss also depends on networks of its own. The trainer serves any of them so:
-
-    - `check` when it is built;
-    - `features` is set before training, where `perceives`: a frozen network;
-    - `adversary` is set to what `build_adversary` returns, None for no opponent;
-    - in every step, `step` is set, `adversary_loss` goes backward into the adversary, the objective itself goes
-      backward into the denoiser, with the adversary frozen, and then both optimisers step, or neither.
-
-    Attributes:
-        adversary: The opponent.
-        features: What a perceptual loss compares images by.
-        step: Optimiser steps so far.
-        vgg: File of VGG-16 weights for `features`; None for a classifier that is trained on the data.
-    """
-
-    adversary: nn.Module | None = None
-    features: PerceptualFeatures | None = None
-    step: int = 0
-    vgg: str | None = None
-
-    @property
-    def perceives(self) -> bool:
-        """Whether `features` are needed."""
-        return False
-
-    @abstractmethod
-    def check(self, denoiser: Denoiser) -> None:
-        """Refuse a denoiser that this objective cannot train."""
-
-    @abstractmethod
-    def build_adversary(self, denoiser: NetworkDenoiser) -> nn.Module | None:
-        """The opponent, freshly initialised; None for none."""
-
-    @abstractmethod
-    def adversary_loss(
-        self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
-    ) -> Tensor:
-        """What the adversary makes small on one batch, (); no gradient reaches the denoiser."""
-
-    @abstractmethod
-    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
-        """All losses of a step, once for each stage of the process, to be counted on any device."""
-
-    def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:
-        """1."""
-        return torch.ones_like(t)
 
 
 class _Pair(NamedTuple):
@@ -102,7 +41,7 @@ def _no_float16(device: str) -> contextlib.AbstractContextManager[Any]:
 
 
 @OBJECTIVES.register("udpm")
-class UDPMLoss(AdversarialObjective):
+class UDPMLoss(Objective):
     """The three losses of UDPM (arXiv 2305.16269; weights and details as in its code), one level for a whole batch.
 
     The denoiser's: w_1 |f - H^(l-1) x_0| + w_2 perceptual distance + w_3 softplus(-D(f)); the adversary's: half of
@@ -141,7 +80,7 @@ class UDPMLoss(AdversarialObjective):
         pairs: bool = False,
         shares: list[float] | None = None,
     ) -> None:
-        super().__init__(OneStage(in_turn=False))
+        self.times, self.adversary = OneStage(in_turn=False), None
         shares = [1.0] * len(l1) if shares is None else shares
         weights = {"l1": l1, "perceptual": perceptual, "adversarial": adversarial, "r1": r1, "shares": shares}
         for name, values in weights.items():
@@ -160,13 +99,16 @@ class UDPMLoss(AdversarialObjective):
         self.l1, self.perceptual, self.adversarial, self.r1 = l1, perceptual, adversarial, r1
         self.noise, self.noise_decay, self.vgg, self.discriminator = noise, noise_decay, vgg, discriminator
         self.pairs, self.shares = pairs, shares
+        self.opponents = ("adversary",) if any(adversarial) else ()
+
+    adversary: nn.Module | None
 
     @property
     def perceives(self) -> bool:
-        """See `AdversarialObjective`."""
+        """See `Objective`."""
         return any(self.perceptual)
 
-    def check(self, denoiser: Denoiser) -> None:
+    def check(self, denoiser: NetworkDenoiser) -> None:
         """Down-sampling processes of as many levels as there are weights."""
         process = _process(denoiser)
         if process.levels != len(self.l1):
@@ -175,59 +117,42 @@ class UDPMLoss(AdversarialObjective):
                 "give l1, perceptual, adversarial and r1 a number for each level",
             )
 
-    def build_adversary(self, denoiser: NetworkDenoiser) -> nn.Module | None:
-        """The discriminator."""
-        if not any(self.adversarial):
-            return None
+    def modules(self, denoiser: NetworkDenoiser) -> dict[str, nn.Module]:
+        """The discriminator, where there is an adversarial loss."""
+        if not self.opponents:
+            return {}
         spec = denoiser.backbone.spec
         shown = spec.out_channels + spec.in_channels if self.pairs else spec.out_channels
-        return Discriminator(self.discriminator, replace(spec, out_channels=shown))
+        self.adversary = Discriminator(self.discriminator, replace(spec, out_channels=shown))
+        return {"adversary": self.adversary}
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        batch: Mapping[str, Tensor],
-        generator: torch.Generator | None = None,
-        effort: Effort | None = None,
-        teacher: Tensor | None = None,
-    ) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """See `Objective`; `per_sample` is the mean squared error of the block means."""
-        return self._denoiser_loss(denoiser, batch, generator, self._level(batch, generator), effort)
+        return self._denoiser_loss(step, self._level(step))
 
-    def _denoiser_loss(
-        self,
-        denoiser: Denoiser,
-        batch: Mapping[str, Tensor],
-        generator: torch.Generator | None,
-        level: int,
-        effort: Effort | None = None,
-    ) -> Loss:
-        pair = self._pair(denoiser, batch, generator, level, effort)
+    def _denoiser_loss(self, step: Step, level: int) -> Loss:
+        pair = self._pair(step, level)
         error = pair.fake - pair.real
         loss = self.l1[level - 1] * error.abs().mean()
         if self.perceptual[level - 1] and self.features is not None:
             loss = loss + self.perceptual[level - 1] * perceptual_distance(self.features, pair.fake, pair.real)
         if self.adversarial[level - 1] and self.adversary is not None:
-            judged = self._judge(self._noisy(pair.fake, generator), pair, batch)
+            judged = self._judge(self._noisy(pair.fake, step), pair, step.batch)
             loss = loss + self.adversarial[level - 1] * F.softplus(-judged).mean()
         return Loss(loss, error.float().square().mean((1, 2, 3)), pair.t, error)
 
-    def adversary_loss(
-        self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
-    ) -> Tensor:
-        """See `AdversarialObjective`."""
-        return self._adversary_loss(denoiser, batch, generator, self._level(batch, generator))
+    def opposing_loss(self, name: str, step: Step) -> Tensor:
+        """The discriminator's; see `Objective`."""
+        return self._adversary_loss(step, self._level(step))
 
-    def _adversary_loss(
-        self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None, level: int
-    ) -> Tensor:
+    def _adversary_loss(self, step: Step, level: int) -> Tensor:
         if not self.adversarial[level - 1]:
             return self._no_loss()
         with torch.no_grad():
-            pair = self._pair(denoiser, batch, generator, level)
-        real = self._noisy(pair.real, generator)
-        fake = self._noisy(pair.fake, generator)
-        return opposing_loss(lambda image: self._judge(image, pair, batch), real, fake, self.r1[level - 1])
+            pair = self._pair(step, level)
+        real = self._noisy(pair.real, step)
+        fake = self._noisy(pair.fake, step)
+        return opposing_loss(lambda image: self._judge(image, pair, step.batch), real, fake, self.r1[level - 1])
 
     def _no_loss(self) -> Tensor:
         """0, with a gradient of 0: a level without an adversarial loss teaches the discriminator nothing."""
@@ -242,45 +167,41 @@ class UDPMLoss(AdversarialObjective):
             judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
         return judged
 
-    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
-        """See `AdversarialObjective`."""
+    def rehearse(
+        self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], effort: Effort | None = None
+    ) -> Iterator[Rehearsal]:
+        """See `Objective`."""
+        step = Step(denoiser, batch, effort=effort)
         for level in range(1, len(self.l1) + 1):
 
             def losses(level: int = level) -> Tensor:
-                loss = self._denoiser_loss(denoiser, batch, None, level).loss
-                return loss if self.adversary is None else loss + self._adversary_loss(denoiser, batch, None, level)
+                loss = self._denoiser_loss(step, level).loss
+                return loss if self.adversary is None else loss + self._adversary_loss(step, level)
 
             yield Rehearsal(self.shares[level - 1] / sum(self.shares), losses)
 
-    def _level(self, batch: Mapping[str, Tensor], generator: torch.Generator | None) -> int:
+    def _level(self, step: Step) -> int:
         """The level of a batch, by the number of `OneStage` that chooses it."""
-        image = batch["image"]
-        chosen = float(self.times.uniform(len(image), generator, image.device)[-1]) * sum(self.shares)
+        image = step.batch["image"]
+        chosen = float(self.times.uniform(len(image), step.generator, image.device)[-1]) * sum(self.shares)
         return next((i for i, end in enumerate(accumulate(self.shares), 1) if chosen < end), len(self.shares))
 
-    def _pair(
-        self,
-        denoiser: Denoiser,
-        batch: Mapping[str, Tensor],
-        generator: torch.Generator | None,
-        level: int,
-        effort: Effort | None = None,
-    ) -> _Pair:
+    def _pair(self, step: Step, level: int) -> _Pair:
         """The images of a batch at a level, and what the denoiser makes of the noisy ones below it."""
-        process = _process(denoiser)
-        image = batch["image"]
+        process, generator = _process(step.denoiser), step.generator
+        image = step.batch["image"]
         u_0 = process.start(image, generator)
         t = torch.full((len(image),), level, dtype=torch.float64, device=image.device)
         coarse = process.down(u_0, level)
         u_t = process.perturb(coarse, torch.empty_like(coarse).normal_(generator=generator), t)
-        found = denoiser(u_t, t, Given.of(batch), effort).u_0
+        found = step.denoiser(u_t, t, step.given, step.effort).u_0
         scale = 2 ** (level - 1)
         real, fake = (process.to_pixels(u) / scale for u in (process.down(u_0, level - 1), found))
         return _Pair(real, fake, t, process.time_label(t), _shown(process, u_t, level) if self.pairs else None)
 
-    def _noisy(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
-        std = self.noise * self.noise_decay ** (self.step / 1000)
-        return image + std * torch.empty_like(image).normal_(generator=generator) if std else image.clone()
+    def _noisy(self, image: Tensor, step: Step) -> Tensor:
+        std = self.noise * self.noise_decay ** (step.number / 1000)
+        return image + std * torch.empty_like(image).normal_(generator=step.generator) if std else image.clone()
 
 
 def _process(denoiser: Denoiser) -> DownSampling:

@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
-from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
-from denoisezoo.diffusion.objectives.adversarial import AdversarialObjective, Rehearsal, opposing_loss
-from denoisezoo.diffusion.objectives.regression import OBJECTIVES, Loss, UniformTimes
+from denoisezoo.diffusion.denoiser import NetworkDenoiser
+from denoisezoo.diffusion.objectives.adversarial import opposing_loss
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Rehearsal, Step
 from denoisezoo.diffusion.processes.process import ScalarProcess
 from denoisezoo.errors import UserError
-from denoisezoo.nn.given import Given
 
 
 @OBJECTIVES.register("gan")
-class PlainGAN(AdversarialObjective):
+class PlainGAN(Objective):
     """One call makes an image of the process's last state, which holds noise alone; only a discriminator judges it.
 
     The non-saturating loss with R1 (Goodfellow et al. 2014, arXiv 1406.2661; Mescheder et al. 2018, arXiv 1801.04406).
@@ -31,60 +30,52 @@ class PlainGAN(AdversarialObjective):
     """
 
     def __init__(self, r1: float = 0.1, discriminator: DiscriminatorConfig = PUBLISHED) -> None:
-        super().__init__(UniformTimes())
         if r1 < 0:
             raise UserError(f"r1 is {r1}", "give a number of at least 0")
         discriminator.validate()
         self.r1, self.discriminator = r1, discriminator
+        self.adversary: nn.Module | None = None
 
-    def check(self, denoiser: Denoiser) -> None:
+    opponents = ("adversary",)
+
+    def check(self, denoiser: NetworkDenoiser) -> None:
         """Scalar processes, whose last state has the image's size, and no condition."""
         process = denoiser.process
         if not isinstance(process, ScalarProcess) or process.given_channels:
             raise UserError(f"PlainGAN cannot train a denoiser of {type(process).__name__}", "use EDM, VP or VE")
 
-    def build_adversary(self, denoiser: NetworkDenoiser) -> nn.Module | None:
+    def modules(self, denoiser: NetworkDenoiser) -> dict[str, nn.Module]:
         """The discriminator."""
-        return Discriminator(self.discriminator, denoiser.backbone.spec)
+        self.adversary = Discriminator(self.discriminator, denoiser.backbone.spec)
+        return {"adversary": self.adversary}
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        batch: Mapping[str, Tensor],
-        generator: torch.Generator | None = None,
-        effort: Effort | None = None,
-        teacher: Tensor | None = None,
-    ) -> Loss:
+    def __call__(self, step: Step) -> Loss:
         """See `Objective`; `per_sample` is the squared distance to an image that the noise has nothing to do with."""
-        fake, t = self._made(denoiser, batch, generator, effort)
-        error = fake - batch["image"]
-        loss = F.softplus(-self._judge(fake, t, batch)).mean()
+        fake, t = self._made(step)
+        error = fake - step.batch["image"]
+        loss = F.softplus(-self._judge(fake, t, step.batch)).mean()
         return Loss(loss, error.detach().float().square().mean((1, 2, 3)), t, error)
 
-    def adversary_loss(
-        self, denoiser: Denoiser, batch: Mapping[str, Tensor], generator: torch.Generator | None = None
-    ) -> Tensor:
-        """See `AdversarialObjective`."""
+    def opposing_loss(self, name: str, step: Step) -> Tensor:
+        """The discriminator's; see `Objective`."""
         with torch.no_grad():
-            fake, t = self._made(denoiser, batch, generator)
-        return opposing_loss(lambda image: self._judge(image, t, batch), batch["image"], fake, self.r1)
+            fake, t = self._made(step)
+        return opposing_loss(lambda image: self._judge(image, t, step.batch), step.batch["image"], fake, self.r1)
 
-    def rehearse(self, denoiser: Denoiser, batch: Mapping[str, Tensor]) -> Iterator[Rehearsal]:
-        """See `AdversarialObjective`: every step is alike."""
-        yield Rehearsal(1.0, lambda: self(denoiser, batch).loss + self.adversary_loss(denoiser, batch))
+    def rehearse(
+        self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], effort: Effort | None = None
+    ) -> Iterator[Rehearsal]:
+        """See `Objective`: every step is alike."""
+        step = Step(denoiser, batch, effort=effort)
+        yield Rehearsal(1.0, lambda: self(step).loss + self.opposing_loss("adversary", step))
 
-    def _made(
-        self,
-        denoiser: Denoiser,
-        batch: Mapping[str, Tensor],
-        generator: torch.Generator | None,
-        effort: Effort | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def _made(self, step: Step) -> tuple[Tensor, Tensor]:
         """Images of noise, as many as the batch has (B, C, H, W), and the time (B,) of that noise."""
-        image, process = batch["image"], denoiser.process
+        image, process = step.batch["image"], step.denoiser.process
         t = torch.full((len(image),), process.t_max, dtype=torch.float64, device=image.device)
-        u_T = process.perturb(torch.zeros_like(image), torch.empty_like(image).normal_(generator=generator), t)
-        return process.to_pixels(denoiser(u_T, t, Given.of(batch), effort).u_0), t
+        eps = torch.empty_like(image).normal_(generator=step.generator)
+        u_T = process.perturb(torch.zeros_like(image), eps, t)
+        return process.to_pixels(step.denoiser(u_T, t, step.given, step.effort).u_0), t
 
     def _judge(self, image: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         assert self.adversary is not None, "set before training"

@@ -1,4 +1,4 @@
-"""Objectives: at which noise levels a denoiser is trained, and how errors there are weighed.
+"""Regression: at which noise levels a denoiser is trained, and how errors there are weighed.
 
 The loss is the mean over the batch of w(t) times the mean over pixels of (F - target)^2, in the network's own output,
 so that w = 1 is L_simple for noise prediction, flow matching for velocity, and lambda = 1/c_out^2 for EDM. (EDM's code
@@ -7,189 +7,21 @@ sums over pixels; the mean differs by the constant C H W, to which Adam is blind
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from abc import abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from denoisezoo.archs import Effort
 from denoisezoo.diffusion.coefficients import aligned, over_images
-from denoisezoo.diffusion.denoiser import Denoiser
-from denoisezoo.diffusion.grids import GRIDS
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
+from denoisezoo.diffusion.objectives.times import LogNormalSigma, Times, UniformTimes
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess
 from denoisezoo.errors import UserError
-from denoisezoo.nn.given import Given
-from denoisezoo.registry import Registry
-
-OBJECTIVES: Registry[type[Objective]] = Registry("objective")
-TIMES: Registry[type[Times]] = Registry("time distribution")
 
 
-class Loss(NamedTuple):
-    """What an objective returns.
-
-    Attributes:
-        loss: The mean to be made small, ().
-        per_sample: Unweighted mean squared error of each image's noise level, (B,), for the loss by noise level.
-        t: The times that were drawn, (B,), float64.
-        error: The network's own output minus its target, (B, C, H, W), of those parts of the state that it puts out.
-    """
-
-    loss: Tensor
-    per_sample: Tensor
-    t: Tensor
-    error: Tensor
-
-
-class Times(ABC):
-    """A distribution of training times.
-
-    Args:
-        stratified: Spread the batch evenly over the distribution, u_i = (u + i/B) mod 1, which lowers the variance of
-            the gradient (variational diffusion models, arXiv 2107.00630, appendix I.1).
-    """
-
-    def __init__(self, stratified: bool = False) -> None:
-        self.stratified = stratified
-
-    def uniform(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Uniform numbers (n,) in [0, 1), float64."""
-        if not self.stratified:
-            return torch.rand(n, generator=generator, device=device, dtype=torch.float64)
-        start = torch.rand(1, generator=generator, device=device, dtype=torch.float64)
-        return (start + torch.arange(n, device=device, dtype=torch.float64) / n) % 1.0
-
-    def advance(self, step: int) -> None:
-        """Become what the distribution is after so many optimiser steps; most never change."""
-        return
-
-    @abstractmethod
-    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
-        """Uniform numbers (n,) to times (n,)."""
-
-
-@TIMES.register("uniform")
-class UniformTimes(Times):
-    """As the process itself spreads them: uniform in t, or in ln sigma for VE."""
-
-    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
-        """Times (n,)."""
-        return process.sample_times(uniform)
-
-
-@TIMES.register("one_stage")
-class OneStage(Times):
-    """All of a batch in one stage: a process with stages trains one network per step, in its own time.
-
-    With uniform times, stratified, every batch holds all stages in equal parts instead.
-
-    Args:
-        in_turn: Step b trains stage b mod K, the least noisy one first, as the code of multi-scale diffusion does
-            (arXiv 2207.09786), on all processes alike. Else the stage is drawn at random for each part of a step.
-        stratified: See `Times`.
-    """
-
-    def __init__(self, in_turn: bool = True, stratified: bool = False) -> None:
-        super().__init__(stratified)
-        self.in_turn, self.step = in_turn, 0
-
-    def advance(self, step: int) -> None:
-        """The step decides whose turn it is."""
-        self.step = step
-
-    def uniform(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Uniform numbers (n,); drawn at random (n + 1,), of which the last chooses the stage."""
-        return super().uniform(n if self.in_turn else n + 1, generator, device)
-
-    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
-        """Times (n,)."""
-        stages = len(process.stages)  # each has an equal share of [0, 1)
-        if self.in_turn:
-            return process.sample_times((uniform + self.step % stages) / stages)
-        return process.sample_times((uniform[:-1] + (uniform[-1] * stages).floor()) / stages)
-
-
-@TIMES.register("few")
-class FewTimes(Times):
-    """Only the times of a sampler's grid, all alike (Fast-DDPM: Jiang et al. 2024, arXiv 2405.14802).
-
-    Give the sampler the same grid and steps, e.g. `ddim:time_grid=fast_uniform` with 11 steps.
-
-    Args:
-        steps: Times of the grid.
-        time_grid: A name in `GRIDS`.
-        antithetic: Pair the i-th time with the i-th from the end, as the paper's code does.
-    """
-
-    def __init__(self, steps: int = 11, time_grid: str = "fast_uniform", antithetic: bool = True) -> None:
-        super().__init__()
-        if steps < 1:
-            raise UserError(f"steps is {steps}", "give a whole number of at least 1")
-        GRIDS[time_grid]  # an unknown name ends here
-        self.steps, self.time_grid, self.antithetic = steps, time_grid, antithetic
-
-    def uniform(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Uniform numbers (n,), the second half mirrored from the first."""
-        half = super().uniform((n + 1) // 2 if self.antithetic else n, generator, device)
-        return torch.cat([half, 1 - half])[:n] if self.antithetic else half
-
-    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
-        """Times (n,)."""
-        times = GRIDS[self.time_grid](process.free, self.steps)[:-1].to(uniform)
-        return times[(uniform * len(times)).long().clamp(max=len(times) - 1)]
-
-
-@TIMES.register("log_normal")
-class LogNormalSigma(Times):
-    """ln sigma ~ N(P_mean, P_std^2) (EDM, table 1), cut to the range of the process.
-
-    Args:
-        P_mean: Mean of ln sigma.
-        P_std: Standard deviation of ln sigma.
-        stratified: See `Times`.
-    """
-
-    def __init__(self, P_mean: float = -1.2, P_std: float = 1.2, stratified: bool = False) -> None:
-        super().__init__(stratified)
-        if P_std <= 0:
-            raise UserError(f"P_std is {P_std}", "give a positive number")
-        self.P_mean, self.P_std = P_mean, P_std
-
-    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
-        """Times (n,)."""
-        if not isinstance(process, ScalarProcess):
-            raise UserError("log-normal times need one noise level for all coefficients", "use UniformTimes")
-        sigma = torch.exp(self.P_mean + self.P_std * torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)))
-        return process.nearest_time(process.t_of_sigma(sigma).clamp(process.t_min, process.t_max))
-
-
-@TIMES.register("logit_normal")
-class LogitNormalTimes(Times):
-    """logit t ~ N(mean, std^2), the usual choice for rectified flow (arXiv 2403.03206, section 3.1).
-
-    Args:
-        mean: Mean of logit t.
-        std: Standard deviation of logit t.
-        stratified: See `Times`.
-    """
-
-    def __init__(self, mean: float = 0.0, std: float = 1.0, stratified: bool = False) -> None:
-        super().__init__(stratified)
-        if std <= 0:
-            raise UserError(f"std is {std}", "give a positive number")
-        self.mean, self.std = mean, std
-
-    def __call__(self, process: Process, uniform: Tensor) -> Tensor:
-        """Times (n,)."""
-        normal = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
-        share = torch.sigmoid(self.mean + self.std * normal)
-        return process.nearest_time(process.t_min + (process.t_max - process.t_min) * share)
-
-
-class Objective(ABC):
-    """(denoiser, batch, generator, effort) -> loss.
+class Regression(Objective):
+    """The weighted squared error of the network's own output, at times that are drawn for each image.
 
     Args:
         times: Distribution of training times.
@@ -199,41 +31,23 @@ class Objective(ABC):
     def __init__(self, times: Times, reduction: Literal["mean", "sum"] = "mean") -> None:
         self.times, self.reduction = times, reduction
 
-    def advance(self, step: int) -> None:
-        """Become what the objective is after so many optimiser steps."""
-        self.times.advance(step)
+    def advance(self, number: int) -> None:
+        """As the distribution of times does."""
+        self.times.advance(number)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        batch: Mapping[str, Tensor],
-        generator: torch.Generator | None = None,
-        effort: Effort | None = None,
-        teacher: Tensor | None = None,
-    ) -> Loss:
-        """The loss of one batch.
-
-        Args:
-            denoiser: The denoiser in training.
-            batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "augment".
-            generator: Source of times and noise, on the device of the images.
-            effort: How much of the network to train; None is all of it.
-            teacher: `Loss.error` of another pass over the same batch, times and noise, detached. Its prediction then
-                takes the place of the target; `per_sample` and `error` remain those of the target.
-        """
-        image = batch["image"]
-        process, cond = denoiser.process, batch.get("cond")
-        u_0 = process.start(image, generator, cond)
+    def __call__(self, step: Step) -> Loss:
+        """The loss of one batch; with `full_error`, `per_sample` and `error` remain those of the target."""
+        image, generator, process, given = step.batch["image"], step.generator, step.denoiser.process, step.given
+        u_0 = process.start(image, generator, given.image)
         t = self.times(process, self.times.uniform(len(image), generator, image.device))
         eps = torch.empty_like(u_0).normal_(generator=generator)
-        given = Given.of(batch)
         if process.cond_channels:  # it is in the state then
             given = given._replace(image=None)
-        error, c_out = denoiser.training_error(u_0, eps, t, given, effort)
+        error, c_out = step.denoiser.training_error(u_0, eps, t, given, step.effort)
         squared = error.float().square()
         per_sample = squared.mean(dim=tuple(range(1, error.ndim)))
         weight = self.weight(process, t, c_out).to(per_sample.dtype)
-        learned = squared if teacher is None else (error - teacher).float().square()
+        learned = squared if step.full_error is None else (error - step.full_error).float().square()
         weighted = over_images(weight, learned) * learned
         total = weighted.mean() if self.reduction == "mean" else weighted.sum() / len(image)
         return Loss(total, per_sample.detach(), t, error)
@@ -247,7 +61,7 @@ class Objective(ABC):
 
 
 @OBJECTIVES.register("simple")
-class Simple(Objective):
+class Simple(Regression):
     """Every noise level counts alike in the network's own output (L_simple, DDPM, equation 14; flow matching).
 
     Args:
@@ -264,7 +78,7 @@ class Simple(Objective):
 
 
 @OBJECTIVES.register("edm")
-class EDMLoss(Objective):
+class EDMLoss(Regression):
     """EDM: ln sigma normal, lambda = 1/c_out^2 (table 1), which is 1 in the network's own output.
 
     Args:
@@ -282,7 +96,7 @@ class EDMLoss(Objective):
 
 
 @OBJECTIVES.register("min_snr")
-class MinSNR(Objective):
+class MinSNR(Regression):
     """Errors of u_0 weigh min(SNR, gamma) (arXiv 2303.09556, equation 8): min(SNR, gamma) c_out^2 on errors of F.
 
     Args:
@@ -304,7 +118,7 @@ class MinSNR(Objective):
 
 
 @OBJECTIVES.register("likelihood")
-class Likelihood(Objective):
+class Likelihood(Regression):
     """Errors of the score weigh g(t)^2, each coefficient with its own (arXiv 2101.09258; MSDiff, arXiv 2207.09786).
 
     With score -eps / sigma that is g^2 / sigma^2 on errors of eps, (g c_out alpha)^2 / sigma^4 on errors of F. It
