@@ -7,6 +7,7 @@ import yaml
 
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
+from denoisezoo.plugins import trusting
 from denoisezoo.runs.build import build_data, build_module
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
 from denoisezoo.train.recipe import list_recipes, parse_recipe, plain_config
@@ -112,3 +113,35 @@ def test_what_the_shipped_recipes_hold_is_allowed():
         module, data = build_module(config["model"]), build_data(config["data"])
         assert type(data).__name__ == config["data"]["class_path"].rpartition(".")[2]
         assert type(module.denoiser.process).__name__ == config["model"]["process"]["class_path"].rpartition(".")[2]
+
+
+OLD = {
+    "process": "denoisezoo.diffusion.processes.EDM",
+    "preconditioning": "denoisezoo.diffusion.preconditioning.EDMPreconditioning",
+    "objective": "denoisezoo.diffusion.objectives.EDMLoss",
+}
+"""Where classes lived when checkpoints of an earlier version were written."""
+
+
+def test_classes_are_found_by_name_wherever_they_lived():
+    module = build_module(MODEL | {key: {"class_path": path} for key, path in OLD.items()})
+    assert type(module.denoiser.process).__name__ == "EDM"
+    assert type(module.objective).__name__ == "EDMLoss"
+    data = build_data({"class_path": "denoisezoo.train.data.embedded.Digits", "init_args": {"batch_size": 8}})
+    assert type(data).__name__ == "Digits"
+
+
+def test_a_class_of_another_package_is_taken_where_it_is_trusted(tmp_path, monkeypatch):
+    home = tmp_path / "modules"
+    home.mkdir()
+    (home / "their_flows.py").write_text(
+        "from denoisezoo.diffusion.processes.scalar import EDM\n\n\nclass Flow(EDM):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(home))
+    section = MODEL | {"process": {"class_path": "their_flows.Flow"}}
+    with pytest.raises(UserError, match="their_flows, whose code is not trusted; .*--trust their_flows"):
+        build_module(section)
+    assert "their_flows" not in sys.modules
+    with trusting(["their_flows"]):
+        assert type(build_module(section).denoiser.process).__name__ == "Flow"
+    del sys.modules["their_flows"]
