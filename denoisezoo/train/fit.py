@@ -324,7 +324,21 @@ def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
     fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
     fixed["precision"] = full_name(fixed["precision"])
     config = config | {"data": without_places(config["data"])} if moved else config
-    return {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
+    sections = {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
+    kept_by_name: dict[str, Any] = by_name(sections)
+    return kept_by_name
+
+
+def by_name(value: Any) -> Any:
+    """A configuration with this package's classes by their names alone: files move from version to version."""
+    if isinstance(value, dict):
+        return {
+            key: f"denoisezoo.{inside.rpartition('.')[2]}"
+            if key == "class_path" and isinstance(inside, str) and inside.startswith("denoisezoo.")
+            else by_name(inside)
+            for key, inside in value.items()
+        }
+    return [by_name(inside) for inside in value] if isinstance(value, list) else value
 
 
 def first_difference(a: Any, b: Any, path: str = "") -> str | None:
