@@ -6,6 +6,7 @@ import torch._dynamo.config
 
 from denoisezoo.archs import Backbone, BackboneConfig, allow_programs, compile_network
 from denoisezoo.archs.compiling import LIMITS
+from denoisezoo.nn.given import NOTHING
 from denoisezoo.plans.compiled import _just_in_time
 
 
@@ -21,7 +22,7 @@ class Toy(Backbone):
     def resolutions(self):
         return self.sizes
 
-    def forward(self, x, c_noise, *, label=None, cond=None, augment=None, effort=None):
+    def forward(self, x, c_noise, given=NOTHING, effort=None):
         h = torch.nn.functional.dropout(x[:, : round(4 * self.check_effort(effort))], 0.5, self.training)
         return self.conv(torch.nn.functional.pad(h, (0, 0, 0, 0, 0, 3 - h.shape[1])))
 
@@ -43,8 +44,8 @@ def programs(monkeypatch):
     torch.compiler.reset()
 
 
-def call(network, size=8, **given):
-    return network(torch.randn(2, 3, size, size), torch.rand(2), **given)
+def call(network, size=8, *effort):
+    return network(torch.randn(2, 3, size, size), torch.rand(2), NOTHING, *effort)
 
 
 def test_every_effort_size_and_mode_is_compiled(programs, capsys):
@@ -57,7 +58,7 @@ def test_every_effort_size_and_mode_is_compiled(programs, capsys):
     for mode, size, effort in calls:
         net.train(mode == "train")
         with torch.set_grad_enabled(mode == "train"), torch.inference_mode(mode == "sample"):
-            call(net, size, effort=effort)
+            call(net, size, effort)
     assert len(programs) == len(calls) == 18
     assert capsys.readouterr().err == ""
 

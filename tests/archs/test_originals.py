@@ -13,6 +13,7 @@ from torch import nn
 
 from denoisezoo.archs import create_backbone
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 
 
 def filled(net):
@@ -37,7 +38,7 @@ def filled_images(spec):
 def answers(name, label=None, augment=None, **sizes):
     net = filled(create_backbone(name, resolution=8, multipliers=sizes.pop("multipliers", (1, 2)), blocks=1, **sizes))
     with torch.no_grad():
-        y = net(filled_images(net.spec), torch.tensor([3.0, 870.0]), label=label, augment=augment)[1].flatten()
+        y = net(filled_images(net.spec), torch.tensor([3.0, 870.0]), Given(label=label, augment=augment))[1].flatten()
     return y[:: len(y) // 8]
 
 

@@ -12,6 +12,7 @@ from denoisezoo.diffusion import Denoiser, Guided, Prediction, create_denoiser, 
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import Given
 
 f64 = torch.float64
 X = torch.tensor([[[[0.5, -1.0], [0.25, 1.5]]]], dtype=f64)
@@ -24,7 +25,7 @@ class Toy(Denoiser):
         super().__init__()
         self.process = VPDiscrete(schedule)
 
-    def forward(self, u_t, t, **kwargs):
+    def forward(self, u_t, t, *given):
         alpha, sigma = self.process.alpha(t[:1]), self.process.sigma(t[:1])
         index = self.process.time_label(t[:1]) / 1000
         eps = torch.tanh(0.7 * u_t + index)
@@ -81,15 +82,15 @@ def test_networks_of_twice_the_channels_carry_it(wrap):
     label = torch.zeros(2, dtype=torch.int64) if net.spec.num_classes else None
     R = net.spec.resolution
     x, t = torch.randn(2, 3, R, R), torch.full((2,), 500.0, dtype=f64)
-    outputs = net(x, torch.full((2,), 499.0), label=label)
-    found = denoiser(x, t, label=label)
+    outputs = net(x, torch.full((2,), 499.0), Given(label=label))
+    found = denoiser(x, t, Given(label=label))
     assert torch.equal(found.variance, outputs[:, 3:])
     drawn = {}
     for variance in ("small", "learned"):
         sampler = create_sampler(f"ddpm:variance={variance}")
         u_T = sampler.prior(denoiser.process, x.shape, 3, torch.Generator().manual_seed(0), dtype=torch.float32)
         drawn[variance] = sampler(
-            denoiser, u_T, steps=3, label=label, generator=torch.Generator().manual_seed(0)
+            denoiser, u_T, steps=3, given=Given(label=label), generator=torch.Generator().manual_seed(0)
         ).images
     assert drawn["learned"].isfinite().all()
     assert not torch.equal(drawn["small"], drawn["learned"])

@@ -222,8 +222,8 @@ def test_what_is_not_finite_leaves_no_walk(gaussian, name, value):
     truth, calls = gaussian(EDM()), []
     exact = truth.oracle.forward
 
-    def overflowing(u, t, **given):
-        found = exact(u, t, **given)
+    def overflowing(u, t, *given):
+        found = exact(u, t, *given)
         calls.append(float(t[0]))
         if len(calls) == 2:
             found.u_0[1] = value
@@ -251,13 +251,13 @@ def test_images_at_times_of_their_own_have_efforts_of_their_own():
     """By a plan an image has what its noise level needs, whatever the others are at."""
 
     class Shifting(Recorder):
-        def forward(self, u_t, t, **kwargs):
-            super().forward(u_t, t, **kwargs)
-            return Prediction(u_t * kwargs["effort"], u_t)
+        def forward(self, u_t, t, given=NOTHING, effort=None):
+            super().forward(u_t, t, given, effort)
+            return Prediction(u_t * effort, u_t)
 
     process = VP()
     denoiser, t = Shifting(process), torch.tensor([0.9, 0.1, 0.8], dtype=torch.float64)
-    call = Caller(denoiser, 1, HalfPlan(), None, None, None)
+    call = Caller(denoiser, 1, HalfPlan(), NOTHING, None)
     assert call(torch.ones(3, *SHAPE), t).u_0.flatten(1).mean(1).tolist() == [0.5, 1.0, 0.5]
     assert call.nfe == 2
 

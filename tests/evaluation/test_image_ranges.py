@@ -16,6 +16,7 @@ from denoisezoo.evaluation.noise_curve import denoising_error
 from denoisezoo.evaluation.reconstruction import (
     Pair,
     conditional_figures,
+    consistency,
     cosine,
     diversity,
     means_of_draws,
@@ -55,7 +56,7 @@ FIGURES = {
     "means": lambda x: means_of_draws(x, INDEX),
     "reconstruction": lambda x: reconstruction_figures(x, GOOD),
     "conditional": of_conditions,
-    "consistency": lambda x: Pair(GOOD, GOOD).consistency(x),
+    "consistency": lambda x: consistency(Pair(GOOD, GOOD), x),
 }
 
 
