@@ -77,9 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status: 0 success, 2 a mistake of the user, 1 any other error."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8, or terminals less than that
     try:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no UTF-8, or terminals less than that
+            sys.stdout.reconfigure(errors="backslashreplace")
         status = dispatch([word for word in words if word != "--debug"])
         sys.stdout.flush()  # a reader that has gone shows here, not at the interpreter's exit
         return status
