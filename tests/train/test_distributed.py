@@ -220,6 +220,14 @@ def test_what_one_process_found_is_told_once(arguments, tmp_path):
     assert "the batch itself holds values that are not finite" in line
 
 
+def test_a_mistake_of_all_processes_is_told_once(arguments, tmp_path):
+    log = tmp_path / "log"
+    assert faults.wait(start_two(arguments(*TWO, "--data.batch_size", "33"), log), 60) == [2, 2]
+    assert [line for line in log.read_text().splitlines() if line.startswith("error: ")] == [
+        "error: batch_size 33 cannot be divided among 2 devices; use a multiple of the number of devices"
+    ]
+
+
 def guard_of(checkpoint):
     """What the guard has counted."""
     (found,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("Guard"))

@@ -168,7 +168,7 @@ def test_two_ddp_processes_may_train_different_stages(arguments, tmp_path):
         ([*FSDP, *map(str, UDPM)], "this objective has an adversary; use --trainer.strategy ddp"),
         ([*FSDP, "--model.optimizer.name", "muon"], "takes adam or adamw"),
         ([*FSDP, "--model.compile", "true"], "use --model.compile false"),
-        ([*FSDP, "--trainer.precision", "bf16-true"], "use --trainer.precision bf16-mixed"),
+        ([*FSDP, "--trainer.precision", "16-mixed"], "use --trainer.precision bf16-mixed"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_in_one_line(arguments, tmp_path, words, expected):
