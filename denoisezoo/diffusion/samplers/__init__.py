@@ -10,11 +10,30 @@ import dataclasses
 import typing
 from typing import Any
 
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
+from denoisezoo.diffusion.samplers.sampler import (
+    SAMPLERS,
+    Caller,
+    GridSampler,
+    History,
+    Sampler,
+    SampleResult,
+    StepInfo,
+    transfer,
+)
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.registry import import_all
 
-__all__ = ["SAMPLERS", "Caller", "SampleResult", "Sampler", "StepInfo", "create_sampler", "transfer"]
+__all__ = [
+    "SAMPLERS",
+    "Caller",
+    "GridSampler",
+    "History",
+    "SampleResult",
+    "Sampler",
+    "StepInfo",
+    "create_sampler",
+    "transfer",
+]
 
 import_all(__name__, __path__)
 
