@@ -27,11 +27,11 @@ from denoisezoo.errors import UserError
 class UniPC(GridSampler):
     """Predictor and corrector of order 2 on the predicted image, of a scalar process. NFE = N.
 
-    The call at a step's end corrects that step, and begins the next: the corrector adds one to the order (the paper's
-    theorem 3.1) and no call. The first step is of order 1, the last is the predicted image.
+    The call at a step's end corrects that step, and begins the next: the corrector adds one to the order, and no call.
+    The first step is of order 1, the last is the predicted image.
 
     Attributes:
-        variant: B(h), with h for a step of lambda = ln(alpha / sigma): "bh1" is h, "bh2" e^h - 1; of -h for images.
+        variant: B for a step of size h in lambda = ln(alpha / sigma): "bh1" is -h, "bh2" e^-h - 1.
         corrector: UniPC, of order 3; without it UniP, of order 2.
     """
 
@@ -44,7 +44,7 @@ class UniPC(GridSampler):
         _scalar(process)
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: list[_Step], generator: Noise) -> Tensor:
-        """Correct the step before, which is the history, and predict the next (algorithms 5 and 6)."""
+        """Correct the step before, which is the history, and predict the next."""
         process, last = _scalar(call.process), history.pop() if history else None
         D_t = call(u, t).u_0
         if self.corrector and last is not None:
@@ -55,9 +55,8 @@ class UniPC(GridSampler):
         slope = None
         if last is not None:
             r = (last.lambda_t - lambda_t) / h
-            slope = r, (last.D_t - D_t) / r.to(u.dtype)
-        base = (process.sigma(s) / process.sigma(t)).to(u.dtype) * u
-        base = base - (process.alpha(s) * torch.expm1(-h)).to(u.dtype) * D_t
+            slope = r, _times(1 / r, last.D_t - D_t)
+        base = _times(process.sigma(s) / process.sigma(t), u) - _times(process.alpha(s) * torch.expm1(-h), D_t)
         step = _Step(lambda_t, h, B, process.alpha(s) * B, base, D_t, slope)
         if torch.isfinite(h):  # from where no signal is left h is infinite: no polynomial in lambda goes through there
             history.append(step)
@@ -93,21 +92,23 @@ class _Step:
     slope: tuple[Tensor, Tensor] | None
 
     def predicted(self) -> Tensor:
-        """The end by the predictor; rho_1 = 1/2 is exact enough for order 2 (section 3.4)."""
+        """The end by the predictor; rho_1 = 1/2 is exact enough for order 2."""
         if self.slope is None:
             return self.base
-        return self.base - (self.weight / 2).to(self.base.dtype) * self.slope[1]
+        return self.base - _times(self.weight / 2, self.slope[1])
 
     def corrected(self, D_s: Tensor) -> Tensor:
         """The end by the corrector, from the image predicted there."""
         change = D_s - self.D_t
         if self.slope is None:
-            return self.base - (self.weight / 2).to(self.base.dtype) * change
+            return self.base - _times(self.weight / 2, change)
         r, D_1 = self.slope
-        # rho_1 + rho_2 = b_1 and r rho_1 + rho_2 = b_2 (equation 9), with phi_2 and phi_3 of -h.
-        phi_2 = -torch.expm1(-self.h) / self.h - 1
-        phi_3 = -phi_2 / self.h - 1 / 2
-        b_1, b_2 = phi_2 / self.B, 2 * phi_3 / self.B
+        # Exact for images linear and quadratic in lambda: rho_1 + rho_2 = b_1 and r rho_1 + rho_2 = b_2, which are
+        # k! x phi_(k+1)(x) / B at x = -h, with phi_1 = (e^x - 1) / x and phi_(k+1) = (phi_k - 1 / k!) / x.
+        x = -self.h
+        phi_1 = torch.expm1(x) / x
+        phi_2 = (phi_1 - 1) / x
+        b_1, b_2 = (phi_1 - 1) / self.B, 2 * (phi_2 - 1 / 2) / self.B
         rho_1 = (b_2 - b_1) / (r - 1)
         return self.base - _times(self.weight * rho_1, D_1) - _times(self.weight * (b_1 - rho_1), change)
 
