@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from denoisezoo.archs import create_backbone
-from denoisezoo.diffusion import Denoiser, Guided, Prediction, create_denoiser, create_sampler
+from denoisezoo.diffusion import Denoiser, Given, Guided, Prediction, create_denoiser, create_sampler
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
@@ -25,7 +25,7 @@ class Toy(Denoiser):
         super().__init__()
         self.process = VPDiscrete(schedule)
 
-    def forward(self, u_t, t, *given):
+    def forward(self, u_t, t, *told):
         alpha, sigma = self.process.alpha(t[:1]), self.process.sigma(t[:1])
         index = self.process.time_label(t[:1]) / 1000
         eps = torch.tanh(0.7 * u_t + index)
@@ -79,19 +79,16 @@ def test_networks_of_twice_the_channels_carry_it(wrap):
     net = create_backbone("adm_tiny", out_channels=6, cond_channels=0, augment_dim=0).eval()
     torch.nn.init.normal_(net.head.weight, std=0.1)  # begins at zero
     denoiser = wrap(create_denoiser(net, "vp_discrete"))
-    label = torch.zeros(2, dtype=torch.int64) if net.spec.num_classes else None
+    told = Given(label=torch.zeros(2, dtype=torch.int64) if net.spec.num_classes else None)
     R = net.spec.resolution
     x, t = torch.randn(2, 3, R, R), torch.full((2,), 500.0, dtype=f64)
-    outputs = net(x, torch.full((2,), 499.0), Given(label=label))
-    found = denoiser(x, t, Given(label=label))
-    assert torch.equal(found.variance, outputs[:, 3:])
+    outputs = net(x, torch.full((2,), 499.0), told)
+    assert torch.equal(denoiser(x, t, told).variance, outputs[:, 3:])
     drawn = {}
     for variance in ("small", "learned"):
         sampler = create_sampler(f"ddpm:variance={variance}")
         u_T = sampler.prior(denoiser.process, x.shape, 3, torch.Generator().manual_seed(0), dtype=torch.float32)
-        drawn[variance] = sampler(
-            denoiser, u_T, steps=3, given=Given(label=label), generator=torch.Generator().manual_seed(0)
-        ).images
+        drawn[variance] = sampler(denoiser, u_T, steps=3, given=told, generator=torch.Generator().manual_seed(0)).images
     assert drawn["learned"].isfinite().all()
     assert not torch.equal(drawn["small"], drawn["learned"])
 

@@ -1,6 +1,9 @@
-"""Sampler names, options, plans and hooks."""
+"""Sampler names, options, plans, hooks, and the walk that all of them share."""
 
+import itertools
 import typing
+from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -18,7 +21,7 @@ from denoisezoo.diffusion import (
 )
 from denoisezoo.diffusion.processes.scalar import EDM, VP, RectifiedFlow
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
-from denoisezoo.diffusion.samplers import Caller
+from denoisezoo.diffusion.samplers import Caller, GridSampler, transfer
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -139,7 +142,70 @@ GENERAL = [name for name in SAMPLERS if walks(name, VP())]
 
 
 def test_all_samplers_but_that_of_another_chain_walk_scalar_processes():
-    assert set(SAMPLERS) - set(GENERAL) == {"udpm"}
+    assert {name for name in SAMPLERS if not walks(name, VP())} == {"udpm"}
+
+
+@dataclass(frozen=True)
+class Outside(GridSampler):
+    """DDIM as another package writes it, with an option of every kind; it keeps what it was told of every step."""
+
+    times: int = 1
+    most: int | None = None
+    share: float | None = None
+    form: Literal["a", "b"] | None = None
+    told: typing.ClassVar[list] = []
+
+    def step(self, call, u, t, s, history, generator):
+        self.told.append((float(t), float(s), u.shape[-1], [*history]))
+        history.append(float(t))
+        return transfer(call.process, call(u, t), s)
+
+
+@pytest.fixture
+def outside():
+    """Its name; a class that is registered in any module is a sampler like those of the package."""
+    if "outside_of_test" not in SAMPLERS:
+        SAMPLERS.register("outside_of_test")(Outside)
+    Outside.told.clear()
+    return "outside_of_test"
+
+
+def test_a_sampler_of_another_package_is_created_from_text(outside):
+    sampler = create_sampler(f"{outside}:times=3,most=4,share=0.5,form=b,time_grid=edm")
+    assert sampler == Outside(times=3, most=4, share=0.5, form="b", time_grid="edm")
+    assert isinstance(sampler.most, int)
+    assert sampler.name == outside
+    for wrong, word in [("tims=1", "times"), ("most=4.5", "whole number"), ("share=nan", "share"), ("form=c", "a")]:
+        with pytest.raises(UserError, match=word):
+            create_sampler(f"{outside}:{wrong}")
+    with pytest.raises(UserError, match=f"did you mean {outside}"):
+        create_sampler("outside_of_tests")
+
+
+def test_the_walk_hands_each_step_its_times_state_and_history(outside):
+    """Coefficients have entered before the step from where they do, and what is older is forgotten."""
+    process = MultiScale(levels=1, ends=[0.5, 1.0])
+    denoiser, sampler, side = Recorder(process), create_sampler(outside), process.resolution
+    u_T = sampler.prior(process, (2, 1, side, side), 6)
+    assert u_T.shape[-1] == side // 2
+    result = sampler(denoiser, u_T, steps=6)
+    times = result.grid.tolist()
+    assert [(t, s) for t, s, *_ in Outside.told] == list(itertools.pairwise(times[:-1]))  # the last is no step
+    entered = times.index(0.5)
+    assert [size for *_, size, _ in Outside.told] == [side // 2] * entered + [side] * (5 - entered)
+    assert [history for *_, history in Outside.told] == [
+        times[0 if n < entered else entered : n] for n in range(len(times) - 2)
+    ]
+    assert [float(t[0]) for t, *_ in denoiser.calls] == times[:-1]
+    assert not result.images.any()  # what is predicted at the last time
+
+
+def test_the_walk_ends_with_the_prediction_that_a_sampler_clips(gaussian):
+    truth = gaussian(EDM())
+    truth.oracle.means.mul_(10)
+    for spec in ("ddpm", "ddim:clip=true", "gddim:clip=true", "dpmpp_2m_sde:clip=true"):
+        assert walked(truth, spec).abs().max() == 1
+        assert walked(truth, f"{spec.partition(':')[0]}:clip=false").abs().max() > 1
 
 
 @pytest.mark.parametrize("name", GENERAL)
@@ -222,12 +288,12 @@ def test_what_is_not_finite_leaves_no_walk(gaussian, name, value):
     truth, calls = gaussian(EDM()), []
     exact = truth.oracle.forward
 
-    def overflowing(u, t, *given):
-        found = exact(u, t, *given)
+    def overflowing(u, t, *told):
+        prediction = exact(u, t, *told)
         calls.append(float(t[0]))
         if len(calls) == 2:
-            found.u_0[1] = value
-        return found
+            prediction.u_0[1] = value
+        return prediction
 
     truth.oracle.forward = overflowing
     with pytest.raises(ComputationError, match=r"1 of 8 images .* call 2 of .* at t = ") as caught:
@@ -252,7 +318,6 @@ def test_images_at_times_of_their_own_have_efforts_of_their_own():
 
     class Shifting(Recorder):
         def forward(self, u_t, t, given=NOTHING, effort=None):
-            super().forward(u_t, t, given, effort)
             return Prediction(u_t * effort, u_t)
 
     process = VP()

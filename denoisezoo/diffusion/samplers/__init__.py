@@ -1,4 +1,8 @@
-"""Samplers, found by name; one file for each kind."""
+"""Samplers, found by name; one file for each kind.
+
+One of another package is a `Sampler` too, a frozen dataclass with `@SAMPLERS.register("name")`: once its module is
+imported, by hand or as a plugin, it is created from text as those here are.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,30 @@ import dataclasses
 import typing
 from typing import Any
 
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler, SampleResult, StepInfo, transfer
+from denoisezoo.diffusion.samplers.sampler import (
+    SAMPLERS,
+    Caller,
+    GridSampler,
+    History,
+    Sampler,
+    SampleResult,
+    StepInfo,
+    transfer,
+)
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.registry import import_all
 
-__all__ = ["SAMPLERS", "Caller", "SampleResult", "Sampler", "StepInfo", "create_sampler", "transfer"]
+__all__ = [
+    "SAMPLERS",
+    "Caller",
+    "GridSampler",
+    "History",
+    "SampleResult",
+    "Sampler",
+    "StepInfo",
+    "create_sampler",
+    "transfer",
+]
 
 import_all(__name__, __path__)
 
@@ -24,7 +47,7 @@ def create_sampler(spec: str) -> Sampler:
     name, _, text = spec.partition(":")
     cls = SAMPLERS[name]
     hints = typing.get_type_hints(cls)
-    options = {f.name for f in dataclasses.fields(typing.cast(Any, cls))}
+    options = {option.name for option in dataclasses.fields(cls)}
     values: dict[str, Any] = {}
     for item in filter(None, text.split(",")):
         key, _, value = item.partition("=")
@@ -35,7 +58,9 @@ def create_sampler(spec: str) -> Sampler:
 
 
 def _parse(text: str, hint: Any, what: str) -> Any:
-    """Option text as the type `hint`: bool, float, str, a literal, or one of these or None."""
+    """Option text as the type `hint`: bool, int, float, str, a literal, or one of these or None."""
+    if type(None) in typing.get_args(hint):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is typing.Literal:
         if text not in typing.get_args(hint):
             raise unknown(what, text, typing.get_args(hint))

@@ -140,7 +140,6 @@ class EDMSampler(Sampler):
             a schedule "ve" lands half way, at (x + D) / 2, and one of "vp" near D.
     """
 
-    name: ClassVar[str] = "edm"
     order: ClassVar[int | None] = 2
     solver: Literal["heun", "euler"] = "heun"
     discretization: Discretization = "edm"

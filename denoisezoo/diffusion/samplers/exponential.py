@@ -54,11 +54,11 @@ def _integrals(process: Process, s: Tensor, nodes: Tensor, lam: float, image: bo
     x, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(POINTS))
     tau = t + (s - t) * (x + 1) / 2
     W, W_s = transported(process, s, tau, lam, image) * ((s - t) / 2), transported(process, s, s, lam, image)
-    found = []
+    coefficients = []
     for j in range(1, len(nodes)):
         slope = (weights * lagrange_slope(nodes, j, tau)).reshape(-1, *[1] * (W.ndim - 1))
-        found.append(lagrange(nodes, j, s) * W_s - (slope * W).sum(0, keepdim=True))
-    return found
+        coefficients.append(lagrange(nodes, j, s) * W_s - (slope * W).sum(0, keepdim=True))
+    return coefficients
 
 
 def transported(process: Process, s: Tensor, tau: Tensor, lam: float, image: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,7 +12,7 @@ from denoisezoo.diffusion.coefficients import apply_blocks, inverse
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, transfer
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, History, transfer
 from denoisezoo.errors import UserError
 
 
@@ -50,7 +50,7 @@ def clip_prediction(
     """The prediction with its image clipped to [-1, 1], and the noise that then belongs to u_t, or as it was."""
     u_0, times = process.clip(prediction.u_0), t.reshape(1)
     if keep_eps:
-        return Prediction(u_0, prediction.eps)
+        return dataclasses.replace(prediction, u_0=u_0)
     gap = u_t - apply_blocks(process.signal(times), u_0)
     return Prediction(u_0, apply_blocks(inverse(process.noise(times)), gap))
 
@@ -66,7 +66,6 @@ class DDPM(GridSampler):
         clip: Clip the predicted image to [-1, 1], as DDPM does.
     """
 
-    name: ClassVar[str] = "ddpm"
     variance: Literal["small", "large", "learned"] = "small"
     clip: bool = True
 
@@ -74,29 +73,27 @@ class DDPM(GridSampler):
         """Diagonal processes only."""
         require_diagonal(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+    def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
+        """Clipped, if so set."""
+        prediction = call(u, t)
+        return clip_prediction(prediction, call.process, u, t, keep_eps=True) if self.clip else prediction
+
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """u_s ~ N(mean of u_s given u_t and the predicted u_0, variance)."""
         process = require_diagonal(call.process, self.name)
-        for t, s in itertools.pairwise(grid):
-            u = process.expand(u, t, generator)
-            found = call(u, t)
-            u_0 = process.clip(found.u_0) if self.clip else found.u_0
-            if s == 0:
-                return u_0
-            alpha_ts, var_ts, posterior = bridge(process, s, t)
-            var_s, var_t = (process.noise(x.reshape(1)) ** 2 for x in (s, t))
-            # DDPM, equation 7.
-            mean = apply_blocks(alpha_ts * var_s / var_t, u)
-            mean = mean + apply_blocks(process.signal(s.reshape(1)) * var_ts / var_t, u_0)
-            if self.variance == "learned":
-                u = mean + learned_std(posterior, var_ts, found) * normal_like(u, generator)
-            else:
-                std = (posterior if self.variance == "small" else var_ts).clamp(min=0).sqrt()
-                u = mean + apply_blocks(std, normal_like(u, generator))
-        return u
+        prediction = self.predict(call, u, t)
+        alpha_ts, var_ts, posterior = bridge(process, s, t)
+        var_s, var_t = (process.noise(x.reshape(1)) ** 2 for x in (s, t))
+        # DDPM, equation 7.
+        mean = apply_blocks(alpha_ts * var_s / var_t, u)
+        mean = mean + apply_blocks(process.signal(s.reshape(1)) * var_ts / var_t, prediction.u_0)
+        if self.variance == "learned":
+            return mean + learned_std(posterior, var_ts, prediction) * normal_like(u, generator)
+        std = (posterior if self.variance == "small" else var_ts).clamp(min=0).sqrt()
+        return mean + apply_blocks(std, normal_like(u, generator))
 
 
-def learned_std(small: Tensor, large: Tensor, found: Prediction) -> Tensor:
+def learned_std(small: Tensor, large: Tensor, prediction: Prediction) -> Tensor:
     """Standard deviation (B, C, H, W) of a step: log variance = (1 + v)/2 log beta + (1 - v)/2 log beta-tilde.
 
     Improved DDPM, arXiv 2102.09672, equation 15, with v in [-1, 1] as its code has it. The step to the image, for which
@@ -105,17 +102,17 @@ def learned_std(small: Tensor, large: Tensor, found: Prediction) -> Tensor:
     Args:
         small: beta-tilde, blocks of a scalar process.
         large: beta.
-        found: What the network predicts.
+        prediction: What the network predicts.
 
     Raises:
         UserError: The network has learned no variance.
     """
-    if found.variance is None:
+    if prediction.variance is None:
         raise UserError(
             "variance is 'learned', and the network puts out none",
             "use variance=small, or a network with twice the image's channels as out_channels under a scalar process",
         )
-    share = (found.variance + 1) / 2
+    share = (prediction.variance + 1) / 2
     log_small, log_large = (blocks[:, 0, 0].log().to(share) for blocks in (small, large))
     return ((share * log_large + (1 - share) * log_small) / 2).exp()
 
@@ -132,7 +129,6 @@ class DDIM(GridSampler):
             `use_clipped_model_output`, guided-diffusion), or "kept", the network's own (diffusers' default).
     """
 
-    name: ClassVar[str] = "ddim"
     order: ClassVar[int | None] = 1
     eta: float = 0.0
     clip: bool = False
@@ -148,20 +144,20 @@ class DDIM(GridSampler):
         if self.eta:
             require_diagonal(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """u_s = A_s u_0 + sqrt(R_s^2 - std^2) eps + std z, with std = eta times the posterior's."""
-        for t, s in itertools.pairwise(grid):
-            u = call.process.expand(u, t, generator)
-            found = call(u, t)
-            if self.clip:
-                found = clip_prediction(found, call.process, u, t, keep_eps=self.clipped_eps == "kept")
-            if s == 0:
-                return found.u_0
-            u = self._noisy(call.process, found, s, t, generator) if self.eta else transfer(call.process, found, s)
-        return u
+    def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
+        """Clipped, if so set."""
+        prediction = call(u, t)
+        if not self.clip:
+            return prediction
+        return clip_prediction(prediction, call.process, u, t, keep_eps=self.clipped_eps == "kept")
 
-    def _noisy(self, process: Process, found: Prediction, s: Tensor, t: Tensor, generator: Noise) -> Tensor:
-        std = self.eta * bridge(require_diagonal(process, self.name), s, t)[2].clamp(min=0).sqrt()
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
+        """u_s = A_s u_0 + sqrt(R_s^2 - std^2) eps + std z, with std = eta times the posterior's."""
+        prediction = self.predict(call, u, t)
+        if not self.eta:
+            return transfer(call.process, prediction, s)
+        process = require_diagonal(call.process, self.name)
+        std = self.eta * bridge(process, s, t)[2].clamp(min=0).sqrt()
         rest = (process.noise(s.reshape(1)) ** 2 - std**2).clamp(min=0).sqrt()
-        u = apply_blocks(process.signal(s.reshape(1)), found.u_0) + apply_blocks(rest, found.eps)
+        u = apply_blocks(process.signal(s.reshape(1)), prediction.u_0) + apply_blocks(rest, prediction.eps)
         return u + apply_blocks(std, normal_like(u, generator))

@@ -11,7 +11,6 @@ So it does in a step from where no signal is left, as flows have it: psi from th
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -50,7 +49,6 @@ class GDDIM(GridSampler):
         clip: Clip every predicted image to [-1, 1], as ancestral sampling does; the noise is what then belongs to u_t.
     """
 
-    name: ClassVar[str] = "gddim"
     order: ClassVar[int | None] = 1
     q: int = 1
     lam: float = 0.0
@@ -83,30 +81,26 @@ class GDDIM(GridSampler):
             raise UserError(f"q {self.q} is larger than steps {steps}", f"give q of at most {max(1, steps)}")
         return super().grid(process, steps)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """Section 4 of the paper, a step at a time."""
-        process, step, nodes = call.process, None, list[Node]()
-        blank = no_signal(process, grid[0])
-        for n, (t, s) in enumerate(itertools.pairwise(grid)):
-            u = process.expand(u, t, generator)
-            found = self._call(call, u, t)
-            if s == 0:
-                return found.u_0
-            here = (t, found)
-            nodes = [here, *(node for node in nodes if node[1].eps.shape == u.shape)][: self.q]
-            carry = self._carry(process, s, t)
-            base = self._base(process, found, (s, t), carry, generator)
-            if carry is not None and self.reuse and step is not None and step.base.shape == u.shape:
-                base = base + apply_blocks(carry, step.end(here) - u)
-            step = _Step(process, s, self.lam, self.lam > 0 or (blank and n == 0), base, nodes)
-            u = step.end()
-            if self.corrector and not self.reuse:
-                u = step.end((s, self._call(call, u, s)))
-        return u
+    def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
+        """Clipped, if so set."""
+        prediction = call(u, t)
+        return clip_prediction(prediction, call.process, u, t) if self.clip else prediction
 
-    def _call(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
-        found = call(u, t)
-        return clip_prediction(found, call.process, u, t) if self.clip else found
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: list[_Step], generator: Noise) -> Tensor:
+        """Section 4 of the paper; the history is the step before, with its nodes."""
+        process, last = call.process, history.pop() if history else None
+        here = (t, self.predict(call, u, t))
+        carry = self._carry(process, s, t)
+        base = self._base(process, here[1], (s, t), carry, generator)
+        if self.reuse and carry is not None and last is not None:
+            base = base + apply_blocks(carry, last.end(here) - u)
+        nodes = [here, *(last.nodes if last else [])][: self.q]
+        step = _Step(process, s, self.lam, self.lam > 0 or no_signal(process, t), base, nodes)
+        history.append(step)
+        u = step.end()
+        if self.corrector and not self.reuse:
+            return step.end((s, self.predict(call, u, s)))
+        return u
 
     def _carry(self, process: Process, s: Tensor, t: Tensor) -> Tensor | None:
         """What carries a change of the state at t to s, psi or with noise Psihat; None where nothing is carried."""
@@ -115,16 +109,21 @@ class GDDIM(GridSampler):
         return process.psi(s.reshape(1), t.reshape(1)) if self.reuse else None
 
     def _base(
-        self, process: Process, found: Prediction, span: tuple[Tensor, Tensor], carry: Tensor | None, generator: Noise
+        self,
+        process: Process,
+        prediction: Prediction,
+        span: tuple[Tensor, Tensor],
+        carry: Tensor | None,
+        generator: Noise,
     ) -> Tensor:
         """The state at s of first order; with noise of covariance Sigma_s - Psihat Sigma_t Psihat^T (proposition 6)."""
         s, _ = span
         if carry is None or not self.lam:
-            return transfer(process, found, s)
+            return transfer(process, prediction, s)
         R_s, R_t = (process.noise(x.reshape(1)) for x in span)
         carried = product(carry, R_t)
         P = product(R_s, transpose(R_s)) - product(carried, transpose(carried))
-        mean = apply_blocks(process.signal(s.reshape(1)), found.u_0) + apply_blocks(carried, found.eps)
+        mean = apply_blocks(process.signal(s.reshape(1)), prediction.u_0) + apply_blocks(carried, prediction.eps)
         return mean + apply_blocks(square_root(P), normal_like(mean, generator))
 
 
@@ -157,7 +156,7 @@ class _Step:
         """The state at s; with the node at s, if it is there, among those that are interpolated."""
         nodes = [self.nodes[0], *ahead, *self.nodes[1:]]
         times, u = torch.stack([time for time, _ in nodes]), self.base
-        v_0, *others = (found.u_0 if self.image else found.eps for _, found in nodes)
+        v_0, *others = (prediction.u_0 if self.image else prediction.eps for _, prediction in nodes)
         coefficients = multistep_coefficients(self.process, self.s, times, self.lam, self.image)
         for C_j, v_j in zip(coefficients, others, strict=True):
             u = u + apply_blocks(C_j, v_j - v_0)

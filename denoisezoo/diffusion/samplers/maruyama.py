@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from denoisezoo.diffusion.coefficients import apply_blocks, inverse, product, sq
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.probability_flow import slope
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, History
 from denoisezoo.errors import UserError
 
 
@@ -27,7 +25,6 @@ class EulerMaruyama(GridSampler):
         lam: lambda; 1 is the reverse SDE, 0 Euler's method on the probability flow.
     """
 
-    name: ClassVar[str] = "euler_maruyama"
     lam: float = 1.0
 
     def __post_init__(self) -> None:
@@ -35,24 +32,18 @@ class EulerMaruyama(GridSampler):
         if self.lam < 0:
             raise UserError(f"lam is {self.lam}", "give a number of at least 0; 1 is the reverse SDE")
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """u_s = u_t + (s - t) drift + lam sqrt(t - s) G z."""
-        process = call.process
-        for t, s in itertools.pairwise(grid):
-            u = process.expand(u, t, generator)
-            found = call(u, t)
-            if s == 0:
-                return found.u_0
-            d = slope(process, found, t)
-            if self.lam:
-                # -score = R^-T eps; what the flow lacks of the SDE's drift is lam^2/2 G G^T of it.
-                G2 = finite_diffusion(process, t)
-                push = product(G2, inverse(transpose(process.noise(t.reshape(1)))))
-                d = d + apply_blocks(self.lam**2 / 2 * push, found.eps)
-            u = u + (s - t).to(u.dtype) * d
-            if self.lam:
-                u = u + apply_blocks(self.lam * (t - s).sqrt() * square_root(G2), normal_like(u, generator))
-        return u
+        process, prediction = call.process, call(u, t)
+        d = slope(process, prediction, t)
+        if not self.lam:
+            return u + (s - t).to(u.dtype) * d
+        # -score = R^-T eps; what the flow lacks of the SDE's drift is lam^2/2 G G^T of it.
+        G2 = finite_diffusion(process, t)
+        push = product(G2, inverse(transpose(process.noise(t.reshape(1)))))
+        d = d + apply_blocks(self.lam**2 / 2 * push, prediction.eps)
+        u = u + (s - t).to(u.dtype) * d
+        return u + apply_blocks(self.lam * (t - s).sqrt() * square_root(G2), normal_like(u, generator))
 
 
 def finite_diffusion(process: Process, t: Tensor) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process
 from denoisezoo.diffusion.samplers.first_order import require_diagonal
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, History
 from denoisezoo.errors import UserError
 
 
@@ -30,7 +28,6 @@ class PredictorCorrector(GridSampler):
         correct: Corrector steps before each predictor step; 0 is the predictor alone, with NFE = N.
     """
 
-    name: ClassVar[str] = "pc"
     snr: float = 0.15
     correct: int = 1
 
@@ -49,49 +46,46 @@ class PredictorCorrector(GridSampler):
         """One call for the predictor and one for each corrector."""
         return (1 + self.correct) * steps
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """Correct at t, predict from t to s."""
+    def checked_grid(self, process: Process, steps: int) -> Tensor:
+        """See `Sampler.checked_grid`.
+
+        Raises:
+            UserError: It begins where no signal is left, too: x = u/alpha is infinite there.
+        """
+        grid = super().checked_grid(process, steps)
+        if not bool((process.signal(grid[:1]) > 0).all()):
+            raise UserError(
+                f"sampler {self.name!r} cannot begin {type(process).__name__} at t = {float(grid[0]):g}, "
+                "where no signal is left",
+                "use gddim:lam=1, or a grid that begins later, such as time_grid=edm",
+            )
+        return grid
+
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
+        """Correct at t, then alpha_s (x + G^2 score + G z), the score of x = u/alpha_t being -eps / sigma."""
         process = require_diagonal(call.process, self.name)
-        require_signal(process, grid[0])
-        for t, s in itertools.pairwise(grid):
-            u = process.expand(u, t, generator)
-            for _ in range(self.correct):
-                u = self._corrected(call, process, u, t, generator)
-            u = predicted(call, process, u, t, s, generator)
-        return u
+        u = self._corrected(call, process, u, t, generator)
+        eps = call(u, t).eps
+        (alpha_t, R_t), (alpha_s, R_s) = ((process.signal(x.reshape(1)), process.noise(x.reshape(1))) for x in (t, s))
+        sigma_t, sigma_s = R_t / alpha_t, R_s / alpha_s
+        G2 = (sigma_t**2 - sigma_s**2).clamp(min=0)
+        u = apply_blocks(alpha_s / alpha_t, u) - apply_blocks(alpha_s * G2 / sigma_t, eps)
+        return u + apply_blocks(alpha_s * G2.sqrt(), normal_like(u, generator))
+
+    def end(self, call: Caller, u: Tensor, t: Tensor, generator: Noise) -> Tensor:
+        """What is predicted once more is corrected."""
+        process = require_diagonal(call.process, self.name)
+        return super().end(call, self._corrected(call, process, u, t, generator), t, generator)
 
     def _corrected(self, call: Caller, process: DiagonalProcess, u: Tensor, t: Tensor, generator: Noise) -> Tensor:
-        score = -apply_blocks(1 / process.noise(t.reshape(1)), call(u, t).eps)
-        z = normal_like(u, generator)
-        e = 2 * (self.snr * norm(z) / norm(score)) ** 2
-        return u + e * score + (2 * e).sqrt() * z
-
-
-def require_signal(process: DiagonalProcess, t: Tensor) -> None:
-    """Refuse to begin at a time (()) without signal, where x = u/alpha is infinite.
-
-    Raises:
-        UserError: Naming the time.
-    """
-    if not bool((process.signal(t.reshape(1)) > 0).all()):
-        raise UserError(
-            f"sampler 'pc' cannot begin {type(process).__name__} at t = {float(t):g}, where no signal is left",
-            "use gddim:lam=1, or a grid that begins later, such as time_grid=edm",
-        )
+        for _ in range(self.correct):
+            score = -apply_blocks(1 / process.noise(t.reshape(1)), call(u, t).eps)
+            z = normal_like(u, generator)
+            e = 2 * (self.snr * norm(z) / norm(score)) ** 2
+            u = u + e * score + (2 * e).sqrt() * z
+        return u
 
 
 def norm(u: Tensor) -> Tensor:
     """Of each image, (B, 1, 1, 1)."""
     return u.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-
-
-def predicted(call: Caller, process: DiagonalProcess, u: Tensor, t: Tensor, s: Tensor, generator: Noise) -> Tensor:
-    """The state at s: alpha_s (x + G^2 score + G z), the score of x = u/alpha_t being -eps / sigma."""
-    found = call(u, t)
-    if s == 0:
-        return found.u_0
-    (alpha_t, R_t), (alpha_s, R_s) = ((process.signal(x.reshape(1)), process.noise(x.reshape(1))) for x in (t, s))
-    sigma_t, sigma_s = R_t / alpha_t, R_s / alpha_s
-    G2 = (sigma_t**2 - sigma_s**2).clamp(min=0)
-    u = apply_blocks(alpha_s / alpha_t, u) - apply_blocks(alpha_s * G2 / sigma_t, found.eps)
-    return u + apply_blocks(alpha_s * G2.sqrt(), normal_like(u, generator))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,13 +13,13 @@ from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.first_order import require_scalar
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, transfer
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, History, transfer
 
 
-def slope(process: Process, found: Prediction, t: Tensor) -> Tensor:
+def slope(process: Process, prediction: Prediction, t: Tensor) -> Tensor:
     """du/dt along the probability flow, from a prediction at time t, () or (B,): A' u_0 + R' eps, for any process."""
     A_dot, R_dot = process.rates(t.reshape(-1))
-    return apply_blocks(A_dot, found.u_0) + apply_blocks(R_dot, found.eps)
+    return apply_blocks(A_dot, prediction.u_0) + apply_blocks(R_dot, prediction.eps)
 
 
 @SAMPLERS.register("euler")
@@ -28,19 +27,11 @@ def slope(process: Process, found: Prediction, t: Tensor) -> Tensor:
 class Euler(GridSampler):
     """Euler's method in the process's own time; the last step is the predicted image. NFE = N."""
 
-    name: ClassVar[str] = "euler"
     order: ClassVar[int | None] = 1
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """u_s = u_t + (s - t) du/dt."""
-        process = call.process
-        for t, s in itertools.pairwise(grid):
-            u = process.expand(u, t, generator)
-            found = call(u, t)
-            if s == 0:
-                return found.u_0
-            u = u + (s - t).to(u.dtype) * slope(process, found, t)
-        return u
+        return u + (s - t).to(u.dtype) * slope(call.process, call(u, t), t)
 
 
 @SAMPLERS.register("heun")
@@ -48,26 +39,18 @@ class Euler(GridSampler):
 class Heun(GridSampler):
     """Heun's second-order method in the process's own time (EDM, algorithm 1). NFE = 2N - 1."""
 
-    name: ClassVar[str] = "heun"
     order: ClassVar[int | None] = 2
 
     def nfe(self, steps: int) -> int:
         """Two calls a step, one in the last."""
         return 2 * steps - 1
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """The trapezoidal rule with an Euler step as predictor."""
-        process = call.process
-        for t, s in itertools.pairwise(grid):
-            u = process.expand(u, t, generator)
-            found = call(u, t)
-            if s == 0:
-                return found.u_0
-            h = (s - t).to(u.dtype)
-            d = slope(process, found, t)
-            d_prime = slope(process, call(u + h * d, s), s)
-            u = u + h * (d + d_prime) / 2
-        return u
+        h = (s - t).to(u.dtype)
+        d = slope(call.process, call(u, t), t)
+        d_prime = slope(call.process, call(u + h * d, s), s)
+        return u + h * (d + d_prime) / 2
 
 
 LONGEST = 2.0
@@ -85,29 +68,24 @@ class DPMSolverPP2M(GridSampler):
     first order.
     """
 
-    name: ClassVar[str] = "dpmpp_2m"
     order: ClassVar[int | None] = 2
 
     def check(self, process: Process) -> None:
         """Scalar processes only."""
         require_scalar(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """u_s = sigma_s/sigma_t u_t - alpha_s (e^-h - 1) D with D extrapolated from two predictions of u_0."""
         process = require_scalar(call.process, self.name)
-        steps = process.log_snr(grid).diff() / 2
-        previous: Tensor | None = None
-        for i, (t, s) in enumerate(itertools.pairwise(grid)):
-            found = call(u, t)
-            if s == 0:
-                return found.u_0
-            h, h_last = steps[i], steps[i - 1]
-            # Nothing to extrapolate from at first, nor after a start with no signal, where the last step was infinite.
-            if previous is None or torch.isinf(h_last) or h > LONGEST * h_last:
-                u = transfer(process, found, s)
-            else:
-                D = found.u_0 + (h / (2 * h_last)).to(u.dtype) * (found.u_0 - previous)
-                decay = (process.sigma(s) / process.sigma(t)).to(u.dtype)
-                u = decay * u - (process.alpha(s) * torch.expm1(-h)).to(u.dtype) * D
-            previous = found.u_0
-        return u
+        prediction, last = call(u, t), history.pop() if history else None
+        history.append((t, prediction.u_0))
+        if last is None:
+            return transfer(process, prediction, s)
+        t_last, u_0_last = last
+        h_last, h = process.log_snr(torch.stack([t_last, t, s])).diff() / 2
+        # After a start with no signal, where the step was infinite, there is nothing to extrapolate from either.
+        if torch.isinf(h_last) or h > LONGEST * h_last:
+            return transfer(process, prediction, s)
+        D = prediction.u_0 + (h / (2 * h_last)).to(u.dtype) * (prediction.u_0 - u_0_last)
+        decay = (process.sigma(s) / process.sigma(t)).to(u.dtype)
+        return decay * u - (process.alpha(s) * torch.expm1(-h)).to(u.dtype) * D

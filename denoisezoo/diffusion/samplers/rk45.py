@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +12,7 @@ from torch import Tensor
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.probability_flow import slope
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, History, Sampler
 from denoisezoo.errors import ComputationError, UserError
 
 # Dormand and Prince 1980: nodes, rows of the tableau (the last is the fifth-order solution), error weights.
@@ -48,7 +47,6 @@ class RK45(Sampler):
         atol: Absolute tolerance of a step.
     """
 
-    name: ClassVar[str] = "rk45"
     order: ClassVar[int | None] = 5
     adaptive: ClassVar[bool] = True
     rtol: float = 1e-5
@@ -68,17 +66,15 @@ class RK45(Sampler):
         ends = [process.stages[0][0], *(last for _, last in process.stages), 0.0]
         return torch.tensor(ends, dtype=torch.float64)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """Integrate each stage, then denoise."""
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
+        """All of a stage, in as many steps as its tolerances ask for."""
         process, steps = call.process, max(1, (call.calls - 2) // 6)
-        first = (grid[0] - grid[-2]) / steps
+        (first, _), (_, last) = process.stages[0], process.stages[-1]
 
         def field(t: Tensor, u: Tensor) -> Tensor:
             return slope(process, call(u, t), t)
 
-        for t, s in itertools.pairwise(grid[:-1]):
-            u = self._integrate(field, process.expand(u, t, generator), t, s, torch.minimum(first, t - s))
-        return call(u, grid[-2]).u_0
+        return self._integrate(field, u, t, s, (t - s).clamp(max=(first - last) / steps))
 
     def _integrate(self, field: Field, u: Tensor, start: Tensor, end: Tensor, first: Tensor) -> Tensor:
         """From `start` back to `end` (()), the first step of a size (()); later ones differ between images."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +22,21 @@ from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.registry import Registry
 
-SAMPLERS: Registry[type[Sampler]] = Registry("sampler", see="denoisezoo sample --help")
+
+class SamplerRegistry(Registry["type[Sampler]"]):
+    """Samplers by name; a class learns the name that it is registered under."""
+
+    def add(self, name: str, item: type[Sampler], origin: str = "?") -> type[Sampler]:
+        """See `Registry.add`."""
+        super().add(name, item, origin)
+        item.name = name
+        return item
+
+
+SAMPLERS = SamplerRegistry("sampler", see="denoisezoo sample --help")
+
+History = list[Any]
+"""What a sampler keeps for its next steps, as it likes; it is emptied where coefficients enter the state."""
 
 
 class EffortPlan(Protocol):
@@ -92,11 +106,11 @@ class Caller:
         if self.plan is None:
             return self._call(u_t, t, None)
         efforts = [self.plan.effort(log_snr) for log_snr in self.process.log_snr(t.reshape(-1)).tolist()]
-        found = {effort: self._call(u_t, t, effort) for effort in dict.fromkeys(efforts)}
-        if len(found) == 1:
-            return found[efforts[0]]
+        predictions = {effort: self._call(u_t, t, effort) for effort in dict.fromkeys(efforts)}
+        if len(predictions) == 1:
+            return predictions[efforts[0]]
         u_0, eps = (
-            torch.stack([getattr(found[effort], part)[i] for i, effort in enumerate(efforts)])
+            torch.stack([getattr(predictions[effort], part)[i] for i, effort in enumerate(efforts)])
             for part in ("u_0", "eps")
         )
         return Prediction(u_0, eps)
@@ -141,12 +155,18 @@ def finite_images(x: Tensor) -> Tensor:
     return x.isfinite().flatten(1).all(1)
 
 
-class Sampler(ABC):
-    """Walks the reverse process. Instances hold the sampler's options; classes are found by name in `SAMPLERS`."""
+@dataclass(frozen=True)
+class Sampler:
+    """Walks the reverse process. Instances hold the sampler's options; classes are found by name in `SAMPLERS`.
+
+    A one-step or multistep method is its options as fields, the `order` that it declares, and `step`. One that is no
+    walk down a grid has its own `walk`.
+    """
 
     name: ClassVar[str] = ""
+    """What it is registered as."""
     order: ClassVar[int | None] = None
-    """Order of convergence of a deterministic sampler; None for stochastic ones."""
+    """Order of convergence of a deterministic sampler with its default options; None for stochastic ones."""
     adaptive: ClassVar[bool] = False
     """Whether tolerances decide how many calls are made, and not the steps."""
 
@@ -156,7 +176,7 @@ class Sampler(ABC):
         Raises:
             UserError: Naming the option.
         """
-        for option in dataclasses.fields(cast(Any, self)):
+        for option in dataclasses.fields(self):
             value = getattr(self, option.name)
             if isinstance(value, float) and not math.isfinite(value) and value != option.default:
                 raise UserError(f"{option.name} of sampler {self.name} is {value}", "give a finite number")
@@ -222,7 +242,7 @@ class Sampler(ABC):
         if process.sampler not in (None, self.name):
             raise UserError(
                 f"sampler {self.name!r} cannot walk {type(process).__name__}",
-                f"use --sampler {process.sampler} --steps {len(process.stages)}",
+                f"use sampler {process.sampler!r} with {len(process.stages)} steps",
             )
         self.check(process)
 
@@ -253,14 +273,44 @@ class Sampler(ABC):
         """Denoiser calls of a walk of `steps` steps."""
         return steps
 
-    @abstractmethod
     def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """Carry the state `u` (B, C, H, W) from grid[0] to grid[-1] = 0 and return u_0.
-
-        Before each step from a time t, `process.expand` lets in what enters the state at t.
+        """Carry the state `u` (B, C, H, W) from grid[0] to grid[-1] = 0, and return u_0: step by step, then `end`.
 
         The grid stays on the CPU: numbers of it steer the loop and scale tensors on any device, without a wait.
         """
+        history: History = []
+        for t, s in itertools.pairwise(grid):
+            before, u = u, call.process.expand(u, t, generator)
+            if u.shape != before.shape:
+                history.clear()
+            if s == 0:
+                return self.end(call, u, t, generator)
+            u = self.step(call, u, t, s, history, generator)
+        return u
+
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
+        """One step, from t to s with t > s > 0.
+
+        Args:
+            call: The denoiser: `call(u, t)` is its `Prediction` for a state at a time.
+            u: The state at t (B, C, H, W), with all that enters there.
+            t: Where the step begins, (), float64, on the CPU.
+            s: Where it ends, likewise.
+            history: A list to keep things in for the next steps; empty in the first, and where coefficients entered.
+            generator: Source of noise, for `normal_like`.
+
+        Returns:
+            The state at s, in the dtype of `u`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has neither a step nor a walk of its own")
+
+    def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
+        """What is predicted for the state `u` at t; samplers that clip say so here."""
+        return call(u, t)
+
+    def end(self, call: Caller, u: Tensor, t: Tensor, generator: Noise) -> Tensor:
+        """u_0 from the state `u` at the last time of the grid before 0: what is predicted there."""
+        return self.predict(call, u, t).u_0
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.coefficients import apply_blocks
+from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process
-from denoisezoo.diffusion.samplers.first_order import require_diagonal
+from denoisezoo.diffusion.samplers.first_order import clip_prediction, require_diagonal
 from denoisezoo.diffusion.samplers.probability_flow import LONGEST
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
 from denoisezoo.errors import UserError
@@ -41,7 +40,6 @@ class StochasticDPMSolverPP2M(GridSampler):
         clip: Clip every predicted image to [-1, 1], as ancestral sampling does.
     """
 
-    name: ClassVar[str] = "dpmpp_2m_sde"
     tau: float = 1.0
     corrector: bool = False
     clip: bool = False
@@ -55,23 +53,20 @@ class StochasticDPMSolverPP2M(GridSampler):
         """Diagonal processes only."""
         require_diagonal(process, self.name)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """One call, one step, each from the last two or three calls' images."""
-        process = require_diagonal(call.process, self.name)
-        step: _Step | None = None
-        for t, s in itertools.pairwise(grid):
-            u = process.expand(u, t, generator)
-            u_0 = call(u, t).u_0
-            u_0 = process.clip(u_0) if self.clip else u_0
-            if s == 0:
-                return u_0
-            if step is not None and step.u_0.shape != u_0.shape:
-                step = None
-            if step is not None and self.corrector:
-                u = step.corrected(u_0)
-            step = self._step(process, u, u_0, (t, s), step, generator)
-            u = step.predicted()
-        return u
+    def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
+        """Clipped, if so set."""
+        prediction = call(u, t)
+        return clip_prediction(prediction, call.process, u, t, keep_eps=True) if self.clip else prediction
+
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: list[_Step], generator: Noise) -> Tensor:
+        """One call, one step, from the last two or three calls' images; the history is the step before."""
+        process, last = require_diagonal(call.process, self.name), history.pop() if history else None
+        u_0 = self.predict(call, u, t).u_0
+        if self.corrector and last is not None:
+            u = last.corrected(u_0)
+        step = self._step(process, u, u_0, (t, s), last, generator)
+        history.append(step)
+        return step.predicted()
 
     def _step(
         self, process: Process, u: Tensor, u_0: Tensor, span: tuple[Tensor, Tensor], last: _Step | None, noise: Noise
@@ -85,7 +80,7 @@ class StochasticDPMSolverPP2M(GridSampler):
             kept = kept + apply_blocks(std, normal_like(u, noise))
         before = None
         if last is not None:
-            before = u_0 - last.u_0, torch.where(h > LONGEST * last.whole, torch.inf, last.whole)
+            before = u_0 - last.u_0, torch.where(h > LONGEST * last.spacing, torch.inf, last.spacing)
         return _Step(kept, u_0, A_s, h, torch.where(moving(process, span[0]), h, torch.inf), 1 + self.tau**2, before)
 
 
@@ -104,10 +99,10 @@ class _Step:
         u_0: The image predicted at t, D_t.
         A_s: Signal at the end, blocks.
         h: Its length in lambda, blocks; 0 where nothing moves, infinite from where there is no signal.
-        whole: h, or infinite for a coefficient that stood still for some of the step: what changed in D then has
+        spacing: h, or infinite for a coefficient that stood still for some of the step: what changed in D then has
             nothing to do with its lambda, and is no slope.
         c: 1 + tau^2.
-        before: D_t less the image of the call before, and `whole` of that step, infinite where it is too short to
+        before: D_t less the image of the call before, and `spacing` of that step, infinite where it is too short to
             extrapolate from; None for a first step.
     """
 
@@ -115,7 +110,7 @@ class _Step:
     u_0: Tensor
     A_s: Tensor
     h: Tensor
-    whole: Tensor
+    spacing: Tensor
     c: float
     before: tuple[Tensor, Tensor] | None
 

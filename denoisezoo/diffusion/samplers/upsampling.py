@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.process import Process
-from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, Sampler
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, History, Sampler
 from denoisezoo.errors import UserError
 
 
@@ -23,22 +21,15 @@ class UDPMSampler(Sampler):
     Its noise is L maps, the start and one for each level above the first: the latent of the image.
     """
 
-    name: ClassVar[str] = "udpm"
-
     def check(self, process: Process) -> None:
         """Down-sampling processes only."""
         _down_sampling(process)
 
-    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
-        """x_(l-1) ~ q(x_(l-1) | x_l, prediction); at level 1 the prediction itself."""
+    def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
+        """x_(l-1) ~ q(x_(l-1) | x_l, prediction)."""
         process = _down_sampling(call.process)
-        for t, s in itertools.pairwise(grid):
-            u_0 = call(u, t).u_0
-            if s == 0:
-                return u_0
-            mean, std = process.posterior(u, u_0, int(t))
-            u = mean + std * normal_like(mean, generator)
-        return u
+        mean, std = process.posterior(u, call(u, t).u_0, int(t))
+        return mean + std * normal_like(mean, generator)
 
 
 def _down_sampling(process: Process) -> DownSampling:
