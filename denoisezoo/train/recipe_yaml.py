@@ -3,6 +3,9 @@
 YAML tells text from numbers by how it looks. Here the argument tells: what a class takes as text alone is read as it is
 written, and text is written in such a way that reading it gives it back. A plain `null` still is nothing; a folder of
 that name is `./null`.
+
+A recipe that extends another is merged into it as a tree, before anything is read: what a child calls 007 is told by
+the class that its parent names.
 """
 
 from __future__ import annotations

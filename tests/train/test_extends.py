@@ -1,12 +1,12 @@
 """Recipes that extend others: what is merged, what is replaced, and what is refused."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from denoisezoo.cli import main
-from denoisezoo.errors import UserError
 from denoisezoo.train.fit import train
 from denoisezoo.train.recipe import parse_recipe, plain_config
 from denoisezoo.train.recipe_files import EXTENDS, find_recipe, list_recipes, read_recipe
@@ -124,7 +124,7 @@ def test_a_recipe_after_another_still_merges_into_it(recipe, tmp_path):
     [
         ({"a": "extends: a.yaml"}, "a.yaml extends itself; take the extends"),
         ({"a": "extends: b.yaml", "b": "extends: a.yaml"}, "a.yaml extends itself, through .*b.yaml"),
-        ({"a": "extends: digits/ddpn"}, "unknown recipe 'digits/ddpn', which .*a.yaml extends; did you mean digits/ddpm"),
+        ({"a": "extends: digits/ddpn"}, "unknown recipe 'digits/ddpn', which a.yaml extends; .*digits/ddpm"),
         ({"a": "extends: none.yaml"}, "there is no recipe file none.yaml, which .*a.yaml extends"),
         ({"a": "extends: https://x.y/z.yaml"}, "is a URL"),
         ({"a": "extends: [b.yaml]"}, "extends in .*a.yaml is .*; give one name"),
@@ -139,10 +139,10 @@ def test_a_recipe_after_another_still_merges_into_it(recipe, tmp_path):
         ({"a": "extend: digits/ddpm"}, "unknown key 'extend'; did you mean extends"),
     ],
 )
-def test_mistakes(written, capsys, texts, message):
-    with pytest.raises(UserError):
-        written(**texts)
-        parse_recipe(["--config", "a.yaml"])
+def test_mistakes(tmp_path, monkeypatch, capsys, texts, message):
+    monkeypatch.chdir(tmp_path)
+    for name, text in texts.items():
+        Path(f"{name}.yaml").write_text(text)
     assert re.search(message, refused(["train", "--config", "a.yaml"], capsys))
 
 
