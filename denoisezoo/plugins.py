@@ -42,13 +42,22 @@ def import_trusted(module: str, what: str) -> ModuleType:
     Raises:
         UserError: Its package is not trusted, in which case nothing has been imported, or it cannot be imported.
     """
+    check_trusted(module, what)
+    return import_named(module, what)
+
+
+def check_trusted(module: str, what: str) -> None:
+    """Refuse a module that a file names, if its package is not trusted; see `import_trusted`.
+
+    Raises:
+        UserError: It is not.
+    """
     package = module.partition(".")[0]
     if package not in _trusted.get():
         raise UserError(
             f"{what}, of the package {package}, whose code is not trusted",
             f"if it is yours, or you have read it, add --trust {package} (in Python trust=({package!r},))",
         )
-    return import_named(module, what)
 
 
 def import_named(module: str, what: str) -> ModuleType:

@@ -8,7 +8,7 @@ import pytest
 
 from denoisezoo.archs import get_variant, list_denoisers
 from denoisezoo.cli import COMMANDS
-from denoisezoo.train.recipe import find_recipe
+from denoisezoo.train.recipe_files import find_recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -10,7 +10,7 @@ from denoisezoo.errors import UserError
 def run_raw(argv: list[str]) -> int:
     """Train with LightningCLI's own arguments."""
     from denoisezoo.train.fit import train
-    from denoisezoo.train.recipe import list_recipes
+    from denoisezoo.train.recipe_files import list_recipes
 
     words = {word.partition("=")[0] for word in argv}
     if not words & {"-c", "--config", "-h", "--help"}:

@@ -26,7 +26,8 @@ from denoisezoo.runs.assessor import Assessment, Settings, assess, check_guidanc
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
-from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe
+from denoisezoo.train.recipe import parse_recipe
+from denoisezoo.train.recipe_files import IMPORTS, find_recipe, list_recipes
 
 GRID_IMAGES = 36
 NEIGHBOUR_ROWS = 8
@@ -44,6 +45,7 @@ class Job:
         arguments: Arguments of `train`.
         budget: The budget in words.
         steps: Its steps; -1 where they are not limited.
+        trust: Packages that the recipe imports: who asks for its training trusts them.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Job:
     arguments: list[str]
     budget: str
     steps: int = -1
+    trust: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ def plan_jobs(
     names = expand(recipes)
     limits: dict[str, list[str]] = {}
     steps: dict[str, int] = {}
+    trust: dict[str, tuple[str, ...]] = {}
     titles = [label(name) for name in names]
     if twice := next((title for title in titles if titles.count(title) > 1), None):
         raise UserError(f"two recipes are called {twice}", "rename one: runs and rows go by the names of their files")
@@ -122,6 +126,7 @@ def plan_jobs(
             features.check(cli.model.denoiser.image_shape)
         words = limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
         steps[name] = int(words[words.index(STEPS) + 1]) if STEPS in words else cli.trainer.max_steps
+        trust[name] = tuple(module.partition(".")[0] for module in cli.config.get(IMPORTS) or ())
     jobs = []
     for seed in seeds:
         for name in names:
@@ -129,7 +134,7 @@ def plan_jobs(
             arguments = ["--config", name, "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
             arguments += ["--trainer.default_root_dir", str(folder), *limits[name]]
             arguments += ["--wandb", wandb] if wandb else []
-            jobs.append(Job(label(name), seed, folder, arguments, budget.text(), steps[name]))
+            jobs.append(Job(label(name), seed, folder, arguments, budget.text(), steps[name], trust[name]))
     return jobs
 
 
@@ -180,7 +185,7 @@ def compare(
                 check_launched(job, launched[job.folder])
             elif (trained := train(job.arguments)).interrupted:
                 return Outcome(records, page, trained.status)
-            run = load_run(job.folder)
+            run = load_run(job.folder, trust=job.trust)
             check_budget(job, run)
             bench = bench or Bench.of(run.data(), settings, out)
             records.append(bench.record(job, run, f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}"))

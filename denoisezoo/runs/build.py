@@ -8,9 +8,26 @@ from jsonargparse import ArgumentParser
 
 from denoisezoo.data import ImageData
 from denoisezoo.errors import UserError
+from denoisezoo.plugins import check_trusted, import_trusted
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import check_arguments, check_class
 from denoisezoo.train.module import DiffusionModule
+from denoisezoo.train.recipe_files import module_names
+
+
+def import_modules(names: Any) -> None:
+    """Import what the recipe of a file asks for under `imports`: all, or nothing if one is not trusted.
+
+    Args:
+        names: Names of modules; None for none.
+
+    Raises:
+        UserError: A package is not trusted, a module cannot be imported, or these are no names.
+    """
+    for name in (names := module_names(names, "the checkpoint's imports")):
+        check_trusted(name, f"the checkpoint imports {name}")
+    for name in names:
+        import_trusted(name, f"the checkpoint imports {name}")
 
 
 def build_module(config: dict[str, Any]) -> DiffusionModule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
 from denoisezoo.evaluation.reconstruction import DRAWS
 from denoisezoo.files import local_path
+from denoisezoo.plugins import trusting
 from denoisezoo.runs.published import FACTS, SUFFIX, read_published
 from denoisezoo.train.checkpoint import (
     FOLDER,
@@ -27,6 +29,7 @@ from denoisezoo.train.checkpoint import (
     read_checkpoint,
 )
 from denoisezoo.train.places import PLACES, levels, located
+from denoisezoo.train.recipe_files import IMPORTS
 from denoisezoo.train.resumable import read_summary
 
 
@@ -44,6 +47,7 @@ class Run:
         weights: "ema" or "raw".
         facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed.
         known: What it remembers of its data; empty where it was trained by an earlier version.
+        trust: Packages whose code it may run, now and when its data are built.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Run:
     weights: str
     facts: dict[str, Any]
     known: dict[str, Any] = field(default_factory=dict)
+    trust: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -72,7 +77,8 @@ class Run:
     def _data(self) -> Any:
         from denoisezoo.runs.build import build_data
 
-        data = build_data(located(self.config["data"], self.folder, self.known.get("origin")))
+        with trusting(self.trust):
+            data = build_data(located(self.config["data"], self.folder, self.known.get("origin")))
         data.trained_on = self.known
         return data
 
@@ -106,17 +112,24 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     raise UserError(f"there is no run {path}", "give a run folder, or a file that train or export has written")
 
 
-def load_run(path: str | os.PathLike[str], weights: str = "ema") -> Run:
+def load_run(path: str | os.PathLike[str], weights: str = "ema", trust: Collection[str] = ()) -> Run:
     """Load a run.
 
     Args:
         path: Run folder, checkpoint, or a safetensors file that `export` wrote.
         weights: "ema" for the averaged weights, "raw" for those of the optimiser; a safetensors file has one of them.
+        trust: Packages, such as "their", whose modules the file may name and so run; more than denoisezoo and what
+            is trusted already (`denoisezoo.plugins.trusting`).
 
     Raises:
-        UserError: There is no run, or its file is damaged, of another network, or lacks these weights.
+        UserError: There is no run, or its file is damaged, of another network, or lacks these weights, or it names
+            code of a package that is not trusted, of which nothing has been imported.
     """
-    file = find_checkpoint(path)
+    with trusting(trust):
+        return replace(_load(find_checkpoint(path), weights), trust=tuple(trust))
+
+
+def _load(file: Path, weights: str) -> Run:
     if file.suffix == SUFFIX:
         return _load_published(file, weights)
     found = read_checkpoint(file)
@@ -141,9 +154,10 @@ def _load_published(file: Path, weights: str) -> Run:
 def _make_run(
     file: Path, folder: Path, about: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
 ) -> Run:
-    from denoisezoo.runs.build import build_module
+    from denoisezoo.runs.build import build_module, import_modules
 
     recipe = about["recipe"]
+    import_modules(recipe.get(IMPORTS))
     module = build_module(recipe["model"])
     check_format(file, about.get("format"), module.name, module.denoiser.backbone.config)
     try:

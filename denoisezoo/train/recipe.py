@@ -18,8 +18,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.data import ImageData
-from denoisezoo.errors import UserError, nearest, unknown
+from denoisezoo.errors import UserError, nearest
 from denoisezoo.files import local_path
+from denoisezoo.plugins import import_named
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import BASES, subclasses
 from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
@@ -29,36 +30,14 @@ from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig
 from denoisezoo.train.precision import check_precision, keep_float16
+from denoisezoo.train.recipe_files import EXTENDS, IMPORTS, find_recipe, module_names, read_recipe
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
 from denoisezoo.train.wandb_panels import Dashboard
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 CONFIG_NAME = "config.yaml"
 NETWORK = "--model.network."
-
-
-def list_recipes() -> list[str]:
-    """Names of the shipped recipes, such as "digits/ddpm"."""
-    return sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a shipped one.
-
-    Raises:
-        UserError: There is no such file or name, or it is a URL.
-    """
-    shipped = CONFIGS / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    path = local_path(name)
-    if path.is_file():
-        return path
-    if path.suffix in {".yaml", ".yml"} or path.is_absolute():
-        raise UserError(f"there is no recipe file {name}", "give a YAML file, or the name of a shipped recipe")
-    raise unknown("recipe", name, list_recipes())
 
 
 class RecipeParser(LightningArgumentParser):
@@ -84,6 +63,8 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
     text = " ".join(message.split())
     if found := re.search(r"dot import path string: (\S+)", text):
         return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
+    if found := re.search(r"Group '([\w.]+)' does not accept option '(\w+)", text):
+        return _unknown(f"key '{found[1]}.{found[2]}'", found[2], _known_keys())
     if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
         return _unknown(f"key {found[1]!r}", found[1].split(".")[-1], _known_keys())
     if "numpy accepts from" in text:
@@ -143,6 +124,7 @@ def _known_keys() -> set[str]:
     for base in BASES:
         classes.extend(subclasses(base))
     keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
+    keys |= {EXTENDS, IMPORTS}
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
 
 
@@ -183,6 +165,7 @@ class RecipeCLI(LightningCLI):
         parser.add_lightning_class_args(SampleGrid, "samples")
         parser.add_lightning_class_args(Guard, "guard")
         parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        parser.add_argument(f"--{IMPORTS}", type=list[str] | None, default=None, help="Modules of other packages.")
         parser.add_argument("--wandb", type=str | None, default=None, help="Project to log to; offline without a key.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -246,13 +229,12 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
     Raises:
         UserError: Unknown recipe, key or class, or a value of the wrong type.
     """
-    words = resolve_configs(list(args))
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # the command says what is worth saying
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            cli = RecipeCLI(words)
+            cli = RecipeCLI(resolve_configs(list(args)))
         except (TypeError, ValueError, RecursionError, yaml.YAMLError, MisconfigurationException) as error:
             if isinstance(error, UserError):
                 raise
@@ -261,17 +243,22 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
 
 
 def resolve_configs(words: list[str]) -> list[str]:
-    """Replace names of recipes after --config (or -c) by the paths of their files.
+    """Replace recipes after --config (or -c) by their files or, where they extend others, by what comes of that.
 
     jsonargparse merges recipes, but replaces `network` as a whole, since its keys are free. So what came before a
-    recipe that has some of them is said again after it.
+    recipe that has some of them is said again after it. Modules that recipes ask for are imported here: classes and
+    names that these register may stand anywhere.
+
+    Raises:
+        UserError: A recipe is not there, or wrong as a file, or a module cannot be imported.
     """
     resolved: list[str] = []
     network: dict[str, str] = {}  # key -> value as text
+    modules: list[str] = []
     rest = iter(words)
     for word in rest:
         flag, given, value = word.partition("=")
-        if flag not in {"--config", "-c"} and not flag.startswith(NETWORK):
+        if flag not in {"--config", "-c", f"--{IMPORTS}"} and not flag.startswith(NETWORK):
             resolved.append(word)
             continue
         if not given and (value := next(rest, given)) == given:  # the last word; the parser tells that one is missing
@@ -279,41 +266,26 @@ def resolve_configs(words: list[str]) -> list[str]:
         elif flag.startswith(NETWORK):
             network[flag.removeprefix(NETWORK)] = value
             resolved.append(f"{flag}={value}")
+        elif flag == f"--{IMPORTS}":
+            modules += module_names(recipe_yaml.load(value), flag)
         else:
-            path = find_recipe(value)
-            model = read_sections(path).get("model")
+            recipe = read_recipe(find_recipe(value))
+            model = recipe.sections.get("model")
             own = model.get("network") if isinstance(model, dict) else None
             own = own if isinstance(own, dict) else {}  # what else it may be, the parser tells
-            resolved.append(f"--config={path}")
+            resolved.append(f"--config={recipe.config}")
             resolved += [f"{NETWORK}{key}={text}" for key, text in network.items() if own and key not in own]
             network |= {key: json.dumps(field) for key, field in own.items()}
-    return resolved
-
-
-def read_sections(path: Path) -> dict[str, Any]:
-    """The sections of a recipe, whose file is YAML; jsonargparse does not say which file is not.
-
-    Raises:
-        UserError: It is something else.
-    """
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path} is no YAML: {error.problem}{where}", "mend it there") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is no YAML: {str(error).splitlines()[0]}", "mend it, or give another file") from error
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"{path} holds no sections such as model: and data:", "see a shipped recipe")
-    for key in ("ema", "samples", "guard", "checkpoint"):
-        if content and key in content and content[key] is None:
-            raise UserError(f"{key} is empty in {path}", "give it keys, or leave it out")
-    return content or {}
+            modules += recipe.imports
+    for module in modules:
+        import_named(module, f"the recipe imports {module}")
+    return resolved + ([f"--{IMPORTS}={json.dumps(list(dict.fromkeys(modules)))}"] if modules else [])
 
 
 def plain_config(cli: RecipeCLI) -> dict[str, Any]:
     """The resolved configuration as plain data."""
     config: dict[str, Any] = recipe_yaml.load(cli.parser.dump(cli.config, skip_none=False))
     config.pop("config", None)
+    if not config.get(IMPORTS):
+        config.pop(IMPORTS, None)
     return config

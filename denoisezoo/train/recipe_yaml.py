@@ -3,13 +3,16 @@
 YAML tells text from numbers by how it looks. Here the argument tells: what a class takes as text alone is read as it is
 written, and text is written in such a way that reading it gives it back. A plain `null` still is nothing; a folder of
 that name is `./null`.
+
+A recipe that extends another is merged into it as a tree, before anything is read: what a child calls 007 is told by
+the class that its parent names.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,58 @@ def load(text: str) -> Any:
 def dump(data: Any) -> str:
     """YAML of plain values, which `load` reads back as they are."""
     return yaml.dump(data, Dumper=Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True)
+
+
+def compose(content: bytes, without: Collection[str] = ()) -> MappingNode:
+    """The tree of a recipe without some of its keys. Its scalars are text as written, whose type is yet open.
+
+    Raises:
+        yaml.YAMLError: It is no YAML.
+    """
+    node = yaml.compose(content, Loader=Loader)
+    kept = fields(node) if isinstance(node, MappingNode) else {}
+    return MappingNode(f"{TAG}map", [field for key, field in kept.items() if key not in without])
+
+
+def serialize(node: MappingNode) -> str:
+    """The YAML of such a tree."""
+    text: str = yaml.serialize(node, Dumper=Dumper, allow_unicode=True)
+    return text
+
+
+def fields(node: MappingNode) -> dict[str, tuple[Node, Node]]:
+    """Key -> (its node, its value's), those of merge keys (`<<`) included."""
+    Loader("").flatten_mapping(node)
+    return {str(key.value): (key, value) for key, value in node.value}
+
+
+def merge(parent: MappingNode, child: MappingNode) -> MappingNode:
+    """What a child says on top of its parent.
+
+    Mappings merge key by key; a list, a number or text replaces what was there. So does a class with its arguments,
+    unless it is the parent's class, or names none and so means that one: arguments belong to their class.
+    """
+    theirs, ours = fields(parent), fields(child)
+    both = {key: (theirs[key][0], _merge_values(theirs[key][1], ours[key][1])) for key in theirs if key in ours}
+    return MappingNode(parent.tag, list((theirs | ours | both).values()), flow_style=False)
+
+
+def _merge_values(parent: Node, child: Node) -> Node:
+    if not isinstance(child, MappingNode):
+        return child
+    if isinstance(parent, ScalarNode) and "init_args" in fields(child):  # a class may be written as its path alone
+        parent = MappingNode(f"{TAG}map", [(ScalarNode(f"{TAG}str", "class_path"), parent)])
+    return merge(parent, child) if isinstance(parent, MappingNode) and _same_class(parent, child) else child
+
+
+def _same_class(parent: MappingNode, child: MappingNode) -> bool:
+    """Whether a child's class is its parent's, with or without the module written out, or neither names one."""
+    if (ours := fields(child).get("class_path")) is None:
+        return True
+    if (theirs := fields(parent).get("class_path")) is None:
+        return False
+    short, full = sorted((str(ours[1].value), str(theirs[1].value)), key=len)
+    return short == full or (full.endswith(f".{short}") and "." not in short)
 
 
 def _is_empty(node: Node) -> bool:

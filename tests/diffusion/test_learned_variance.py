@@ -12,7 +12,6 @@ from denoisezoo.diffusion import Denoiser, Given, Guided, Prediction, create_den
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.errors import UserError
-from denoisezoo.nn.given import Given
 
 f64 = torch.float64
 X = torch.tensor([[[[0.5, -1.0], [0.25, 1.5]]]], dtype=f64)

@@ -10,7 +10,8 @@ from denoisezoo.errors import UserError
 from denoisezoo.plugins import trusting
 from denoisezoo.runs.build import build_data, build_module
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
-from denoisezoo.train.recipe import list_recipes, parse_recipe, plain_config
+from denoisezoo.train.recipe import parse_recipe, plain_config
+from denoisezoo.train.recipe_files import list_recipes
 from tests.conftest import RECIPE
 
 MODULE = "evil_canary"
@@ -104,6 +105,20 @@ def test_a_checkpoint_of_such_a_kind_is_one_line(canary, trained, tmp_path, caps
         assert main([command, str(path)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "model.process" in line
+
+
+@pytest.mark.parametrize("imports", [[MODULE], [NAME], ["json", MODULE], MODULE, {MODULE: None}, [[MODULE]]])
+def test_a_checkpoint_imports_nothing_unasked(canary, trained, tmp_path, capsys, imports):
+    found = read_checkpoint(trained() / "checkpoints" / "last.ckpt")
+    found["denoisezoo"]["recipe"]["imports"] = imports
+    path = tmp_path / "evil.ckpt"
+    AtomicCheckpointIO().save_checkpoint(found, path)
+    capsys.readouterr()
+    for command in (["sample"], ["export"], ["evaluate"], ["profile", "--counts-only", "--trust", "json"]):
+        assert main([*command, str(path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "the checkpoint" in line
+        assert "imports" in line
 
 
 def test_what_the_shipped_recipes_hold_is_allowed():

@@ -8,7 +8,8 @@ import torch
 
 from denoisezoo.errors import UserError
 from denoisezoo.train.fit import train
-from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe, plain_config
+from denoisezoo.train.recipe import parse_recipe, plain_config
+from denoisezoo.train.recipe_files import find_recipe, list_recipes
 
 
 @pytest.mark.parametrize("name", list_recipes())
