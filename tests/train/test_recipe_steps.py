@@ -16,7 +16,7 @@ from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.precision import PRECISIONS, full_name
-from denoisezoo.train.recipe import find_recipe, list_recipes
+from denoisezoo.train.recipe_files import find_recipe, list_recipes
 from denoisezoo.train.saving import Checkpoints
 
 BATCH = 2
