@@ -14,8 +14,8 @@ from denoisezoo.files import local_path
 from denoisezoo.locking import only_writer
 
 if TYPE_CHECKING:
-    from denoisezoo.runs.assessor import Settings
     from denoisezoo.runs.run import Run
+    from denoisezoo.runs.terms import Settings
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -129,7 +129,7 @@ def settings_of(args: argparse.Namespace, **more: object) -> Settings:
     from denoisezoo.plans import find_plan
     from denoisezoo.profiling.machine import parse_device
     from denoisezoo.profiling.setting import parse_dtype
-    from denoisezoo.runs.assessor import Settings
+    from denoisezoo.runs.terms import Settings
 
     check_interval(args)
     settings = Settings(

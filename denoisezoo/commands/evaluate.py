@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from denoisezoo.runs.assessor import Settings
     from denoisezoo.runs.run import Run
+    from denoisezoo.runs.terms import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,8 +22,9 @@ from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.neighbours import neighbour_grid
 from denoisezoo.pictures import image_grid, save_png
 from denoisezoo.progress import progress_bar
-from denoisezoo.runs.assessor import Assessment, Settings, assess, check_guidance, make_evaluator
+from denoisezoo.runs.assessor import Assessment, assess, check_guidance, make_evaluator
 from denoisezoo.runs.run import Run, load_run
+from denoisezoo.runs.terms import Settings
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import find_recipe, list_recipes, parse_recipe

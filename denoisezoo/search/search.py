@@ -13,8 +13,8 @@ import numpy as np
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.progress import progress_bar
-from denoisezoo.runs.assessor import Settings
 from denoisezoo.runs.run import Run
+from denoisezoo.runs.terms import Settings
 from denoisezoo.search.evolved_front import EvolutionOptions, best_measured, evolve, join_study
 from denoisezoo.search.exact import Choice, best, exact_front, rounded_up
 from denoisezoo.search.loss_table import LossTable
