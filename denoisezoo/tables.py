@@ -122,7 +122,7 @@ class Tabular(ABC):
     """A result that is more than its table: it prints as one, gives rows, and shows itself in a notebook."""
 
     @abstractmethod
-    def table(self) -> Table:
+    def summary(self) -> Table:
         """What is shown of it."""
 
     def png(self) -> bytes | None:
@@ -131,7 +131,7 @@ class Tabular(ABC):
 
     def rows(self) -> list[dict[str, Any]]:
         """All that is known, in rows of plain values."""
-        return self.table().rows()
+        return self.summary().rows()
 
     def to_csv(self) -> str:
         """The rows as CSV; see `csv_text`."""
@@ -146,14 +146,14 @@ class Tabular(ABC):
         return Table(self.rows()).to_pandas()
 
     def __str__(self) -> str:
-        return str(self.table())
+        return str(self.summary())
 
     def _repr_html_(self) -> str:
         picture = self.png()
         if picture is None:
-            return self.table()._repr_html_()
+            return self.summary()._repr_html_()
         image = f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        return f"{self.table()._repr_html_()}<br>{image}"
+        return f"{self.summary()._repr_html_()}<br>{image}"
 
 
 def csv_text(rows: Iterable[Row]) -> str:

@@ -61,7 +61,7 @@ class Info(Tabular):
         ]
         return "\n".join(lines)
 
-    def table(self) -> Table:
+    def summary(self) -> Table:
         """A row for each effort: parameters and multiply-adds of one call at batch 1."""
         return Table(entry(self.variant.name)["costs"], COST_COLUMNS, self.variant.name)
 

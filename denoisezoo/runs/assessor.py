@@ -75,7 +75,7 @@ class Assessment(Tabular):
         """64 samples."""
         return png_bytes(self.picture(64))
 
-    def table(self) -> Table:
+    def summary(self) -> Table:
         """The metrics, and of the card what one looks for first."""
         shown: list[dict[str, Any]] = [{"name": name, "value": f"{x:.4g}"} for name, x in self.metrics.items()]
         card = self.card.as_dict()

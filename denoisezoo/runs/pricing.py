@@ -122,7 +122,7 @@ class Profile(Tabular):
     data: list[Row]
     counters: Sequence[str] = ("torch",)
 
-    def table(self) -> Table:
+    def summary(self) -> Table:
         """The main figures of each row."""
         return Table(self.data, columns(self.data, self.counters))
 

@@ -91,7 +91,7 @@ class Run(Tabular):
         """Share of the images that it was trained on without their label; None where that is not known."""
         return float(self.config["model"].get("label_dropout", 0.0)) if self.config else None
 
-    def table(self) -> Table:
+    def summary(self) -> Table:
         """What is known of its training."""
         facts = {"denoiser": self.name, "family": self.family, "weights": self.weights, "file": self.checkpoint}
         known = [{"fact": key, "value": value} for key, value in (facts | self.facts).items() if value is not None]
