@@ -178,7 +178,7 @@ def evaluate(
         result.metrics["fd_pixels"], result.card.as_dict()
 
     Args:
-        subject: A run, its path, or a denoiser, which moves to the device and type of the terms.
+        subject: A run, its path, or a denoiser; it moves to the device and type of the terms, in evaluation mode.
         data: Real images; those that the run was trained on unless given.
         weights: "ema" or "raw", of a path.
         trust: Packages whose code the recipe of a path may name.

@@ -41,7 +41,7 @@ class Run(Tabular):
     Attributes:
         name: Registry name of its backbone; the name of its class where it is no network of the zoo.
         family: Family of the backbone.
-        denoiser: With the averaged (or raw) weights, in evaluation mode; loaded on the CPU.
+        denoiser: With the averaged (or raw) weights, loaded on the CPU in evaluation mode; or the one that was given.
         config: The resolved recipe; empty where there is none.
         folder: Its run folder; the working directory where there is none.
         checkpoint: The file that the weights come from; None where they come from no file.
@@ -69,7 +69,7 @@ class Run(Tabular):
         """A denoiser that no recipe has made, such as one around a network from elsewhere.
 
         Args:
-            denoiser: A network under a process; it is put into evaluation mode.
+            denoiser: A network under a process.
             data: What it is judged by; without them it can be sampled and priced.
             name: What results call it; the class of its network unless given.
 
@@ -80,7 +80,7 @@ class Run(Tabular):
             cure = "wrap a network, denoisezoo.create_denoiser(network, process)"
             raise UserError(f"{type(denoiser).__name__} has no network to evaluate and price", cure)
         network = type(denoiser.backbone).__name__
-        return cls(name or network, network, denoiser.eval(), {}, Path(), None, "given", {}, replaced=data)
+        return cls(name or network, network, denoiser, {}, Path(), None, "given", {}, replaced=data)
 
     def on(self, data: ImageData) -> Run:
         """The run with other data than its recipe's, to be evaluated or searched on."""
@@ -287,7 +287,7 @@ def with_places(run: Run, places: dict[str, str]) -> Run:
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:
-    """The run's denoiser on a device, its network in a dtype.
+    """The run's denoiser on a device, in evaluation mode, its network in a dtype.
 
     Raises:
         UserError: The device is absent.
@@ -297,4 +297,4 @@ def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> Netw
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used", "give cpu, or cuda where there is a GPU") from error
     run.denoiser.backbone.to(dtype)
-    return run.denoiser
+    return run.denoiser.eval()

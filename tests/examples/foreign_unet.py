@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import denoisezoo as dz
+from denoisezoo.diffusion import NOTHING
 
 
 class ForeignUNets(dz.Backbone):
@@ -33,9 +34,7 @@ class ForeignUNets(dz.Backbone):
         self.unets = nn.ModuleList(unets)
         self.factor = 2 ** (len(about.block_out_channels) - 1)
 
-    def forward(
-        self, x: Tensor, c_noise: Tensor, given: dz.Given = dz.diffusion.NOTHING, effort: float | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: dz.Given = NOTHING, effort: float | None = None) -> Tensor:
         """The noise in x, as one of the networks sees it."""
         unet = self.unets[self.efforts.index(self.check_effort(effort))]
         return unet(x, c_noise, class_labels=given.label, return_dict=False)[0]

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import denoisezoo as dz
+from denoisezoo.diffusion import NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,7 @@ class TokenTransformer(dz.Backbone):
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, config.out_channels * config.patch**2)
 
-    def forward(
-        self, x: Tensor, c_noise: Tensor, given: dz.Given = dz.diffusion.NOTHING, effort: float | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, given: dz.Given = NOTHING, effort: float | None = None) -> Tensor:
         """See `Backbone.forward`."""
         self.check_effort(effort)
         H, W = (n // self.factor for n in x.shape[-2:])
