@@ -142,12 +142,12 @@ def test_a_search_by_latency_is_joined_by_the_same_command(run, tmp_path, monkey
     """Each measures other latencies, from which other exact plans would follow; the first's hold."""
     import numpy as np
 
-    from denoisezoo.search.task import Search
+    from denoisezoo.search.task import SearchTask
 
     words = ["search", run, *EVOLUTION, *TERMS, "--cost", "latency", "--storage", str(tmp_path / "study.log")]
     shares = []
     for latencies in ([[1.0, 2.0]], [[1.0, 50.0]]):
-        monkeypatch.setattr(Search, "latencies", np.array(latencies))
+        monkeypatch.setattr(SearchTask, "latencies", np.array(latencies))
         rows = tmp_path / "rows.json"
         assert main([*words, "--json", str(rows)]) == 0
         shares.append([row["cost_share"] for row in json.loads(rows.read_text())])
