@@ -35,6 +35,7 @@ from denoisezoo.search.evolved_front import EvolutionOptions
 from denoisezoo.search.search import SearchOptions, SearchResult
 from denoisezoo.search.search import search as search_plans
 from denoisezoo.train.fit import train as train_words
+from denoisezoo.train.recipe import find_recipe, read_sections
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,14 +112,27 @@ def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) ->
     """
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(recipe, Mapping):
-            path = Path(folder) / "recipe.yaml"
-            path.write_text(yaml.safe_dump(_plain(recipe, "recipe"), sort_keys=False), encoding="utf-8")
+            name = os.path.join(folder, "recipe.yaml")
+            Path(name).write_text(yaml.safe_dump(_plain(recipe, "recipe"), sort_keys=False), encoding="utf-8")
         else:
-            path = Path(os.fspath(recipe))
-        result = train_words([f"--config={path}", *_words(changes)])
+            name = os.fspath(recipe)
+        result = train_words([f"--config={name}", *_words(changes)])
+        packages = {*_packages(read_sections(find_recipe(name))), *_packages(changes)}
     if result.interrupted:
         print(f"interrupted after step {result.steps}; the same call goes on", file=sys.stderr)
-    return load_run(result.folder)
+    return load_run(result.folder, trust=sorted(packages))
+
+
+def _packages(content: Any) -> Iterator[str]:
+    """Packages of the classes that a recipe names. The caller has just trained with them, so that they are trusted."""
+    if isinstance(content, list | tuple):
+        for value in content:
+            yield from _packages(value)
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if str(key).rpartition(".")[2] in ("class_path", "imports"):
+            yield from (name.partition(".")[0] for name in ([value] if isinstance(value, str) else value))
+        else:
+            yield from _packages(value)
 
 
 def _words(changes: Mapping[str, Any], section: str = "") -> Iterator[str]:

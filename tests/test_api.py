@@ -182,3 +182,16 @@ def test_a_copy_of_a_loaded_denoiser_shares_its_history(trained):
     denoiser = dz.load(trained())
     denoiser.run.data()
     assert copy.deepcopy(denoiser).run is denoiser.run
+
+
+def test_rows_become_a_frame_where_pandas_is(monkeypatch):
+    class Frame(list):
+        """What `pandas.DataFrame` is made of."""
+
+    pandas = type("pandas", (), {"DataFrame": Frame})
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    (row,) = dz.info("ddpm_digits").to_pandas()
+    assert (row["name"], row["params"]) == ("ddpm_digits", 558_265)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(dz.UserError, match="pandas is not installed"):
+        dz.info("ddpm_digits").to_pandas()

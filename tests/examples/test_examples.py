@@ -145,6 +145,20 @@ def test_a_file_of_arrays_is_trained_on_and_trusted(scans, tmp_path, monkeypatch
     assert cli.main([*judged, "--trust", "tests"]) == 0
     denoiser = dz.load(folder, trust=("tests",))
     assert len(denoiser.run.data().images("all")) == 40  # read later, and trusted still
+    with pytest.raises(dz.UserError, match=r"whose code is not trusted.*trust=\('tests',\)"):
+        dz.load(folder).run.data()
+
+
+def test_what_was_trained_on_own_data_is_trusted_with_them(scans, tmp_path):
+    np.savez(tmp_path / "scans.npz", images=np.stack(scans[0]), classes=scans[1])
+    arguments = {"file": tmp_path / "scans.npz", "batch_size": 8}
+    run = dz.train(
+        "digits/ddpm",
+        data={"class_path": "tests.examples.own_images.NpzImages", "init_args": arguments},
+        trainer={"max_steps": 1, "accelerator": "cpu", "default_root_dir": tmp_path / "run"},
+        samples={"every_n_steps": 0},
+    )
+    assert run.data().class_names == ("0", "1", "2", "3")
 
 
 # (f) A network from elsewhere.
