@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import html
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,6 +118,44 @@ class Table:
         return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
+class Tabular(ABC):
+    """A result that is more than its table: it prints as one, gives rows, and shows itself in a notebook."""
+
+    @abstractmethod
+    def summary(self) -> Table:
+        """What is shown of it."""
+
+    def png(self) -> bytes | None:
+        """A picture that a notebook shows under the table; None where there is none."""
+        return None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All that is known, in rows of plain values."""
+        return self.summary().rows()
+
+    def to_csv(self) -> str:
+        """The rows as CSV; see `csv_text`."""
+        return csv_text(self.rows())
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`, nested keys joined by dots.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return Table(self.rows()).to_pandas()
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        picture = self.png()
+        if picture is None:
+            return self.summary()._repr_html_()
+        image = f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+        return f"{self.summary()._repr_html_()}<br>{image}"
+
+
 def csv_text(rows: Iterable[Row]) -> str:
     """Rows as CSV: nested keys joined by dots, lists as JSON, nothing for None; columns of all rows, in order."""
     flat = [flatten(json_safe(dict(row))) for row in rows]
@@ -136,3 +176,29 @@ def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, Mapping | list) else value
     return flat
+
+
+def human(number: float) -> str:
+    """A number in three or four digits and a decimal prefix: 35746307 is 35.75 M."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= factor:
+            return f"{number / factor:.2f} {prefix}"
+    return f"{number:.0f}" if float(number).is_integer() else f"{number:.3g}"
+
+
+def human_bytes(number: float) -> str:
+    """Bytes with a binary prefix: 1572864 is 1.50 MiB."""
+    for power, prefix in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if abs(number) >= 1024**power:
+            return f"{number / 1024**power:.2f} {prefix}"
+    return f"{number:.0f} B"
+
+
+def plain(number: float) -> str:
+    """A number without a trailing .0: effort 1.0 is 1."""
+    return f"{number:g}"
+
+
+def several(numbers: Iterable[float]) -> str:
+    """Numbers side by side: 0.25 0.5 1."""
+    return " ".join(map(plain, numbers))

@@ -7,15 +7,15 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from denoisezoo.errors import UserError
 from denoisezoo.files import local_path
 from denoisezoo.locking import only_writer
 
 if TYPE_CHECKING:
-    from denoisezoo.runs.assessor import Settings
     from denoisezoo.runs.run import Run
+    from denoisezoo.runs.terms import Settings, Terms
 
 
 def whole(least: int) -> Callable[[str], int]:
@@ -57,16 +57,6 @@ def file_path(text: str) -> Path:
         return local_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def check_interval(args: argparse.Namespace) -> None:
-    """Refuse an interval of a guidance that there is none of.
-
-    Raises:
-        UserError: Saying so.
-    """
-    if args.guidance_interval and args.guidance is None:
-        raise UserError("--guidance-interval is given without --guidance", "give both, e.g. --guidance 2")
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
@@ -119,36 +109,33 @@ def run_of(args: argparse.Namespace) -> Run:
     return with_task(found, args.task) if args.task else found
 
 
-def settings_of(args: argparse.Namespace, **more: object) -> Settings:
-    """The terms that the arguments state.
+def terms_of(args: argparse.Namespace) -> Terms:
+    """The terms of sampling that the arguments state; `make_settings` checks them."""
+    return {
+        "sampler": args.sampler,
+        "steps": args.steps,
+        "num": args.num,
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+        "device": args.device,
+        "dtype": args.dtype,
+        "compile": args.compile,
+        "plan": args.plan,
+        "guidance": args.guidance,
+        "guidance_interval": args.guidance_interval,
+        "draws": args.draws,
+    }
+
+
+def settings_of(args: argparse.Namespace, **more: Any) -> Settings:
+    """The terms that the arguments state, and more of them, as settings.
 
     Raises:
         UserError: Unknown sampler, device, dtype or plan.
     """
-    from denoisezoo.diffusion.guidance import EVERYWHERE
-    from denoisezoo.plans import find_plan
-    from denoisezoo.profiling.machine import parse_device
-    from denoisezoo.profiling.setting import parse_dtype
-    from denoisezoo.runs.assessor import Settings
+    from denoisezoo.runs.terms import make_settings
 
-    check_interval(args)
-    settings = Settings(
-        sampler=args.sampler,
-        steps=args.steps,
-        num=args.num,
-        first_seed=args.seed,
-        batch_size=args.batch_size,
-        device=str(parse_device(args.device)),
-        dtype=parse_dtype(args.dtype),
-        compile=args.compile,
-        plan=find_plan(args.plan) if args.plan else None,
-        guidance=args.guidance,
-        guidance_interval=args.guidance_interval or EVERYWHERE,
-        draws=args.draws,
-        **more,  # type: ignore[arg-type]
-    )
-    settings.build_sampler()
-    return settings
+    return make_settings(**terms_of(args), **more)
 
 
 def task_options(text: str) -> dict[str, object]:
@@ -162,19 +149,6 @@ def task_options(text: str) -> dict[str, object]:
 
 
 task_options.__name__ = "task options"
-
-
-def checked_lpips(path: str | None) -> str | None:
-    """`path`, if it holds the weights that LPIPS needs, before anything long begins.
-
-    Raises:
-        UserError: It does not.
-    """
-    if path is not None:
-        from denoisezoo.evaluation.lpips import LPIPS
-
-        LPIPS(path)
-    return path
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ the same terms.
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 import sys
 from pathlib import Path
@@ -71,29 +72,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare."""
-    from denoisezoo.commands.arguments import checked_lpips, output_folder, refuse_file, settings_of
-    from denoisezoo.compare.comparison import Job, compare, launch, plan_jobs
-    from denoisezoo.report import write_report
+    from denoisezoo.api import compare
+    from denoisezoo.commands.arguments import refuse_file, terms_of
 
     refuse_file(args.out)
-    settings = settings_of(args, features=args.features, lpips=checked_lpips(args.lpips))
-    inline = args.launcher == LAUNCHERS[0]
-    limits = args.budget or Budget()
-    jobs: list[Job] = plan_jobs(
-        args.recipes, args.seeds, limits, args.out, wandb=args.wandb, inline=inline, settings=settings
+    outcome = inspect.unwrap(compare)(  # errors speak of options then, and not of arguments
+        args.recipes,
+        budget=args.budget,
+        seeds=args.seeds,
+        out=args.out,
+        title=args.title,
+        command=command_line(),
+        wandb=args.wandb,
+        launcher=args.launcher,
+        launcher_options=args.launcher_options,
+        jobs=args.jobs,
+        features=args.features,
+        lpips=args.lpips,
+        **terms_of(args),
     )
-    with output_folder(args.out):
-        launched = None if inline else launch(jobs, args.launcher, args.out, args.launcher_options, args.jobs)
-        outcome = compare(
-            jobs, settings, args.out, title=args.title, command=command_line(), launched=launched, report=write_report
-        )
-        if outcome.status:
-            print("interrupted; run the same command again to go on", file=sys.stderr)
-            return outcome.status
-        if args.wandb and outcome.quality:
-            from denoisezoo.report.wandb_table import track_comparison
-
-            track_comparison(args.wandb, args.out, outcome.records, outcome.quality, command_line())
+    if outcome.status:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return outcome.status
     failed = [record.name for record in outcome.records if record.error]
     if len(failed) == len(outcome.records):
         raise UserError(f"every training failed ({outcome.records[0].error})", f"see {outcome.report or args.out}")

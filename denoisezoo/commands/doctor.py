@@ -13,9 +13,9 @@ from importlib import metadata
 from typing import Any
 
 from denoisezoo import __version__
-from denoisezoo.commands.output import add_output_arguments, human_bytes, print_table, write_rows
+from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError
-from denoisezoo.tables import Column
+from denoisezoo.tables import Column, human_bytes
 
 COST_OF_MISSING = {
     "fvcore": "profile --counter fvcore, the second opinion on MACs",

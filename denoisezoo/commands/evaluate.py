@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from denoisezoo.runs.assessor import Settings
     from denoisezoo.runs.run import Run
+    from denoisezoo.runs.terms import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; several processes that torchrun has started share the work."""
-    from denoisezoo.commands.arguments import checked_lpips, output_folder, run_of, settings_of
+    from denoisezoo.commands.arguments import output_folder, run_of, settings_of
     from denoisezoo.ranks import joined
 
     with joined() as rank:
-        settings = settings_of(args, features=args.features, split=args.split, lpips=checked_lpips(args.lpips))
+        settings = settings_of(args, features=args.features, split=args.split, lpips=args.lpips)
         found = run_of(args)
         out = args.out or found.folder / "evaluation"
         with output_folder(out, rank):
@@ -67,8 +67,7 @@ def _evaluate(args: argparse.Namespace, rank: int, found: Run, settings: Setting
     (out / "result.json").unlink(missing_ok=True)  # of other pictures; the new one comes last
     save_png(result.picture(64), out / "samples.png")
     save_png(neighbour_grid(images[:8], data.images("train")), out / "neighbours.png")
-    row = {"name": found.name, "family": found.family, "run": str(found.checkpoint), **result.metrics}
-    row |= {"latency_ms_per_image": result.latency_ms, **result.card.as_row()}
+    (row,) = result.rows()
     row |= {"data_changed": data.changed} if data.changed else {}
     write_json(out / "result.json", row)
     write_rows([row], args)

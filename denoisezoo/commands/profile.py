@@ -10,25 +10,20 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.arguments import check_interval, interval
+from denoisezoo.commands.arguments import interval
 from denoisezoo.commands.output import add_output_arguments, write_rows
 from denoisezoo.commands.profile_tables import print_rows
-from denoisezoo.commands.subjects import Subject, find_subjects
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.plugins import trusting
 from denoisezoo.profiling.isolation import in_own_process
+from denoisezoo.profiling.profile_columns import COUNTERS
 
 if TYPE_CHECKING:
-    from denoisezoo.archs import Backbone
-    from denoisezoo.profiling.profile import Row, Walk
-    from denoisezoo.profiling.setting import Setting
-
-COUNTERS = ("torch", "fvcore", "diff-pruning")
+    from denoisezoo.profiling.profile import Row
+    from denoisezoo.runs.pricing import PricingTerms
 
 
 def numbers(kind: Callable[[str], float], least: float) -> Callable[[str], list[Any]]:
@@ -110,12 +105,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    settings, walk = make_settings(args), make_walk(args)
+    from denoisezoo.runs.pricing import price_rows
+    from denoisezoo.runs.subjects import find_subjects
+
+    terms = terms_of(args)
     subjects = list(find_subjects(args.names, args.process, args.resolution))
     if args.compare:
         from denoisezoo.commands.profile_ratios import compare
 
-        return compare(subjects, settings, args)
+        return compare(subjects, terms.settings(), args)
     rows: list[Row] = []
     alone = len(subjects) > 1 and not args.counts_only
     try:
@@ -124,132 +122,69 @@ def run(args: argparse.Namespace) -> int:
             if alone:
                 rows += in_own_process(measured, subject.run or subject.name, args)
             else:
-                rows += profile_subject(subject, args, settings, walk(subject))
+                rows += price_rows(subject, terms)
     finally:
         show_progress("")
     return deliver(rows, args)
 
 
+def terms_of(args: argparse.Namespace) -> PricingTerms:
+    """The terms that the arguments state.
+
+    Raises:
+        UserError: They contradict each other, or name a device, type, sampler or plan that there is not.
+    """
+    from denoisezoo.plans import find_plan
+    from denoisezoo.runs.pricing import PricingTerms
+
+    if args.plot and args.sampler is None:
+        raise UserError("--plot is given without --sampler", "give both, e.g. --sampler heun --steps 18")
+    terms = PricingTerms(
+        batch_sizes=args.batch_size,
+        efforts=args.effort,
+        device=args.device,
+        dtype=args.dtype,
+        compile=args.compile,
+        channels_last=args.channels_last,
+        variants=args.variants,
+        runs=args.runs,
+        training=args.training,
+        counts_only=args.counts_only,
+        depth=args.depth if args.by_module else None,
+        counters=args.counter,
+        sampler=args.sampler,
+        steps=args.steps,
+        plan=find_plan(args.plan) if args.plan and args.sampler else args.plan,
+        guidance=args.guidance,
+        guidance_interval=args.guidance_interval,
+    )
+    terms.settings()
+    return terms
+
+
 def deliver(rows: list[Row], args: argparse.Namespace) -> int:
-    """Write and print what was found; the exit status is 1 if a network failed."""
+    """Write and print what was measured; the exit status is 1 if a network failed."""
     failed = [row for row in rows if "error" in row]
-    found = [row for row in rows if "error" not in row]
+    priced = [row for row in rows if "error" not in row]
     write_rows(rows, args)
-    print_rows(found, args)
+    print_rows(priced, args)
     if args.plot:
         from denoisezoo.report.trajectory_page import write_trajectories
 
-        write_trajectories(args.plot, found)
+        write_trajectories(args.plot, priced)
     for row in failed:
         print(f"{row['name']} failed: {row['error']}", file=sys.stderr)
     return int(bool(failed))
 
 
 def measured(name: str, args: argparse.Namespace) -> list[Row]:
-    """The rows of one network, found again by name or path: the work of a process of its own."""
-    settings, walk = make_settings(args), make_walk(args)
+    """The rows of one network, looked up again by name or path: the work of a process of its own."""
+    from denoisezoo.runs.pricing import price_rows
+    from denoisezoo.runs.subjects import find_subjects
+
     with trusting(args.trust):
         (subject,) = find_subjects([name], args.process, args.resolution)
-        return profile_subject(subject, args, settings, walk(subject))
-
-
-def make_settings(args: argparse.Namespace) -> list[Setting]:
-    """How to run the networks: one setting, or one for each variant.
-
-    Raises:
-        UserError: A device, type or variant that does not exist here.
-    """
-    import torch
-
-    from denoisezoo.profiling.machine import parse_device
-    from denoisezoo.profiling.setting import Setting, parse_dtype, variants_of
-
-    if args.counts_only and (args.variants or args.training):
-        what = "--variants" if args.variants else "--training"
-        raise UserError(f"{what} measures, and --counts-only does not", "leave one of them out")
-    device = torch.device("meta") if args.counts_only else parse_device(args.device)
-    setting = Setting(device, parse_dtype(args.dtype), args.channels_last, args.compile, args.runs)
-    return variants_of(setting, args.variants) if args.variants else [setting]
-
-
-def make_walk(args: argparse.Namespace) -> Callable[[Subject], Walk | None]:
-    """The sampler run to price for a subject; None without `--sampler`.
-
-    Raises:
-        UserError: An unknown sampler or option, a plan that cannot be read, steps without a sampler or the reverse.
-    """
-    from denoisezoo.diffusion import create_sampler
-    from denoisezoo.diffusion.guidance import EVERYWHERE
-    from denoisezoo.plans import find_plan
-    from denoisezoo.profiling.profile import Walk
-
-    check_interval(args)
-    if args.sampler is None:
-        for name in ("steps", "plan", "guidance", "plot"):
-            if getattr(args, name) is not None:
-                raise UserError(f"--{name} is given without --sampler", "give both, e.g. --sampler heun --steps 18")
-        return lambda subject: None
-    if args.steps is None:
-        raise UserError("--sampler is given without --steps", "give both, e.g. --sampler heun --steps 18")
-    sampler, plan = create_sampler(args.sampler), find_plan(args.plan) if args.plan else None
-    limits = args.guidance_interval or EVERYWHERE
-    return lambda subject: Walk(args.sampler, sampler, args.steps, subject.denoiser, plan, args.guidance, limits)
-
-
-def profile_subject(
-    subject: Subject, args: argparse.Namespace, settings: list[Setting], walk: Walk | None
-) -> list[Row]:
-    """The rows of one network, in every setting."""
-    from denoisezoo.profiling.profile import profile_backbone
-
-    rows: list[Row] = []
-    for setting in settings:
-        begin = time.perf_counter()
-        backbone = subject.build(setting.counts_only)
-        setting.prepare(backbone)
-        build = (time.perf_counter() - begin) * 1e3
-        found = profile_backbone(
-            subject.name,
-            backbone,
-            setting,
-            efforts=args.effort,
-            batch_sizes=args.batch_size,
-            walk=walk,
-            training=args.training,
-        )
-        for row in found:
-            if row["cold_start_ms"] is not None:
-                row["cold_start_ms"] = {"build": build} | row["cold_start_ms"]
-            source = {} if subject.run is None else {"run": subject.run}
-            rows.append(row | source | dict(opinions(backbone, setting, row["effort"], args)))
-    return rows
-
-
-def opinions(
-    backbone: Backbone, setting: Setting, effort: float, args: argparse.Namespace
-) -> Iterator[tuple[str, Any]]:
-    """Further fields of a row that were asked for: fvcore's count, and the tree of modules."""
-    if "fvcore" in args.counter:
-        try:
-            yield from second_opinion(backbone, setting, effort).items()
-        except UserError as error:
-            print(f"note: {error}", file=sys.stderr)
-    if args.by_module:
-        from denoisezoo.profiling.modules import module_rows
-        from denoisezoo.profiling.profile import count_backbone, time_modules
-
-        counts, seconds = count_backbone(backbone, setting, effort), time_modules(backbone, setting, effort)
-        yield "modules", [asdict(row) for row in module_rows(backbone, counts, args.depth, seconds)]
-
-
-def second_opinion(backbone: Backbone, setting: Setting, effort: float) -> Row:
-    """fvcore's count beside ours, and how they differ for each kind of operator."""
-    from denoisezoo.profiling.profile import count_backbone
-    from denoisezoo.profiling.second_opinion import differences, fvcore_fields
-
-    fields = fvcore_fields(backbone, setting, effort)
-    by_operator = count_backbone(backbone, setting, effort).by_operator
-    return fields | {"differences": differences(by_operator, fields.pop("fvcore_by_operator"))}
+        return price_rows(subject, terms_of(args))
 
 
 def show_progress(text: str) -> None:

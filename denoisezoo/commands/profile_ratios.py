@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.output import human, print_table, write_rows
-from denoisezoo.commands.profile_tables import latency_text, present
-from denoisezoo.commands.subjects import Subject
+from denoisezoo.commands.output import print_table, write_rows
 from denoisezoo.errors import UserError
-from denoisezoo.tables import Column
+from denoisezoo.profiling.profile_columns import latency_text, present
+from denoisezoo.tables import Column, human
 
 if TYPE_CHECKING:
     from denoisezoo.profiling.setting import Setting
+    from denoisezoo.runs.subjects import Subject
 
 DEFAULT_ROUNDS = 15
 

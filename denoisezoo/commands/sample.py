@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from denoisezoo.diffusion import NetworkDenoiser
-    from denoisezoo.runs.assessor import Settings
     from denoisezoo.runs.run import Run
+    from denoisezoo.runs.terms import Settings
 
 NOTE = "samples.json"
 PICTURES = {"interpolation": "interpolate", "perturbation": "perturb"}

@@ -20,7 +20,7 @@ from denoisezoo.commands.arguments import add_sampling_arguments, file_path, out
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.files import write_json, write_text
-from denoisezoo.tables import Column, csv_text
+from denoisezoo.tables import csv_text
 
 if TYPE_CHECKING:
     from denoisezoo.search.evolved_front import EvolutionOptions
@@ -155,6 +155,7 @@ def write(result: SearchResult, out: Path, args: argparse.Namespace) -> None:
     """Plans, tables and the page; then the front and what the search cost."""
     from denoisezoo.plans import Plan
     from denoisezoo.report.search_page import write_search
+    from denoisezoo.search.search import columns
 
     picked = [row for row in result.plans if "budget" in row]
     for row in picked:
@@ -192,18 +193,3 @@ def write(result: SearchResult, out: Path, args: argparse.Namespace) -> None:
 def plan_file(row: dict[str, Any], out: Path) -> Path:
     """Where the plan of a row is written."""
     return out / f"plan_{row['plan'].replace(' ', '_')}.json"
-
-
-def columns(cost: str, quality: str | None) -> list[Column]:
-    """What is printed of a plan."""
-    found = [
-        Column("plan", "plan"),
-        Column(f"{cost} share", "cost_share", "{:.3f}".format, right=True),
-        Column("MACs per image", "macs_per_image", "{:,}".format, right=True),
-        Column("excess loss", "excess", "{:.3e}".format, right=True),
-        Column("+-", "excess_standard_error", "{:.1e}".format, right=True),
-        Column("efforts, noise to image", "segments"),
-    ]
-    if quality:
-        found.insert(5, Column(quality, "quality", lambda v: "-" if v is None else f"{v:.3f}", right=True))
-    return found

@@ -22,8 +22,10 @@ from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.neighbours import neighbour_grid
 from denoisezoo.pictures import image_grid, save_png
 from denoisezoo.progress import progress_bar
-from denoisezoo.runs.assessor import Assessment, Settings, assess, check_guidance, make_evaluator
+from denoisezoo.runs.assessor import Assessment, assess, check_guidance, make_evaluator
 from denoisezoo.runs.run import Run, load_run
+from denoisezoo.runs.terms import Settings
+from denoisezoo.tables import Column, Table, Tabular, human
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import parse_recipe
@@ -58,8 +60,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a comparison gave.
+class Outcome(Tabular):
+    """What a comparison gave; prints as a table of its runs.
 
     Attributes:
         records: One record for each job that was reached.
@@ -72,6 +74,25 @@ class Outcome:
     report: Path | None
     status: int
     quality: str | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each run: metrics, costs and card, or the error of one that failed."""
+        return [record.to_json() for record in self.records]
+
+    def summary(self) -> Table:
+        """Quality and price of each run."""
+        quality = self.quality or "quality"
+        shown = [
+            Column("name", "name"),
+            Column("seed", "seed", right=True),
+            Column(quality, lambda row: row["metrics"].get(quality), "{:.4g}".format, right=True),
+            Column("params", lambda row: row["costs"].get("params"), human, right=True),
+            Column("MACs per image", lambda row: row["costs"].get("macs_per_image"), human, right=True),
+            Column("ms per image", lambda row: row["costs"].get("latency_ms_per_image"), "{:.4g}".format, right=True),
+            Column("training s", lambda row: row["costs"].get("train_seconds"), "{:.4g}".format, right=True),
+            Column("error", "error"),
+        ]
+        return Table(self.rows(), shown)
 
 
 def expand(recipes: list[str]) -> list[str]:

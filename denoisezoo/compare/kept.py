@@ -20,8 +20,8 @@ from denoisezoo.data import ImageData
 from denoisezoo.evaluation.card import device_name, versions
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.files import json_safe, sha256, write_json
-from denoisezoo.runs.assessor import Settings
 from denoisezoo.runs.run import Run
+from denoisezoo.runs.terms import Settings
 
 FOLDER, RECORD = "assessments", "record.json"
 
@@ -84,7 +84,7 @@ def terms_of(run: Run, data: ImageData, settings: Settings, evaluator: Evaluator
     }
     found: dict[str, Any] = json_safe(
         {
-            "checkpoint": sha256(run.checkpoint),
+            "checkpoint": None if run.checkpoint is None else sha256(run.checkpoint),
             "weights": run.weights,
             "training": run.facts,
             "data": data.card(),

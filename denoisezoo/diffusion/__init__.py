@@ -16,41 +16,69 @@ from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
 from denoisezoo.diffusion.objectives.gan import PlainGAN
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss, Likelihood, MinSNR, Regression, Simple
-from denoisezoo.diffusion.objectives.times import Times
+from denoisezoo.diffusion.objectives.times import (
+    FewTimes,
+    LogitNormalTimes,
+    LogNormalSigma,
+    OneStage,
+    Times,
+    UniformTimes,
+)
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import (
     X0,
     EDMPreconditioning,
     Epsilon,
+    MixedScore,
+    NextScale,
     Score,
     V,
     Velocity,
+    Whitened,
 )
 from denoisezoo.diffusion.processes.blurring import Blurring
 from denoisezoo.diffusion.processes.diagonal import Diagonal, LogSNRProcess
 from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.drift import Drift
+from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.joint import Joint
 from denoisezoo.diffusion.processes.langevin import CLD
 from denoisezoo.diffusion.processes.measured import Measured
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, ScalarProcess
-from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
+from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS, EDM, VE, VP, RectifiedFlow, VPCosine
 from denoisezoo.diffusion.processes.sub_bands import MultiScale
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers import SAMPLERS, Sampler, SampleResult, StepInfo, create_sampler
+from denoisezoo.diffusion.samplers.edm import EDMSampler
+from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
+from denoisezoo.diffusion.samplers.gddim import GDDIM
+from denoisezoo.diffusion.samplers.maruyama import EulerMaruyama
+from denoisezoo.diffusion.samplers.predictor_corrector import PredictorCorrector
+from denoisezoo.diffusion.samplers.probability_flow import DPMSolverPP2M, Euler, Heun
+from denoisezoo.diffusion.samplers.rk45 import RK45
+from denoisezoo.diffusion.samplers.stochastic_multistep import StochasticDPMSolverPP2M
+from denoisezoo.diffusion.samplers.upsampling import UDPMSampler
 from denoisezoo.nn.given import NOTHING, Given
 
 __all__ = [
     "CLD",
+    "DDIM",
+    "DDPM",
     "DEFAULT_PROCESS",
+    "EDM",
+    "GDDIM",
     "GRIDS",
     "NOTHING",
     "OBJECTIVES",
     "PRECONDITIONINGS",
     "PROCESSES",
+    "RK45",
     "SAMPLERS",
+    "VE",
+    "VP",
     "X0",
     "Blurring",
+    "DPMSolverPP2M",
     "Denoiser",
     "Diagonal",
     "DiagonalProcess",
@@ -58,29 +86,42 @@ __all__ = [
     "Drift",
     "EDMLoss",
     "EDMPreconditioning",
+    "EDMSampler",
     "Epsilon",
+    "Euler",
+    "EulerMaruyama",
+    "FewTimes",
     "GaussianOracle",
+    "GeometricVE",
     "Given",
     "Guided",
+    "Heun",
     "Joint",
     "Likelihood",
+    "LogNormalSigma",
     "LogSNRProcess",
+    "LogitNormalTimes",
     "Loss",
     "Matched",
     "Measured",
     "MinSNR",
     "MixedBlock",
+    "MixedScore",
     "MixtureOracle",
     "MultiScale",
     "NetworkDenoiser",
+    "NextScale",
     "Noise",
     "Objective",
     "OfCondition",
+    "OneStage",
     "PlainGAN",
     "PointsOracle",
     "Preconditioning",
     "Prediction",
+    "PredictorCorrector",
     "Process",
+    "RectifiedFlow",
     "Regression",
     "SampleResult",
     "Sampler",
@@ -90,11 +131,16 @@ __all__ = [
     "Simple",
     "Step",
     "StepInfo",
+    "StochasticDPMSolverPP2M",
     "Times",
     "UDPMLoss",
+    "UDPMSampler",
+    "UniformTimes",
     "V",
+    "VPCosine",
     "VPDiscrete",
     "Velocity",
+    "Whitened",
     "apply_blocks",
     "conditioned",
     "create_denoiser",

@@ -47,8 +47,10 @@ class Denoiser(nn.Module):
     Attributes:
         process: The process whose states it denoises.
         efforts: Efforts that `forward` accepts, cheapest first.
+        run: Its history (`denoisezoo.Run`) where it was loaded; None elsewhere.
     """
 
+    run: Any = None
     process: Process
     efforts: tuple[Effort, ...] = (1.0,)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import multiprocessing.connection
 from collections.abc import Callable
@@ -11,20 +10,20 @@ from typing import Any
 from denoisezoo.errors import UserError
 
 Rows = list[dict[str, Any]]
-Work = Callable[[str, argparse.Namespace], Rows]
+Work = Callable[[str, Any], Rows]
 
 
-def in_own_process(work: Work, name: str, args: argparse.Namespace) -> Rows:
-    """The rows that `work(name, args)` returns in a fresh process; on failure, one row `name, error`.
+def in_own_process(work: Work, name: str, terms: Any) -> Rows:
+    """The rows that `work(name, terms)` returns in a fresh process; on failure, one row `name, error`.
 
     Args:
         work: A function of a module.
         name: Its first argument, and the name in the row of a failure.
-        args: Its second.
+        terms: Its second; both are pickled.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_deliver, args=(work, name, args, sender), daemon=True)
+    process = context.Process(target=_deliver, args=(work, name, terms, sender), daemon=True)
     process.start()
     sender.close()
     try:
@@ -35,9 +34,9 @@ def in_own_process(work: Work, name: str, args: argparse.Namespace) -> Rows:
     return rows or [{"name": name, "error": _ended(process.exitcode)}]
 
 
-def _deliver(work: Work, name: str, args: argparse.Namespace, sender: multiprocessing.connection.Connection) -> None:
+def _deliver(work: Work, name: str, terms: Any, sender: multiprocessing.connection.Connection) -> None:
     try:
-        rows = work(name, args)
+        rows = work(name, terms)
     except UserError as error:
         rows = [{"name": name, "error": str(error)}]
     except Exception as error:

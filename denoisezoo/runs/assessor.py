@@ -12,9 +12,8 @@ from torch import Tensor
 
 from denoisezoo.archs import Effort, compile_network
 from denoisezoo.data import ImageData
-from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, Sampler, SeedBlock, create_sampler
+from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, SeedBlock
 from denoisezoo.diffusion.generate import Samples, generate
-from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
 from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_picture
@@ -22,81 +21,33 @@ from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
 from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
-from denoisezoo.evaluation.reconstruction import DRAWS, conditional_figures
+from denoisezoo.evaluation.reconstruction import conditional_figures
+from denoisezoo.pictures import png_bytes
 from denoisezoo.pixels import to_float
 from denoisezoo.plans import Plan, extracted
 from denoisezoo.profiling.trajectory import ConstantPlan, Trajectory, counting_copy, trace
 from denoisezoo.ranks import gather, share
 from denoisezoo.runs.run import Run, to_device
+from denoisezoo.runs.terms import Settings
+from denoisezoo.tables import Column, Table, Tabular
 
 REFERENCE_PAIRS = 10_000
 """Real pairs at most that the joint distance of a conditional task is taken to."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """On what terms a run is assessed.
-
-    Attributes:
-        sampler: Sampler with its options.
-        steps: Its steps.
-        num: Images to generate; None is as many as there are reference images.
-        first_seed: Seed of the first image.
-        features: Feature extractor of the Frechet distance.
-        split: Reference images: "train", "test" or "all".
-        batch_size: Images at a time.
-        device: Where to sample.
-        dtype: Of the network while sampling.
-        compile: Compile the network first.
-        plan: How much of the network to use at each noise level; None is all of it.
-        guidance: Scale of classifier-free guidance; None is the network itself.
-        guidance_interval: Noise levels, relative to the image, between which it guides.
-        draws: Samples of each condition, for a conditional run.
-        condition: Image file or folder of conditions; None takes those of held-out images.
-        label: One class for all images; None takes those of the held-out images, or all classes in turns.
-        lpips: File of AlexNet's weights, with which conditional runs are also judged by LPIPS.
-    """
-
-    sampler: str = "heun"
-    steps: int = 18
-    num: int | None = None
-    first_seed: int = 0
-    features: str = "pixels"
-    split: Any = "all"
-    batch_size: int = 256
-    device: str = "cpu"
-    dtype: torch.dtype = torch.float32
-    compile: bool = False
-    plan: Plan | None = None
-    guidance: float | None = None
-    guidance_interval: tuple[float, float] = EVERYWHERE
-    draws: int = DRAWS
-    condition: str | None = None
-    label: int | None = None
-    lpips: str | None = None
-
-    def build_sampler(self) -> Sampler:
-        """The sampler, or a `UserError` that names the nearest."""
-        return create_sampler(self.sampler)
-
-    def guided(self, denoiser: Denoiser) -> Denoiser:
-        """The denoiser with the settings' guidance around it."""
-        return guided(denoiser, self.guidance, self.guidance_interval)
-
-    def guidance_text(self) -> str | None:
-        """What a card says of it."""
-        if self.guidance is None:
-            return None
-        low, high = self.guidance_interval
-        limited = self.guidance_interval != EVERYWHERE
-        return f"{self.guidance:g}" + (f" for sigma {low:g} to {high:g}" if limited else "")
+SHOWN_OF_CARD = (
+    *("dataset", "split", "num_generated", "num_reference", "weights", "sampler", "steps", "nfe", "seeds"),
+    *("images_seen", "train_steps", "macs_per_image", "num_conditions", "guidance"),
+)
+"""What one looks for first in a card."""
 
 
 @dataclass(frozen=True)
-class Assessment:
-    """What was found of one run.
+class Assessment(Tabular):
+    """Metrics of one run with their card and its price; prints as a table, a notebook shows samples under it.
 
     Attributes:
+        run: What was assessed.
         metrics: Figures by name.
         card: Their circumstances.
         generated: The images.
@@ -106,6 +57,7 @@ class Assessment:
         conditions: What the images were given, for a conditional run.
     """
 
+    run: Run = field(repr=False)
     metrics: dict[str, float]
     card: ResultCard
     generated: Samples
@@ -119,6 +71,23 @@ class Assessment:
         images = self.generated.images
         return sample_picture(images[:num] if self.conditions is None else images, self.conditions)
 
+    def png(self) -> bytes:
+        """64 samples."""
+        return png_bytes(self.picture(64))
+
+    def summary(self) -> Table:
+        """The metrics, and of the card what one looks for first."""
+        shown: list[dict[str, Any]] = [{"name": name, "value": f"{x:.4g}"} for name, x in self.metrics.items()]
+        card = self.card.as_dict()
+        shown += [{"name": key, "value": card[key]} for key in SHOWN_OF_CARD if card[key] is not None]
+        return Table(shown, [Column("metric or fact", "name"), Column("value", "value", right=True)], self.run.name)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row: metrics, latency and the whole card."""
+        file = None if self.run.checkpoint is None else str(self.run.checkpoint)
+        row = {"name": self.run.name, "family": self.run.family, "run": file, **self.metrics}
+        return [row | {"latency_ms_per_image": self.latency_ms, **self.card.as_row()}]
+
 
 def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     """The run's denoiser where and as the settings want it, ready to be timed.
@@ -129,8 +98,7 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     Raises:
         UserError: The device is absent, or the network lacks an effort of the plan.
     """
-    model = run.config["model"]
-    check_guidance(settings, run.name, run.denoiser.backbone.spec.num_classes, model.get("label_dropout", 0.0))
+    check_guidance(settings, run.name, run.denoiser.backbone.spec.num_classes, run.label_dropout)
     denoiser = to_device(run, settings.device, settings.dtype)
     if settings.plan is not None:
         settings.plan.check(denoiser.efforts)
@@ -144,14 +112,14 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     return denoiser
 
 
-def check_guidance(settings: Settings, name: str, num_classes: int, label_dropout: float) -> None:
+def check_guidance(settings: Settings, name: str, num_classes: int, label_dropout: float | None) -> None:
     """Refuse to guide a network that knows no labels, or that has never been without one.
 
     Args:
         settings: The terms.
         name: What the network or its recipe is called.
         num_classes: Classes that it knows.
-        label_dropout: Share of the images that it is trained on without their label.
+        label_dropout: Share of the images that it is trained on without their label; None where that is not known.
 
     Raises:
         UserError: Saying which.
@@ -161,7 +129,7 @@ def check_guidance(settings: Settings, name: str, num_classes: int, label_dropou
     if not num_classes:
         cure = "train on data with labels, --data.labels true --model.network.num_classes N --model.label_dropout 0.1"
         raise UserError(f"{name} knows no class labels to guide by", cure)
-    if not label_dropout:
+    if label_dropout == 0:
         raise UserError(
             f"{name} is trained with a label on every image, and guidance also asks it without",
             "train it with --model.label_dropout 0.1",
@@ -210,7 +178,7 @@ def labels_for(run: Run, settings: Settings, num: int, conditions: Conditions | 
     """
     classes = run.denoiser.backbone.spec.num_classes
     found = sample_labels(num, classes, conditions, settings.label)
-    needed = settings.guidance is not None or not run.config["model"].get("label_dropout")
+    needed = settings.guidance is not None or not run.label_dropout
     if classes and found is None and needed:
         why = "guidance needs labels" if settings.guidance is not None else f"{run.name} always had labels in training"
         raise UserError(f"{why}, and nothing says those of these conditions", f"give --label, 0 to {classes - 1}")
@@ -300,8 +268,8 @@ def assess(
     """Sample a run, evaluate the images and price them.
 
     Args:
-        run: The trained run.
-        data: The data that it was trained on.
+        run: The run.
+        data: What it is judged by, most often the data that it was trained on.
         settings: The terms.
         evaluator: From `make_evaluator`, to share it between runs.
         progress: Called with the number of images done.
@@ -318,6 +286,7 @@ def assess(
         found, facts = figures_of_task(generated.images, conditions, data, settings, evaluator)
         metrics |= found
     return Assessment(
+        run=run,
         metrics=metrics,
         card=replace(make_card(run, data, settings, evaluator, generated, trajectory), **facts),
         generated=generated,

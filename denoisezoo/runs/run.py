@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 
-from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.data import ImageData
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
 from denoisezoo.evaluation.reconstruction import DRAWS
 from denoisezoo.files import local_path
 from denoisezoo.plugins import trusting
 from denoisezoo.runs.published import FACTS, SUFFIX, read_published
+from denoisezoo.tables import Column, Table, Tabular
 from denoisezoo.train.checkpoint import (
     FOLDER,
     LAST,
@@ -34,32 +36,76 @@ from denoisezoo.train.resumable import read_summary
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trained denoiser.
+class Run(Tabular):
+    """A denoiser with its history, so far as there is one; prints as a table of what its training was.
 
     Attributes:
-        name: Registry name of its backbone.
+        name: Registry name of its backbone; the name of its class where it is no network of the zoo.
         family: Family of the backbone.
-        denoiser: With the averaged (or raw) weights, in evaluation mode, on the CPU.
-        config: The resolved recipe.
-        folder: Its run folder.
-        checkpoint: The file that the weights come from.
-        weights: "ema" or "raw".
+        denoiser: With the averaged (or raw) weights, loaded on the CPU in evaluation mode; or the one that was given.
+        config: The resolved recipe; empty where there is none.
+        folder: Its run folder; the working directory where there is none.
+        checkpoint: The file that the weights come from; None where they come from no file.
+        weights: "ema" or "raw"; "given" where they come from no file.
         facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed.
         known: What it remembers of its data; empty where it was trained by an earlier version.
         trust: Packages whose code it may run, now and when its data are built.
+        replaced: Data to use instead of those of the recipe; see `on`.
     """
 
     name: str
     family: str
-    denoiser: NetworkDenoiser
-    config: dict[str, Any]
+    denoiser: NetworkDenoiser = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
     folder: Path
-    checkpoint: Path
+    checkpoint: Path | None
     weights: str
     facts: dict[str, Any]
-    known: dict[str, Any] = field(default_factory=dict)
-    trust: tuple[str, ...] = ()
+    known: dict[str, Any] = field(default_factory=dict, repr=False)
+    trust: Sequence[str] = ()
+    replaced: ImageData | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, data: ImageData | None = None, name: str | None = None) -> Run:
+        """A denoiser that no recipe has made, such as one around a network from elsewhere.
+
+        Args:
+            denoiser: A network under a process.
+            data: What it is judged by; without them it can be sampled and priced.
+            name: What results call it; the class of its network unless given.
+
+        Raises:
+            UserError: It has no network.
+        """
+        if not isinstance(denoiser, NetworkDenoiser):
+            cure = "wrap a network, denoisezoo.create_denoiser(network, process)"
+            raise UserError(f"{type(denoiser).__name__} has no network to evaluate and price", cure)
+        network = type(denoiser.backbone).__name__
+        return cls(name or network, network, denoiser, {}, Path(), None, "given", {}, replaced=data)
+
+    def on(self, data: ImageData) -> Run:
+        """The run with other data than its recipe's, to be evaluated or searched on."""
+        return replace(self, replaced=data)
+
+    @property
+    def label_dropout(self) -> float | None:
+        """Share of the images that it was trained on without their label; None where that is not known."""
+        return float(self.config["model"].get("label_dropout", 0.0)) if self.config else None
+
+    def summary(self) -> Table:
+        """What is known of its training."""
+        facts = {"denoiser": self.name, "family": self.family, "weights": self.weights, "file": self.checkpoint}
+        known = [{"fact": key, "value": value} for key, value in (facts | self.facts).items() if value is not None]
+        return Table(known, [Column("run", "fact"), Column("", "value")])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row."""
+        file = None if self.checkpoint is None else str(self.checkpoint)
+        return [{"name": self.name, "family": self.family, "run": file, "weights": self.weights, **self.facts}]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        """Itself: a loaded denoiser leads to its run, and a copy of it must not copy the data."""
+        return self
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -70,13 +116,18 @@ class Run:
         """The data module that the run was trained on, not yet read; the same one each time.
 
         Once read, it warns where the data are not the same.
+
+        Raises:
+            UserError: There are none.
         """
-        return self._data
+        return self._data if self.replaced is None else self.replaced
 
     @cached_property
     def _data(self) -> Any:
         from denoisezoo.runs.build import build_data
 
+        if not self.config:
+            raise UserError(f"{self.name} has no recipe that names its data", "give data, e.g. data=Digits()")
         with trusting(self.trust):
             data = build_data(located(self.config["data"], self.folder, self.known.get("origin")))
         data.trained_on = self.known
@@ -126,7 +177,9 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema", trust: Collecti
             code of a package that is not trusted, of which nothing has been imported.
     """
     with trusting(trust):
-        return replace(_load(find_checkpoint(path), weights), trust=tuple(trust))
+        run = replace(_load(find_checkpoint(path), weights), trust=tuple(trust))
+    run.denoiser.run = run
+    return run
 
 
 def _load(file: Path, weights: str) -> Run:
@@ -236,7 +289,7 @@ def with_places(run: Run, places: dict[str, str]) -> Run:
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:
-    """The run's denoiser on a device, its network in a dtype.
+    """The run's denoiser on a device, in evaluation mode, its network in a dtype.
 
     Raises:
         UserError: The device is absent.
@@ -246,4 +299,4 @@ def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> Netw
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {device!r} cannot be used", "give cpu, or cuda where there is a GPU") from error
     run.denoiser.backbone.to(dtype)
-    return run.denoiser
+    return run.denoiser.eval()

@@ -14,7 +14,7 @@ import torch
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.progress import progress_bar
-from denoisezoo.runs.assessor import Settings
+from denoisezoo.runs.terms import Settings
 from denoisezoo.search.evolution import (
     Candidate,
     Evaluated,

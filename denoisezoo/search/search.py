@@ -13,12 +13,13 @@ import numpy as np
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
 from denoisezoo.progress import progress_bar
-from denoisezoo.runs.assessor import Settings
 from denoisezoo.runs.run import Run
+from denoisezoo.runs.terms import Settings
 from denoisezoo.search.evolved_front import EvolutionOptions, best_measured, evolve, join_study
 from denoisezoo.search.exact import Choice, best, exact_front, rounded_up
 from denoisezoo.search.loss_table import LossTable
 from denoisezoo.search.task import Row, SearchTask, plan_row
+from denoisezoo.tables import Column, Table, Tabular
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class SearchOptions:
 
 
 @dataclass(frozen=True)
-class SearchResult:
-    """What a search has found.
+class SearchResult(Tabular):
+    """What a search has found; prints as a table of its plans.
 
     Attributes:
         table: The loss table.
@@ -63,6 +64,7 @@ class SearchResult:
         macs: Multiply-adds of the search.
         train_macs: Those of the run's training; None where they are not known.
         quality: Name of the measured quality; None if nothing was sampled.
+        cost: What the budgets limit, "macs" or "latency".
     """
 
     table: LossTable
@@ -95,6 +97,25 @@ class SearchResult:
     def rows(self) -> list[Row]:
         """The rows of the plans."""
         return self.plans
+
+    def summary(self) -> Table:
+        """The plans of the budgets, of each effort alone, and of what evolution found."""
+        return Table(self.plans, columns(self.cost, self.quality), "plans")
+
+
+def columns(cost: str, quality: str | None) -> list[Column]:
+    """What is printed of a plan."""
+    shown = [
+        Column("plan", "plan"),
+        Column(f"{cost} share", "cost_share", "{:.3f}".format, right=True),
+        Column("MACs per image", "macs_per_image", "{:,}".format, right=True),
+        Column("excess loss", "excess", "{:.3e}".format, right=True),
+        Column("+-", "excess_standard_error", "{:.1e}".format, right=True),
+        Column("efforts, noise to image", "segments"),
+    ]
+    if quality:
+        shown.insert(5, Column(quality, "quality", "{:.3f}".format, right=True))
+    return shown
 
 
 def search(run: Run, settings: Settings, options: SearchOptions, folder: Path) -> SearchResult:

@@ -8,8 +8,9 @@ from pathlib import Path
 from denoisezoo.errors import UserError
 from denoisezoo.files import local_path
 from denoisezoo.nn.solvers import SolverError
-from denoisezoo.runs.assessor import Settings, price
+from denoisezoo.runs.assessor import price
 from denoisezoo.runs.run import Run, load_run
+from denoisezoo.runs.terms import Settings
 from denoisezoo.studies.solver_steps import with_other_solver
 from denoisezoo.studies.study import Plot, Row, Study, titles_of
 from denoisezoo.train.checkpoint import FOLDER

@@ -9,8 +9,9 @@ from typing import Any
 from denoisezoo.archs.continuous_unet import with_solver
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.nn.solvers import ADAPTIVE, SolverError
-from denoisezoo.runs.assessor import Settings, assess, make_evaluator
+from denoisezoo.runs.assessor import assess, make_evaluator
 from denoisezoo.runs.run import Run
+from denoisezoo.runs.terms import Settings
 from denoisezoo.studies.study import Plot, Row, Study, titles_of
 
 PLOTS = (

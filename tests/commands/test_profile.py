@@ -164,10 +164,10 @@ def test_a_plan_and_guidance_are_priced_and_plotted(tmp_path):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run folder, as far as `load_run` knows."""
-    from denoisezoo.runs import run as runs
+    from denoisezoo.runs import subjects
 
     denoiser = create_denoiser(create_backbone("ddpm_tiny", num_classes=0), "flow").eval()
-    monkeypatch.setattr(runs, "load_run", lambda path: SimpleNamespace(name="ddpm_tiny", denoiser=denoiser))
+    monkeypatch.setattr(subjects, "load_run", lambda path: SimpleNamespace(name="ddpm_tiny", denoiser=denoiser))
     folder = tmp_path / "run"
     folder.mkdir()
     return folder
@@ -183,7 +183,7 @@ def test_a_run_is_priced_with_its_own_process(run, tmp_path, counts_only):
 
 
 def test_a_run_has_its_own_process(run, capsys):
-    assert "was trained with a process of its own" in error_line(capsys, str(run), "--process", "vp")
+    assert "has a process of its own" in error_line(capsys, str(run), "--process", "vp")
 
 
 def test_a_path_that_is_not_there(capsys, tmp_path):
@@ -195,8 +195,8 @@ def test_a_path_that_is_not_there(capsys, tmp_path):
     [
         (["ddpm_cifar11"], "error: unknown denoiser 'ddpm_cifar11'; did you mean ddpm_cifar10"),
         (["ddpm_tiny", "--sampler", "hevn", "--steps", "3"], "error: unknown sampler 'hevn'; did you mean heun"),
-        (["ddpm_tiny", "--sampler", "heun"], "error: --sampler is given without --steps; give both"),
-        (["ddpm_tiny", "--steps", "3"], "error: --steps is given without --sampler; give both"),
+        (["ddpm_tiny", "--sampler", "heun"], "error: sampler is given without steps; give both"),
+        (["ddpm_tiny", "--steps", "3"], "error: steps is given without sampler; give both"),
         (["ddpm_tiny", "--sampler", "heun", "--steps", "-3"], "error: --steps: '-3' should be at least 1"),
         (["ddpm_tiny", "--batch-size", "1,0"], "error: --batch-size: '1,0' should be at least 1"),
         (["ddpm_tiny", "--batch-size", "x"], "error: --batch-size: invalid list of ints value: 'x'"),
@@ -209,7 +209,7 @@ def test_a_path_that_is_not_there(capsys, tmp_path):
         (["ddpm_tiny", "--device", "cuda:99"], "error: this machine has no device cuda:99"),
         (["ddpm_tiny", "--variants", "eagre"], "error: unknown variant 'eagre'; did you mean eager"),
         (["ddpm_tiny", "--compare"], "error: --compare takes two networks, not 1"),
-        (["ddpm_tiny", "--plan", "x.json"], "error: --plan is given without --sampler; give both"),
+        (["ddpm_tiny", "--plan", "x.json"], "error: plan is given without sampler; give both"),
         (
             ["ddpm_tiny", "--sampler", "heun", "--steps", "3", "--plan", "/nowhere/x.json"],
             "error: cannot read the plan /nowhere/x.json",

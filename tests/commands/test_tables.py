@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from denoisezoo.commands.output import human, human_bytes, plain, print_table, several, write_rows
+from denoisezoo.commands.output import print_table, write_rows
 from denoisezoo.errors import UserError
-from denoisezoo.tables import Column, csv_text
+from denoisezoo.tables import Column, csv_text, human, human_bytes, plain, several
 
 ROWS = [
     {"name": "a", "macs": 6221856768, "latency_ms": {"median": 1.5, "runs": 3}, "uncounted_ops": {}, "efforts": [1.0]},

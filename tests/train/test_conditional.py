@@ -12,8 +12,9 @@ from denoisezoo.cli import main
 from denoisezoo.data import Digits
 from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import UserError
-from denoisezoo.runs.assessor import Settings, price
+from denoisezoo.runs.assessor import price
 from denoisezoo.runs.run import load_run
+from denoisezoo.runs.terms import Settings
 from denoisezoo.train.fit import train
 from denoisezoo.train.module import DiffusionModule
 

@@ -1,0 +1,387 @@
+"""What the commands do, as functions: load, train, evaluate, profile, search and compare; see `denoisezoo`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
+
+import yaml
+
+from denoisezoo.compare.budget import Budget
+from denoisezoo.compare.comparison import Outcome, launch, plan_jobs
+from denoisezoo.compare.comparison import compare as compare_jobs
+from denoisezoo.compare.launching import LAUNCHERS
+from denoisezoo.data import ImageData
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.locking import only_writer
+from denoisezoo.plugins import trusting
+from denoisezoo.progress import progress_bar
+from denoisezoo.report import write_report
+from denoisezoo.runs.assessor import Assessment, assess, make_evaluator
+from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
+from denoisezoo.runs.run import Run, load_run
+from denoisezoo.runs.subjects import Priced, find_subjects
+from denoisezoo.runs.terms import Terms, make_settings
+from denoisezoo.search.evolved_front import EvolutionOptions
+from denoisezoo.search.search import SearchOptions, SearchResult
+from denoisezoo.search.search import search as search_plans
+from denoisezoo.train.fit import train as train_words
+from denoisezoo.train.recipe_files import find_recipe, read_recipe
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Judged: TypeAlias = "Run | Denoiser | str | os.PathLike[str]"
+"""A run, a denoiser, or the path of a run."""
+
+
+def of_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Let the errors of a function speak of its arguments.
+
+    Those of the parts that commands and functions share name command-line options, which have the names of arguments
+    with dashes: `--trainer.max_steps` is the change trainer.max_steps. What stands between backticks is a command.
+    """
+
+    def argument(option: re.Match[str]) -> str:
+        return option[1].replace("-", "_")
+
+    def reworded(text: str) -> str:
+        parts = text.split("`")
+        parts[::2] = [re.sub(r"(?<![\w-])--([a-z][\w.-]*)", argument, part) for part in parts[::2]]
+        return "`".join(parts)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            error.what, error.cure = reworded(error.what), reworded(error.cure)
+            error.args = (f"{error.what}; {error.cure}",)
+            raise
+
+    return call
+
+
+@of_arguments
+def load(path: str | os.PathLike[str], *, weights: str = "ema", trust: Sequence[str] = ()) -> NetworkDenoiser:
+    """Load a trained denoiser.
+
+        denoiser = dz.load("runs/digits/ddpm")
+        denoiser.sample(16), denoiser.run.facts
+
+    Args:
+        path: Run folder, checkpoint, or a safetensors file that `export` wrote.
+        weights: "ema" for the averaged weights, "raw" for those of the optimiser.
+        trust: Packages whose code its recipe may name.
+
+    Returns:
+        The denoiser, in evaluation mode on the CPU, with its history as `.run`.
+
+    Raises:
+        UserError: There is no run, or its file is damaged, of another network, lacks these weights, or names code of a
+            package that is not trusted.
+    """
+    return load_run(path, weights, trust).denoiser
+
+
+@of_arguments
+def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) -> Run:
+    """Train a recipe in its run folder; the same call again goes on where it stopped.
+
+        run = dz.train("digits/ddpm", trainer={"max_steps": 400, "default_root_dir": "runs/first"})
+        run = dz.train("digits/ddpm", **{"model.optimizer.lr": 1e-3, "data.init_args.batch_size": 32})
+
+    Args:
+        recipe: Name of a shipped recipe, path of a YAML file, or its content.
+        **changes: What to change of it: sections with nested keys, or dotted keys, in plain values. A mapping with a
+            "class_path" replaces a class and all its arguments.
+
+    Returns:
+        The run, with the averaged weights of its last step, or of the last one that was saved where it was interrupted.
+
+    Raises:
+        UserError: An unknown recipe, key or class, a value of the wrong type, or a run folder that holds another run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if isinstance(recipe, Mapping):
+            name = os.path.join(folder, "recipe.yaml")
+            Path(name).write_text(yaml.safe_dump(_plain(recipe, "recipe"), sort_keys=False), encoding="utf-8")
+        else:
+            name = os.fspath(recipe)
+        result = train_words([f"--config={name}", *_words(changes)])
+        file = read_recipe(find_recipe(name))
+        packages = {*_packages(file.sections), *_packages({"imports": file.imports}), *_packages(changes)}
+    if result.interrupted:
+        print(f"interrupted after step {result.steps}; the same call goes on", file=sys.stderr)
+    return load_run(result.folder, trust=sorted(packages))
+
+
+def _packages(content: Any) -> Iterator[str]:
+    """Packages of the classes that a recipe names. The caller has just trained with them, so that they are trusted."""
+    if isinstance(content, list | tuple):
+        for value in content:
+            yield from _packages(value)
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if str(key).rpartition(".")[2] in ("class_path", "imports"):
+            yield from (name.partition(".")[0] for name in ([value] if isinstance(value, str) else value))
+        else:
+            yield from _packages(value)
+
+
+def _words(changes: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """Changes of a recipe as the options that the parser of recipes reads."""
+    for name, value in changes.items():
+        key = f"{section}{name}"
+        if isinstance(value, Mapping) and value and "class_path" not in value:
+            yield from _words(value, f"{key}.")
+        elif isinstance(value, str | os.PathLike):
+            yield f"--{key}={os.fspath(value)}"
+        else:
+            yield f"--{key}={json.dumps(_plain(value, key))}"
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A value as YAML and JSON hold it.
+
+    Raises:
+        UserError: It is none that they do.
+    """
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner, f"{key}.{name}") for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, key) for inner in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    cure = "give plain values; an object is {'class_path': name, 'init_args': {...}}"
+    raise UserError(f"{key} is of type {type(value).__name__}, which no recipe holds", cure)
+
+
+def _run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequence[str]) -> Run:
+    """The run that is meant, with other data if some are given."""
+    if isinstance(subject, str | os.PathLike):
+        run = load_run(subject, weights, trust)
+    elif isinstance(subject, Run):
+        run = subject
+    else:
+        run = subject.run or Run.of(subject)
+    return run if data is None else run.on(data)
+
+
+@of_arguments
+def evaluate(
+    subject: Judged,
+    data: ImageData | None = None,
+    *,
+    weights: str = "ema",
+    trust: Sequence[str] = (),
+    progress: bool = True,
+    **terms: Unpack[Terms],
+) -> Assessment:
+    """Sample a denoiser, compare its images with real ones, and price them: figures with their card.
+
+        result = dz.evaluate("runs/digits/ddpm", num=1000, sampler="heun", steps=18)
+        result.metrics["fd_pixels"], result.card.as_dict()
+
+    Args:
+        subject: A run, its path, or a denoiser; it moves to the device and type of the terms, in evaluation mode.
+        data: Real images; those that the run was trained on unless given.
+        weights: "ema" or "raw", of a path.
+        trust: Packages whose code the recipe of a path may name.
+        progress: Show a progress bar where somebody watches.
+        **terms: `sampler` ("heun"), `steps` (18), `num` (as many as real images), `seed` (0), `features` ("pixels"),
+            `split` ("all"), `batch_size` (256), `device` ("auto"), `dtype`, `compile`, `plan`, `guidance`,
+            `guidance_interval`, ...; all are in `denoisezoo.runs.terms.Terms`.
+
+    Raises:
+        UserError: There are no data, or images of another size than the network makes, or a term is wrong.
+    """
+    settings = make_settings(**terms)
+    run = _run_of(subject, data, weights, trust)
+    images = run.data()
+    if (made := run.image_shape) != (shown := (images.channels, images.resolution, images.resolution)):
+        raise UserError(
+            f"{run.name} makes images of shape {made}, and those of {images.title} are {shown}", "give other data"
+        )
+    evaluator = make_evaluator(images, settings)
+    bar = progress_bar("sampling", settings.num or len(evaluator.reference)) if progress else contextlib.nullcontext()
+    with bar as report:
+        return assess(run, images, settings, evaluator, report)
+
+
+@of_arguments
+def profile(
+    subjects: Priced | Sequence[Priced],
+    *,
+    process: str | None = None,
+    resolution: int | None = None,
+    trust: Sequence[str] = (),
+    **terms: Any,
+) -> Profile:
+    """What networks cost: parameters, MACs (1 MAC = 1 multiply-add), latency and memory; with a sampler, a whole image.
+
+        dz.profile("*cifar10", counts_only=True)                      # in seconds, without weights
+        dz.profile(denoiser, sampler="heun", steps=18).rows()[0]["macs_per_image"]
+
+    Args:
+        subjects: A name or pattern, the path of a run, a backbone, a denoiser or a run, or several of them. What is
+            given as an object is priced in a copy.
+        process: Process for networks that have none; the zoo's default unless given.
+        resolution: Size of the images for registered names.
+        trust: Packages whose code the recipe of a path may name.
+        **terms: Fields of `denoisezoo.runs.pricing.PricingTerms`: `batch_sizes`, `efforts`, `device`, `dtype`,
+            `compile`, `variants`, `counts_only`, `training`, `sampler`, `steps`, `plan`, `guidance`, ...
+
+    Returns:
+        A row for each network, effort and batch size: MACs per image, latency in milliseconds of a call for the whole
+        batch, memory in bytes.
+
+    Raises:
+        UserError: An unknown name or term, terms that contradict each other, or a device or type that does not work.
+    """
+    if wrong := next((name for name in terms if name not in PricingTerms.__dataclass_fields__), None):
+        raise unknown("argument", wrong, [*PricingTerms.__dataclass_fields__, "process", "resolution", "trust"])
+    priced = PricingTerms(**terms)
+    several = subjects if isinstance(subjects, Sequence) and not isinstance(subjects, str) else [subjects]
+    with trusting(trust):
+        rows = [row for subject in find_subjects(several, process, resolution) for row in price_rows(subject, priced)]
+    return Profile(rows, priced.counters)
+
+
+@of_arguments
+def search(
+    subject: Judged,
+    budget: float | Sequence[float] = 0.5,
+    *,
+    data: ImageData | None = None,
+    cost: Literal["macs", "latency"] = "macs",
+    levels: int = 24,
+    images: int = 128,
+    min_segment: int = 1,
+    switch_penalty: float = 0.01,
+    evaluate: bool = False,
+    evolution: Mapping[str, Any] | bool = False,
+    out: str | os.PathLike[str] | None = None,
+    weights: str = "ema",
+    trust: Sequence[str] = (),
+    **terms: Unpack[Terms],
+) -> SearchResult:
+    """Find plans of a network with several efforts: how much of it to use at each noise level.
+
+        plan = dz.search("runs/digits/slim", budget=0.5).plan()
+        dz.load("runs/digits/slim").sample(16, plan=plan)
+
+    Args:
+        subject: A run, its path, or a denoiser.
+        budget: Shares of the full network's cost, each above 0 and at most 1; a plan for each.
+        data: Images to measure denoising losses on; those that the run was trained on unless given.
+        cost: What a budget limits.
+        levels: Noise levels of a plan at most.
+        images: Held-out images at each level of the loss table.
+        min_segment: Levels that an effort lasts at least.
+        switch_penalty: Loss of a change of effort, as a share of what the cheapest effort loses everywhere.
+        evaluate: Also sample by the plans and by each effort, and measure the Frechet distance.
+        evolution: Also evolve plans by that distance: true, or fields of `EvolutionOptions`, e.g. {"trials": 60}.
+        out: Folder of an evolution, which goes on where it stopped; RUN/search unless given.
+        weights: "ema" or "raw", of a path.
+        trust: Packages whose code the recipe of a path may name.
+        **terms: On what terms plans are to be good; see `evaluate`.
+
+    Raises:
+        UserError: The network has one effort, a budget is below its smallest, or there are no data.
+    """
+    settings = make_settings(**terms)
+    run = _run_of(subject, data, weights, trust)
+    fields = {} if isinstance(evolution, bool) else dict(evolution)
+    if wrong := next((name for name in fields if name not in EvolutionOptions.__dataclass_fields__), None):
+        raise unknown("option of evolution", wrong, EvolutionOptions.__dataclass_fields__)
+    options = SearchOptions(
+        budget=[budget] if isinstance(budget, int | float) else budget,
+        cost=cost,
+        levels=levels,
+        images=images,
+        min_segment=min_segment,
+        switch_penalty=switch_penalty,
+        evaluate=evaluate,
+        evolution=None if evolution is False else EvolutionOptions(**fields),
+    )
+    return search_plans(run, settings, options, run.folder / "search" if out is None else Path(out))
+
+
+@of_arguments
+def compare(
+    recipes: Sequence[str | os.PathLike[str]],
+    *,
+    budget: Budget | Mapping[str, float] | None = None,
+    seeds: Sequence[int] = (0,),
+    out: str | os.PathLike[str] = "runs/compare",
+    title: str = "Comparison of denoisers",
+    command: str = "",
+    wandb: str | None = None,
+    launcher: str = LAUNCHERS[0],
+    launcher_options: Mapping[str, Any] | None = None,
+    jobs: int = 1,
+    **terms: Unpack[Terms],
+) -> Outcome:
+    """Train recipes on equal terms, sample, evaluate and price them, and write one report.
+
+        result = dz.compare(["digits/ddpm", "digits/adm"], budget={"images": 25_600}, seeds=(0, 1, 2))
+        result.report, result.to_pandas()
+
+    The same call again goes on where it stopped: finished trainings are not repeated, nor what was assessed of them on
+    the same terms. A training that fails is a row with its error, and does not end the others.
+
+    Args:
+        recipes: Names or patterns of shipped recipes, or paths.
+        budget: Training of each, "images", "macs" or "minutes"; the first to end counts. As the recipes say unless
+            given.
+        seeds: Training seeds.
+        out: Folder of the runs and the report.
+        title: Heading of the report.
+        command: What made it, as the report shall tell.
+        wandb: Project of W&B to send the trainings and the comparison to.
+        launcher: "inline" trains here; "local" and "slurm" in jobs of their own, through submitit.
+        launcher_options: Of submitit.
+        jobs: Trainings at once with "local".
+        **terms: How runs are sampled and judged; see `evaluate`.
+
+    Raises:
+        UserError: A recipe, seed or term is wrong, which is told before anything is trained, or another process writes
+            into the folder.
+    """
+    settings, folder, limits = make_settings(**terms), Path(out), _budget(budget)
+    if launcher not in LAUNCHERS:
+        raise unknown("launcher", launcher, LAUNCHERS)
+    inline = launcher == LAUNCHERS[0]
+    names = [os.fspath(recipe) for recipe in recipes]
+    planned = plan_jobs(names, [*seeds], limits, folder, wandb=wandb, inline=inline, settings=settings)
+    with only_writer(folder, "wait until it has ended, or give another --out"):
+        launched = None if inline else launch(planned, launcher, folder, dict(launcher_options or {}), jobs)
+        outcome = compare_jobs(
+            planned, settings, folder, title=title, command=command, launched=launched, report=write_report
+        )
+        if wandb and outcome.quality and not outcome.status:
+            from denoisezoo.report.wandb_table import track_comparison
+
+            track_comparison(wandb, folder, outcome.records, outcome.quality, command)
+    return outcome
+
+
+def _budget(budget: Budget | Mapping[str, float] | None) -> Budget:
+    if budget is None or isinstance(budget, Budget):
+        return budget or Budget()
+    for name, value in budget.items():
+        if name not in Budget.__dataclass_fields__:
+            raise unknown("budget", name, Budget.__dataclass_fields__)
+        if not 0 < value < float("inf"):
+            raise UserError(f"budget of {name} is {value}", "give a positive number")
+    return Budget(**budget)

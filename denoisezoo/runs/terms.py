@@ -1,0 +1,154 @@
+"""The terms on which runs are sampled and judged, as the arguments that the commands and the Python API share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+import torch
+
+from denoisezoo.diffusion import Denoiser, Sampler, create_sampler
+from denoisezoo.diffusion.guidance import EVERYWHERE, guided
+from denoisezoo.errors import UserError, unknown
+from denoisezoo.evaluation.lpips import LPIPS
+from denoisezoo.evaluation.reconstruction import DRAWS
+from denoisezoo.plans import Plan, find_plan
+from denoisezoo.profiling.machine import parse_device
+from denoisezoo.profiling.setting import parse_dtype
+
+
+@dataclass(frozen=True)
+class Settings:
+    """On what terms a run is assessed.
+
+    Attributes:
+        sampler: Sampler with its options.
+        steps: Its steps.
+        num: Images to generate; None is as many as there are reference images.
+        first_seed: Seed of the first image.
+        features: Feature extractor of the Frechet distance.
+        split: Reference images: "train", "test" or "all".
+        batch_size: Images at a time.
+        device: Where to sample.
+        dtype: Of the network while sampling.
+        compile: Compile the network first.
+        plan: How much of the network to use at each noise level; None is all of it.
+        guidance: Scale of classifier-free guidance; None is the network itself.
+        guidance_interval: Noise levels, relative to the image, between which it guides.
+        draws: Samples of each condition, for a conditional run.
+        condition: Image file or folder of conditions; None takes those of held-out images.
+        label: One class for all images; None takes those of the held-out images, or all classes in turns.
+        lpips: File of AlexNet's weights, with which conditional runs are also judged by LPIPS.
+    """
+
+    sampler: str = "heun"
+    steps: int = 18
+    num: int | None = None
+    first_seed: int = 0
+    features: str = "pixels"
+    split: Any = "all"
+    batch_size: int = 256
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    compile: bool = False
+    plan: Plan | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] = EVERYWHERE
+    draws: int = DRAWS
+    condition: str | None = None
+    label: int | None = None
+    lpips: str | None = None
+
+    def build_sampler(self) -> Sampler:
+        """The sampler, or a `UserError` that names the nearest."""
+        return create_sampler(self.sampler)
+
+    def guided(self, denoiser: Denoiser) -> Denoiser:
+        """The denoiser with the settings' guidance around it."""
+        return guided(denoiser, self.guidance, self.guidance_interval)
+
+    def guidance_text(self) -> str | None:
+        """What a card says of it."""
+        if self.guidance is None:
+            return None
+        low, high = self.guidance_interval
+        limited = self.guidance_interval != EVERYWHERE
+        return f"{self.guidance:g}" + (f" for sigma {low:g} to {high:g}" if limited else "")
+
+
+class Terms(TypedDict, total=False):
+    """Arguments of `make_settings`; what is left out has the defaults of `Settings`, and device is "auto".
+
+    Attributes:
+        sampler: Sampler with its options, e.g. "ddim:eta=0.5".
+        steps: Its steps.
+        num: Images to generate; as many as there are reference images unless given.
+        seed: Seed of the first image; image i has seed + i.
+        features: Feature extractor of the distance, e.g. "pixels" or "inception".
+        split: Reference images: "train", "test" or "all".
+        batch_size: Images at a time.
+        device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA where there is one.
+        dtype: Of the network while sampling, as torch has it or by name.
+        compile: Compile the network first.
+        plan: A plan, its JSON file, or a preset such as "uniform:effort=0.5".
+        guidance: Scale of classifier-free guidance.
+        guidance_interval: Noise levels (low, high), relative to the image, between which it guides.
+        draws: Samples of each condition.
+        condition: Image file or folder of conditions; those of held-out images unless given.
+        label: One class for all images.
+        lpips: File of AlexNet's weights, with which conditional runs are also judged.
+    """
+
+    sampler: str
+    steps: int
+    num: int | None
+    seed: int
+    features: str
+    split: str
+    batch_size: int
+    device: str | torch.device
+    dtype: str | torch.dtype
+    compile: bool
+    plan: Plan | str | os.PathLike[str] | None
+    guidance: float | None
+    guidance_interval: tuple[float, float] | None
+    draws: int
+    condition: str | None
+    label: int | None
+    lpips: str | None
+
+
+LEAST = {"steps": 1, "num": 1, "seed": 0, "batch_size": 1, "draws": 1}
+"""The smallest value of each number."""
+
+
+def make_settings(**terms: Unpack[Terms]) -> Settings:
+    """The terms as settings, all of them checked before anything long begins.
+
+    Raises:
+        UserError: An unknown argument, sampler, device, dtype or plan, a number that is too small, an interval without
+            guidance, or a file that does not hold LPIPS's weights.
+    """
+    values: dict[str, Any] = {**terms}
+    for name, value in values.items():
+        if name not in Terms.__annotations__:
+            raise unknown("argument", name, Terms.__annotations__)
+        if name in LEAST and value is not None and value < LEAST[name]:
+            raise UserError(f"{name} is {value}", f"give a whole number of at least {LEAST[name]}")
+    interval = values.pop("guidance_interval", None)
+    if interval is not None and values.get("guidance") is None:
+        raise UserError("guidance_interval is given without guidance", "give both, e.g. guidance=2")
+    values["guidance_interval"] = EVERYWHERE if interval is None else interval
+    values["first_seed"] = values.pop("seed", 0)
+    values["device"] = str(parse_device(str(values.get("device", "auto"))))
+    if isinstance(dtype := values.get("dtype"), str):
+        values["dtype"] = parse_dtype(dtype)
+    plan = values.get("plan")
+    if plan is not None and not isinstance(plan, Plan):
+        values["plan"] = find_plan(os.fspath(plan))
+    if values.get("lpips") is not None:
+        LPIPS(values["lpips"])
+    settings = Settings(**values)
+    settings.build_sampler()
+    return settings
