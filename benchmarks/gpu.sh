@@ -25,8 +25,13 @@ NETS=(ddpm_cifar10 ddpmpp_cifar10 ncsnpp_cifar10 adm_imagenet64)
 # Each family on the same zip, equal images; the test split is held out of the training zip.
 WORK=$(mktemp -d)
 for family in ddpm ddpmpp ncsnpp adm missing_u_fast slim; do
-  sed -e "s#path: data/cifar10-jpeg-train.zip#path: $ZIP#" -e "/test_path:/d" \
-    "denoisezoo/configs/cifar10_zip/$family.yaml" > "$WORK/$family.yaml"
+  cat > "$WORK/$family.yaml" <<EOF
+extends: cifar10_zip/$family
+data:
+  init_args:
+    path: $(realpath "$ZIP")
+    test_path: null
+EOF
 done
 "${DZ[@]}" compare "$WORK"/*.yaml --budget images=512000 --device cuda --sampler heun --steps 18 --num 5000 \
   --features pixels --title "Six denoisers on CIFAR-10, $NAME" --out "$WORK/compare"

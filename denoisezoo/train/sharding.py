@@ -104,7 +104,7 @@ def check_sharding(trainer: Any, module: Any) -> None:
     for wrong, what, cure in (
         (
             module.objective.opponents,
-            "divides one network, and this objective has several",
+            "divides one network, and this objective has an adversary",
             "use --trainer.strategy ddp",
         ),
         (
@@ -177,7 +177,7 @@ def spoiled(network: nn.Module) -> Tensor:
     """Not a number, by way of every weight: a backward pass from it takes part in what others' backward passes do."""
     network.forward = lambda: math.nan * total(network)  # FSDP goes by calls of the module
     try:
-        found: Tensor = network()
+        found: Tensor = nn.Module.__call__(network)  # without a look at inputs, of which there are none
     finally:
         del network.forward
     return found

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from denoisezoo.diffusion import CLD, Blurring, GaussianOracle, Joint, MultiScale, create_sampler
+from denoisezoo.diffusion import CLD, Blurring, GaussianOracle, Joint, MultiScale, Step, create_sampler
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.objectives.regression import Simple
 from denoisezoo.diffusion.objectives.times import FewTimes
@@ -82,7 +82,7 @@ def test_any_process_trains_and_samples_on_the_same_few_times(process, time_grid
     """Blurring, multi-scale and Langevin diffusion: the lists are shares of the time axis, the noisiest among them."""
     k, few = process.k, FewTimes(10, time_grid)
     oracle = GaussianOracle(process, torch.zeros(k, 8, 8), 0.3 * torch.eye(64 * k))
-    found = Simple(few)(oracle, {"image": torch.randn(64, 1, 8, 8)}, torch.Generator().manual_seed(0))
+    found = Simple(few)(Step(oracle, {"image": torch.randn(64, 1, 8, 8)}, torch.Generator().manual_seed(0)))
     sampler, seen, generator = create_sampler(f"gddim:time_grid={time_grid}"), [], torch.Generator().manual_seed(0)
     u_T = sampler.prior(process, (4, 1, 8, 8), 10, generator)
     images = sampler(oracle, u_T, steps=10, generator=generator, on_step=lambda info: seen.append(float(info.t))).images
@@ -112,7 +112,7 @@ def test_a_sum_over_pixels_is_so_many_means():
     oracle = GaussianOracle(CHAIN, torch.zeros(1, 4, 4), torch.eye(16))
     batch = {"image": torch.randn(8, 1, 4, 4)}
     mean, total = (
-        Simple(FewTimes(), reduction)(oracle, batch, torch.Generator().manual_seed(0)).loss
+        Simple(FewTimes(), reduction)(Step(oracle, batch, torch.Generator().manual_seed(0))).loss
         for reduction in ("mean", "sum")
     )
     torch.testing.assert_close(total, 16 * mean)

@@ -180,7 +180,7 @@ def test_a_gan_of_a_process_whose_states_are_smaller_is_refused(words, tmp_path,
         (["--model.process.resolution", "9"], "halved"),
         (["--model.preconditioning", "X0"], "do not fit"),
         (["--model.objective.discriminator.channels", "3"], "discriminator"),
-        (["--samples.every_n_steps", "1", "--samples.sampler", "heun", "--samples.steps", "9"], "--sampler udpm"),
+        (["--samples.every_n_steps", "1", "--samples.sampler", "heun", "--samples.steps", "9"], "use sampler 'udpm'"),
     ],
 )
 def test_mistakes_are_one_line_with_status_two(words, tmp_path, capsys, more, said):

@@ -12,6 +12,7 @@ from denoisezoo.cli import main
 from denoisezoo.data import Digits
 from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING
 from denoisezoo.runs.assessor import price
 from denoisezoo.runs.run import load_run
 from denoisezoo.runs.terms import Settings
@@ -183,12 +184,12 @@ def test_samples_of_a_task_have_the_labels_of_their_conditions(labelled, tmp_pat
     assert sampled(run, tmp_path / "c", "--label", "7")["labels"] == [7] * 12
 
 
-def noting_labels(given):
+def noting_labels(labels):
     """`generate`, which also notes the labels that it is given."""
 
-    def noting(*args, labels=None, **options):
-        given.append(labels)
-        return generate(*args, labels=labels, **options)
+    def noting(*args, given=NOTHING, **options):
+        labels.append(given.label)
+        return generate(*args, given=given, **options)
 
     return noting
 
@@ -313,7 +314,7 @@ DROPPED = (*LABELS, "--model.label_dropout", 0.1)
 MISTAKES = {
     (): [
         (("--guidance", "2"), "no class labels"),
-        (("--guidance-interval", "1,2"), "--guidance"),
+        (("--guidance-interval", "1,2"), "without guidance"),
         (("--condition", "."), "no condition"),
         (("--draws", "0"), "--draws"),
     ],

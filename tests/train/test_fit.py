@@ -216,9 +216,9 @@ def test_a_computation_that_fails_can_be_skipped(arguments):
 def test_random_efforts_train_every_one_of_them(arguments, monkeypatch):
     compute, efforts = EDMLoss.__call__, []
 
-    def watched(self, denoiser, batch, generator, effort=None, teacher=None):
-        efforts.append(effort)
-        return compute(self, denoiser, batch, generator, effort, teacher)
+    def watched(self, step):
+        efforts.append(step.effort)
+        return compute(self, step)
 
     monkeypatch.setattr(EDMLoss, "__call__", watched)
     network = ["--model.denoiser", "missing_u_second_order_tiny", "--model.effort", "random"]

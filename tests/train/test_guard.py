@@ -123,10 +123,10 @@ def test_the_noise_level_of_a_bad_image_is_its_own(arguments, tmp_path, monkeypa
 
     compute, expected = EDMLoss.__call__, []
 
-    def watched(self, denoiser, batch, *args):
-        loss = compute(self, denoiser, batch, *args)
+    def watched(self, step):
+        loss = compute(self, step)
         bad = ~loss.per_sample.isfinite()
-        expected.extend(bin_names()[i] for i in bin_of(denoiser.process.log_snr(loss.t))[bad].tolist())
+        expected.extend(bin_names()[i] for i in bin_of(step.denoiser.process.log_snr(loss.t))[bad].tolist())
         return loss
 
     monkeypatch.setattr(EDMLoss, "__call__", watched)

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import yaml
 
 from denoisezoo.data import Digits, ImageData, Paired
 from denoisezoo.data.image_data import Split
@@ -16,7 +15,7 @@ from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.precision import PRECISIONS, full_name
-from denoisezoo.train.recipe_files import find_recipe, list_recipes
+from denoisezoo.train.recipe_files import find_recipe, list_recipes, read_recipe
 from denoisezoo.train.saving import Checkpoints
 
 BATCH = 2
@@ -50,8 +49,9 @@ def short(monkeypatch):
             monkeypatch.setattr(cls, "load", few)
             monkeypatch.setattr(cls, "class_names", ("a", "b"))
             monkeypatch.setattr(cls, "title", "few")
-        if "card" in vars(cls):
-            monkeypatch.setattr(cls, "card", lambda self: {})
+        for attribute, value in (("card", {}), ("fingerprint", "few")):
+            if attribute in vars(cls):
+                monkeypatch.setattr(cls, attribute, lambda self, value=value: value)
     monkeypatch.setattr(perceptual, "STEPS", 1)
     monkeypatch.setattr(DiffusionModule, "training_macs", lambda self: None)
     monkeypatch.setattr(callbacks, "peak_flops", lambda trainer: 0.0)
@@ -61,7 +61,7 @@ def short(monkeypatch):
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_two_steps_in_every_precision(name, tmp_path):
-    recipe = yaml.safe_load(find_recipe(name).read_text())
+    recipe = read_recipe(find_recipe(name)).sections
     batch_size = "--data.data.init_args.batch_size" if "data" in recipe["data"]["init_args"] else "--data.batch_size"
     narrow = NARROW.get(recipe["model"]["denoiser"])
     words = [
