@@ -195,3 +195,13 @@ def test_rows_become_a_frame_where_pandas_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(dz.UserError, match="pandas is not installed"):
         dz.info("ddpm_digits").to_pandas()
+
+
+def test_a_registered_class_is_found_by_its_name_without_a_list(monkeypatch):
+    class Mine(dz.diffusion.EDM):
+        pass
+
+    monkeypatch.setitem(dz.diffusion.PROCESSES._items, "mine", Mine)
+    assert dz.diffusion.Mine is Mine
+    with pytest.raises(AttributeError, match="no attribute 'Theirs'"):
+        dz.diffusion.Theirs  # noqa: B018

@@ -1,5 +1,8 @@
 """Processes, preconditioning, objectives, samplers and exact oracles."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
 from denoisezoo.diffusion.denoiser import (
@@ -146,3 +149,13 @@ __all__ = [
     "create_denoiser",
     "create_sampler",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """A registered class by its own name, so that a file that is added, here or by a plugin, need not be listed."""
+    for kind in ("PROCESSES", "PRECONDITIONINGS", "OBJECTIVES", "SAMPLERS"):
+        registry: Mapping[str, type] = globals().get(kind, {})  # submodules are asked for while they are not there yet
+        for cls in registry.values() if name[:1].isupper() else ():
+            if cls.__name__ == name:
+                return cls
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
