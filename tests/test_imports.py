@@ -160,3 +160,11 @@ def test_names_are_seen():
     assert processes_named("from denoisezoo.diffusion.processes.scalar import VP", path) == {"VP"}
     assert processes_named("from denoisezoo.diffusion import processes", path) == {"processes"}
     assert processes_named(f"make({process!r})", PACKAGE / "diffusion/x.py") == set()
+
+
+def test_no_two_files_have_one_stem_but_commands_and_what_they_call():
+    rooms = {}
+    for path in FILES:
+        if path.stem not in {"__init__", "__main__"} and entry_of(path) != "commands":
+            rooms.setdefault(path.stem, []).append(entry_of(path))
+    assert {stem: places for stem, places in rooms.items() if len(places) > 1} == {}
