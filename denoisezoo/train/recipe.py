@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import inspect
 import json
 import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +24,7 @@ from denoisezoo.errors import UserError, nearest
 from denoisezoo.files import local_path
 from denoisezoo.plugins import import_named
 from denoisezoo.train import recipe_yaml
-from denoisezoo.train.allowed import BASES, subclasses
+from denoisezoo.train.allowed import BASES, argument_types, subclasses, types_within
 from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.efforts import Sandwich
@@ -128,6 +130,10 @@ def _known_keys() -> set[str]:
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
 
 
+SECTIONS_OF_CALLBACKS = {"ema": EMA, "samples": SampleGrid, "guard": Guard, "checkpoint": Checkpoints}
+"""Callbacks that every run has, and the sections that configure them."""
+
+
 class RecipeCLI(LightningCLI):
     """LightningCLI with the callbacks that every run has, as sections of the recipe."""
 
@@ -161,12 +167,22 @@ class RecipeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The sections beside trainer, model and data."""
-        parser.add_lightning_class_args(EMA, "ema")
-        parser.add_lightning_class_args(SampleGrid, "samples")
-        parser.add_lightning_class_args(Guard, "guard")
-        parser.add_lightning_class_args(Checkpoints, "checkpoint")
+        for section, callback in SECTIONS_OF_CALLBACKS.items():
+            parser.add_lightning_class_args(callback, section)
         parser.add_argument(f"--{IMPORTS}", type=list[str] | None, default=None, help="Modules of other packages.")
         parser.add_argument("--wandb", type=str | None, default=None, help="Project to log to; offline without a key.")
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse null where a value belongs; jsonargparse lets it pass in files.
+
+        Raises:
+            UserError: Naming the key.
+        """
+        classes = {"model": DiffusionModule, **SECTIONS_OF_CALLBACKS}
+        nothing = [key for section, cls in classes.items() for key in nulls(self.config[section], cls, section)]
+        nothing += nulls_of_class(self.config["data"], "data")
+        if nothing:
+            raise UserError(f"{nothing[0]} is null", "give it a value, or leave it out")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer in its run folder."""
@@ -198,14 +214,35 @@ ALWAYS = {
 """Options of Lightning's for its own loaders -> the value that they always have here, and why."""
 
 
+def nulls(values: Any, cls: type, where: str) -> Iterator[str]:
+    """Dotted keys of arguments of a class that are null and must not be."""
+    types = argument_types(cls)
+    for key, value in vars(values).items():
+        within = types_within(types.get(key, Any))
+        if value is None and not within & {Any, type(None)}:
+            yield f"{where}.{key}"
+        elif hasattr(value, "class_path"):
+            yield from nulls_of_class(value, f"{where}.{key}")
+        elif config := next((x for x in within if isinstance(x, type) and dataclasses.is_dataclass(x)), None):
+            yield from nulls(value, config, f"{where}.{key}") if hasattr(value, "__dict__") else ()
+
+
+def nulls_of_class(value: Any, where: str) -> Iterator[str]:
+    """The same of a class with its arguments."""
+    module, _, name = value.class_path.rpartition(".")
+    cls: type = getattr(importlib.import_module(module), name)
+    yield from nulls(value.init_args, cls, f"{where}.init_args") if value.get("init_args") else ()
+
+
 def check_trainer(config: Any) -> None:
     """Refuse numbers of the trainer's section that are out of range.
 
     Raises:
         UserError: One is.
     """
-    if config.get("max_steps", -1) is None:
-        raise UserError("max_steps is null", "give a whole number; -1 is without end")
+    for key, cure in (("max_steps", "give a whole number; -1 is without end"), ("accumulate_grad_batches", "give 1")):
+        if config.get(key, 1) is None:
+            raise UserError(f"{key} is null", cure)
     check_precision(config.get("precision"))
     if config.get("limit_train_batches") == 0:
         raise UserError("limit_train_batches is 0, which trains nothing", "leave it out")

@@ -58,6 +58,7 @@ RIGHT_TYPE = {
 """Numbers that have the right type and are out of range."""
 WRONG_TYPE = {
     **dict.fromkeys(LEAST, (NAN, INF, -INF, 1.5, -0.25, None, [1, 2], {"a": 1})),
+    "seed_everything": (NAN, INF, -INF, 1.5, -0.25, [1, 2], {"a": 1}),  # null is its default
     "trainer.devices": (NAN, INF, 1.5, None, {"a": 1}),
     "trainer.log_every_n_steps": (NAN, INF, 1.5, [1, 2], {"a": 1}),  # Lightning takes null for its default
     "trainer.accelerator": (NAN, -2, 1.5, {"a": 1}),

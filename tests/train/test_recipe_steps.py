@@ -22,7 +22,7 @@ BATCH = 2
 NARROW = {
     "ddpm_cifar10": ("channels", "32"),
     "ddpmpp_cifar10": ("channels", "32"),
-    "slim_ddpm_cifar10": ("channels", "32"),
+    "slim_ddpm_cifar10": ("channels", "64", "widths", "[0.5, 1.0]"),
     "lucid_unet_64": ("channels", "16"),
     "missing_u_64": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_discrete": ("widths", "[8, 16, 32, 64, 128]"),
@@ -63,9 +63,10 @@ def short(monkeypatch):
 def test_two_steps_in_every_precision(name, tmp_path):
     recipe = read_recipe(find_recipe(name)).sections
     batch_size = "--data.data.init_args.batch_size" if "data" in recipe["data"]["init_args"] else "--data.batch_size"
-    narrow = NARROW.get(recipe["model"]["denoiser"])
+    narrow = list(NARROW.get(recipe["model"]["denoiser"], ()))
+    narrow[::2] = [f"--model.network.{field}" for field in narrow[::2]]
     words = [
-        *("--config", name, batch_size, str(BATCH), *([f"--model.network.{narrow[0]}", narrow[1]] if narrow else [])),
+        *("--config", name, batch_size, str(BATCH), *narrow),
         *("--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"),
         *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--samples.every_n_steps", "0"),
     ]
