@@ -65,8 +65,8 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
     text = " ".join(message.split())
     if found := re.search(r"dot import path string: (\S+)", text):
         return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
-    if found := re.search(r"Group '([\w.]+)' does not accept option '(\w+)", text):
-        return _unknown(f"key '{found[1]}.{found[2]}'", found[2], _known_keys())
+    if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)", text):
+        return _unknown(f"key '{found[1]}.{found[2]}'", found[2].rpartition(".")[2], _known_keys())
     if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
         return _unknown(f"key {found[1]!r}", found[1].split(".")[-1], _known_keys())
     if "numpy accepts from" in text:
