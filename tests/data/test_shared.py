@@ -10,7 +10,7 @@ import torch
 from denoisezoo.data import ImageZip
 from denoisezoo.files import sha256
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def shared(name: str) -> str:
