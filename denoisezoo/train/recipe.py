@@ -66,13 +66,13 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
     if found := re.search(r"dot import path string: (\S+)", text):
         return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)", text):
-        return _unknown(f"key '{found[1]}.{found[2]}'", found[2].rpartition(".")[2], _known_keys())
+        return _unknown_key(f"{found[1]}.{found[2]}")
     if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
-        return _unknown(f"key {found[1]!r}", found[1].split(".")[-1], _known_keys())
+        return _unknown_key(found[1])
     if "numpy accepts from" in text:
         return f"seed_everything is {text.split()[0]}", "give a whole number from 0 to 4294967295"
     if "Not a valid subclass" in text and (key := _foreign_key(message)):
-        return _unknown(f"key {key!r}", key, _known_keys() | {"class_path", "init_args"})
+        return _unknown_key(key)
     if found := re.search(r"Parser key \"([\w.]+)\".*?Expected an? (.+?)\. Got value: (.+)", text):
         kind = found[2].removeprefix("<class '").removesuffix("'>")
         *_, inner = re.findall(r"Parser key \"([\w.]+)\"", text.partition("Expected a")[0])
@@ -108,6 +108,13 @@ def _foreign_key(message: str) -> str | None:
     return next((key for key in keys if key not in {"class_path", "init_args", "dict_kwargs"}), None)
 
 
+def _unknown_key(path: str) -> tuple[str, str]:
+    """What is wrong with a key in dots: it is named as far as its first part that no recipe knows, if there is one."""
+    known, parts = _known_keys(), path.split(".")
+    depth = next((i for i, part in enumerate(parts) if part not in known), len(parts) - 1)
+    return _unknown(f"key {'.'.join(parts[: depth + 1])!r}", parts[depth], known)
+
+
 def _unknown(what: str, name: str, choices: set[str]) -> tuple[str, str]:
     near = nearest(name, choices)
     return f"unknown {what}", (f"did you mean {' or '.join(near)}? " if near else "") + SEE
@@ -126,7 +133,7 @@ def _known_keys() -> set[str]:
     for base in BASES:
         classes.extend(subclasses(base))
     keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
-    keys |= {EXTENDS, IMPORTS}
+    keys |= {EXTENDS, IMPORTS, "class_path", "init_args"}
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
 
 
