@@ -32,6 +32,7 @@ COMMANDS = {
         "the weights of a run as one file to publish, with card and configuration",
     ),
     "study": ("denoisezoo.commands.study", "one question, one page: solvers, samplers, resolutions, memory, ..."),
+    "claims": ("denoisezoo.commands.claims", "what the papers claim, what was measured here, and the verdict"),
     "doctor": ("denoisezoo.commands.doctor", "what this machine and installation can do, and what is missing"),
 }
 """Name -> (module, one-line help). A module has `add_arguments(parser)` and `run(args) -> status`, or, to parse its

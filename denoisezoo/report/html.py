@@ -46,13 +46,13 @@ def render(comparison: Comparison, folder: str | os.PathLike[str] = ".") -> str:
     sections = all_sections()
     body = (tag("section", tag("h2", heading), build(page), id=anchor) for anchor, heading, build in sections)
     figures = figure_data(page)
-    return Template(_resource("template.html")).substitute(
+    return Template(resource("template.html")).substitute(
         title=text(comparison.title),
         facts=text(_summary_line(page)),
         navigation=join(tag("a", anchor.capitalize(), href=f"#{anchor}") for anchor, _, _ in sections),
         body=join(body),
-        style=_resource("style.css"),
-        script=_resource("script.js"),
+        style=resource("style.css"),
+        script=resource("script.js"),
         figures=figures,
         plotly=Html(library or "") if page.figures else "",
     )
@@ -76,5 +76,6 @@ def _summary_line(page: Page) -> str:
     return " · ".join([*parts, page.comparison.created]).rstrip(" ·")
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """The text of a file that lies beside this one, such as the style of all pages."""
     return resources.files("denoisezoo.report").joinpath(name).read_text(encoding="utf-8")
