@@ -1,4 +1,4 @@
-# make install | demo | test | lint | format | bench. Every target makes what it needs; nothing is done twice.
+# make install | demo | test | lint | format | docs | figures | bench. Every target makes what it needs; nothing is done twice.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ OUT ?= runs/demo
 # Bytecode now, not in every process later where PYTHONDONTWRITEBYTECODE is set.
 UV := $(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test lint format docs figures bench clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/uv
 	$(UV) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/uv
+	$(UV) --editable '.[docs]'
+	@touch $@
+
 demo: $(VENV)/.installed
 	$(BIN)/denoisezoo compare digits/ddpm digits/ddpmpp digits/ncsnpp digits/adm --seeds 0,1,2 \
 		--budget images=25600 --sampler dpmpp_2m --steps 15 --num 1000 --title 'Four denoisers on digits' --out $(OUT)
@@ -35,8 +39,15 @@ lint: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
+# The site, links checked; the notices are about future versions of the tools.
+docs: $(VENV)/.installed-docs
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
+
+figures: $(VENV)/.installed-docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/figures.py
+
 bench: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/peers.py --csv results/peers_cpu.csv
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

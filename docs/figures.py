@@ -1,0 +1,111 @@
+"""The pictures of the documentation, drawn from the library and from `results/`: `make figures`."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import torch
+
+import denoisezoo as dz
+from denoisezoo.plans.presets import ddsm_cifar10
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt  # after the backend is chosen
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+COLOURS = ("#0072b2", "#d55e00", "#00876a", "#b5569a", "#a87400", "#3e97d1")  # after Okabe and Ito
+STYLE = {
+    "svg.hashsalt": "denoisezoo",  # the same bytes each time
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "figure.constrained_layout.use": True,
+}
+
+
+def save(figure: plt.Figure, name: str) -> None:
+    """Write an SVG on white, which dark pages show as a card."""
+    IMAGES.mkdir(exist_ok=True)
+    figure.savefig(IMAGES / f"{name}.svg", facecolor="white", metadata={"Date": None})
+    plt.close(figure)
+
+
+def processes() -> None:
+    """alpha and sigma of the scalar processes over their time."""
+    figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
+    for axis, name in zip(axes, ("VP", "VE", "EDM", "RectifiedFlow"), strict=True):
+        process = getattr(dz.diffusion, name)()
+        t = torch.linspace(process.t_min, process.t_max, 200, dtype=torch.float64)
+        for label, values in (("alpha, signal", process.alpha(t)), ("sigma, noise", process.sigma(t))):
+            axis.plot(t, values, label=label)
+        axis.set(title=name, xlabel="t", yscale="log" if name in ("VE", "EDM") else "linear")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    save(figure, "processes")
+
+
+def plan() -> None:
+    """The widths that DDSM found for CIFAR-10, over the logarithm of the signal-to-noise ratio."""
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    log_snr = torch.linspace(10, -10, 1000).tolist()
+    found = ddsm_cifar10()
+    axis.step(log_snr, [found.effort(value) for value in log_snr], where="post")
+    axis.set(xlabel="log-SNR, from the image (left) to noise", ylabel="width", ylim=(0, 1.1), xlim=(10, -10))
+    save(figure, "plan")
+
+
+def trajectory() -> None:
+    """What each call costs: one network, one under a plan, and one that sees small images first."""
+    walks = {
+        "ddpm_digits, heun": dz.profile("ddpm_digits", counts_only=True, sampler="heun", steps=10),
+        "multiscale_digits, gddim": dz.profile(
+            "multiscale_digits", process="multiscale", counts_only=True, sampler="gddim", steps=19
+        ),
+    }
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    for (label, profile), marker in zip(walks.items(), "os", strict=True):
+        (row,) = profile.rows()
+        calls = row["trajectory"]
+        total = f"{row['macs_per_image'] / 1e6:.0f} M in all"
+        axis.step(
+            range(len(calls)),
+            [c["macs"] / 1e6 for c in calls],
+            marker + "-",
+            where="mid",
+            ms=4,
+            label=f"{label}: {total}",
+        )
+    axis.set(xlabel="call, from noise to the image", ylabel="M multiply-adds", ylim=(0, None))
+    axis.legend(frameon=False)
+    save(figure, "trajectory")
+
+
+def digits() -> None:
+    """Quality against the price of an image, of `make demo`."""
+    found = defaultdict(list)
+    with (ROOT / "results" / "digits_cpu.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found[row["denoiser"]].append((float(row["macs_per_image"]) / 1e6, float(row["fd_pixels"])))
+    figure, axis = plt.subplots(figsize=(7, 3.4))
+    below = -1.0
+    for (name, points), marker in zip(sorted(found.items(), key=lambda item: item[1][0][1]), "oDs^v*", strict=False):
+        macs, distances = zip(*points, strict=True)
+        mean, spread = statistics.fmean(distances), statistics.stdev(distances)
+        axis.errorbar(macs[0], mean, spread, fmt=marker, markersize=8, capsize=4)
+        rise = 10 if mean - below < 0.1 else 0  # names of neighbours do not lie on each other
+        axis.annotate(name, (macs[0], mean), (10, rise), textcoords="offset points", va="center")
+        below = mean
+    axis.set(xlabel="M multiply-adds per image", ylabel="fd_pixels (lower is better)", ylim=(0, None), xlim=(190, 280))
+    save(figure, "digits")
+
+
+if __name__ == "__main__":
+    with plt.rc_context(STYLE):
+        for draw in (processes, plan, trajectory, digits):
+            draw()
