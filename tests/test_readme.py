@@ -38,10 +38,14 @@ def test_its_commands_exist(page):
             find_recipe(recipe)
 
 
+GENERATED = re.compile(r"(gallery|papers|reference)/\w+\.md|tutorials/(\w+)\.md")
+"""Pages that exist in the site alone; `make docs` checks links to them."""
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_its_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-        assert target.startswith("http") or (page.parent / target).exists(), target
+        assert target.startswith("http") or GENERATED.fullmatch(target) or (page.parent / target).exists(), target
 
 
 def test_its_make_targets_exist():
