@@ -236,7 +236,7 @@ def _length(process: Process) -> int:
 
 def _scalar(process: Process, name: str) -> ScalarProcess:
     if not isinstance(process, ScalarProcess):
-        raise UserError(f"grid {name!r} needs one noise level for all coefficients", "use grid=process")
+        raise UserError(f"grid {name!r} needs one noise level for all coefficients", "use time_grid=process")
     return process
 
 
@@ -249,6 +249,6 @@ def _distinct(process: Process, times: Tensor) -> Tensor:
     times = snapped(process, nearest_time(process, times))
     if len(times) > 1 and bool((times.diff() >= 0).any()):
         raise UserError(
-            f"{len(times)} steps fall on the same times of a discrete process", "use fewer steps or grid=process"
+            f"{len(times)} steps fall on the same times of a discrete process", "use fewer steps or time_grid=process"
         )
     return torch.cat([times, times.new_zeros(1)])

@@ -259,7 +259,7 @@ def test_the_error_of_a_step_is_in_pixels_of_the_doubled_image():
         (lambda: DownSampling(32, alphas=(0.5,), sigmas=(0.1,)), "at least 2 levels"),
         (lambda: DownSampling(32, alphas=(0.5, 0.2, 2.0)), "out of range"),
         (lambda: DownSampling(32, sigmas=(0.1, 0.2, 0.0)), "out of range"),
-        (lambda: DownSampling(32).grid(18), "--steps 3"),
+        (lambda: DownSampling(32).grid(18), "give 3 steps"),
         (lambda: create_sampler("heun").prior(DownSampling(32), (1, 3, 32, 32), 18), "sampler 'udpm' with 3 steps"),
         (lambda: create_sampler("udpm").prior(VP(), (1, 3, 32, 32), 3), "VP"),
         (lambda: NetworkDenoiser(create_backbone("udpm_tiny"), DownSampling(16), X0()), "do not fit"),

@@ -302,11 +302,11 @@ class NotScalar(Process):
 @pytest.mark.parametrize(
     ("process", "name", "inputs", "outputs", "cure"),
     [
-        (VP(), "eps", 3, 1, "out_channels 3, or --model.network.in_channels 1 for"),
-        (VP(), "v", 3, 4, "out_channels 3, or --model.network.in_channels 4 for"),
-        (EDM(), "edm", 1, 3, "out_channels 1, or --model.network.in_channels 3 for"),
-        (PROCESSES["cld"](), "eps", 2, 1, "out_channels 2$"),
-        (PROCESSES["cld"](), "whitened", 2, 3, "out_channels 1$"),
+        (VP(), "eps", 3, 1, "out_channels to 3, or network.in_channels to 1 for"),
+        (VP(), "v", 3, 4, "out_channels to 3, or network.in_channels to 4 for"),
+        (EDM(), "edm", 1, 3, "out_channels to 1, or network.in_channels to 3 for"),
+        (PROCESSES["cld"](), "eps", 2, 1, "out_channels to 2$"),
+        (PROCESSES["cld"](), "whitened", 2, 3, "out_channels to 1$"),
     ],
 )
 def test_outputs_that_nothing_would_train_or_that_are_missing_are_refused(process, name, inputs, outputs, cure):
@@ -315,7 +315,7 @@ def test_outputs_that_nothing_would_train_or_that_are_missing_are_refused(proces
             super().__init__()
             self.spec = replace(self.spec, in_channels=inputs, out_channels=outputs)
 
-    with pytest.raises(UserError, match=rf"^the network puts out {outputs} channels, .*; add --model.network.{cure}"):
+    with pytest.raises(UserError, match=rf"^the network puts out {outputs} channels, .*; set network.{cure}"):
         NetworkDenoiser(Sized(outputs), process, PRECONDITIONINGS[name]())
     needed = int(re.search(r"\d", cure)[0])
     assert NetworkDenoiser(Sized(needed), process, PRECONDITIONINGS[name]()).untrained == 0

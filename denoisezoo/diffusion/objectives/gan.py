@@ -23,7 +23,7 @@ class PlainGAN(Objective):
     """One call makes an image of the process's last state, which holds noise alone; only a discriminator judges it.
 
     The non-saturating loss with R1 (Goodfellow et al. 2014, arXiv 1406.2661; Mescheder et al. 2018, arXiv 1801.04406).
-    Sample with one step of a deterministic sampler, e.g. --sampler ddim --steps 1.
+    Sample with one step of a deterministic sampler, such as ddim.
 
     Args:
         r1: gamma, the weight of gamma/2 |grad D(real)|^2.
