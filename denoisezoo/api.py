@@ -21,7 +21,7 @@ from denoisezoo.compare.comparison import compare as compare_jobs
 from denoisezoo.compare.launching import LAUNCHERS
 from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser
-from denoisezoo.errors import UserError, unknown
+from denoisezoo.errors import UserError, rewording, unknown
 from denoisezoo.locking import only_writer
 from denoisezoo.plugins import trusting
 from denoisezoo.progress import progress_bar
@@ -60,12 +60,8 @@ def of_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
+        with rewording(reworded):
             return function(*args, **kwargs)
-        except UserError as error:
-            error.what, error.cure = reworded(error.what), reworded(error.cure)
-            error.args = (f"{error.what}; {error.cure}",)
-            raise
 
     return call
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -25,6 +26,21 @@ class ComputationError(UserError):
 
 class UncountableError(UserError):
     """A cost that cannot be counted without computing with real data, e.g. of an adaptive solver; see `UserError`."""
+
+
+@contextlib.contextmanager
+def rewording(change: Callable[[str], str]) -> Iterator[None]:
+    """Within it, mistakes are told in other words: what is wrong and what to do, each as `change` puts it.
+
+    Raises:
+        UserError: The one that was raised, in those words.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.what, error.cure = change(error.what), change(error.cure)
+        error.args = (f"{error.what}; {error.cure}",)
+        raise
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 3) -> list[str]:

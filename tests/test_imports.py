@@ -1,6 +1,7 @@
 """Imports go one way, and no file outside their home names an architecture or a process."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,34 @@ def processes_named(source: str, path: Path) -> set[str]:
     return (names & strings(source)) | ((classes | {"processes"}) & imported)
 
 
+EXPORTS = {PACKAGE / "__init__.py", PACKAGE / "diffusion/__init__.py"}
+"""What lists everything for those who import it."""
+OWN = {PACKAGE / "diffusion/langevin_preconditioning.py"}
+"""Files beside the processes that serve one family of them, which no other process can stand in for."""
+
+
+def concrete_processes(source: str, path: Path) -> set[str]:
+    """Process classes that the code of a file names: capabilities are asked for instead, wherever any process comes."""
+    if path in EXPORTS | OWN or path.parent == PACKAGE / "diffusion/processes":
+        return set()
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.alias):
+            found.add(node.name)
+    return found & {cls.__name__ for cls in PROCESSES.values()}
+
+
+def options_named(source: str, path: Path) -> set[str]:
+    """Texts of a file that name options of the command line, where there is none; what to type as a command may."""
+    if entry_of(path) not in {"nn", "archs", "diffusion"}:
+        return set()
+    return {text for text in strings(source) if re.search(r"(?<![\w-])--[a-z]", text) and "denoisezoo " not in text}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_file_keeps_to_its_place(path):
     source = path.read_text(encoding="utf-8")
@@ -126,6 +155,8 @@ def test_a_file_keeps_to_its_place(path):
     assert not wrong_imports(source, path)
     assert not architectures_named(source, path)
     assert not processes_named(source, path)
+    assert not concrete_processes(source, path)
+    assert not options_named(source, path)
 
 
 BAD_IMPORTS = {
@@ -160,6 +191,19 @@ def test_names_are_seen():
     assert processes_named("from denoisezoo.diffusion.processes.scalar import VP", path) == {"VP"}
     assert processes_named("from denoisezoo.diffusion import processes", path) == {"processes"}
     assert processes_named(f"make({process!r})", PACKAGE / "diffusion/x.py") == set()
+
+
+def test_concrete_processes_and_options_are_seen():
+    inside = PACKAGE / "diffusion/x.py"
+    assert concrete_processes("isinstance(process, CLD)", inside) == {"CLD"}
+    assert concrete_processes("isinstance(process, processes.Joint)", inside) == {"Joint"}
+    assert concrete_processes("from denoisezoo.diffusion.processes.scalar import VP as Plain", inside) == {"VP"}
+    assert concrete_processes("isinstance(process, CLD)", PACKAGE / "train/x.py") == {"CLD"}
+    assert concrete_processes("isinstance(process, (Staged, ScalarProcess))", inside) == set()
+    assert concrete_processes("x = EDM()", PACKAGE / "diffusion/processes/x.py") == set()
+    assert options_named("f'add --model.process.resolution {n}'", inside) == {"add --model.process.resolution "}
+    assert options_named("'see denoisezoo sample --help'", inside) == set()
+    assert options_named("'add --steps 3'", PACKAGE / "commands/x.py") == set()
 
 
 def test_no_two_files_have_one_stem_but_commands_and_what_they_call():

@@ -3,6 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from denoisezoo.diffusion.basis import Basis, DCTBasis, HaarBasis, PixelBasis, PositionAndVelocity
+from denoisezoo.diffusion.capabilities import (
+    Conditioned,
+    ConditionInState,
+    ConditionIsMeasurement,
+    Discrete,
+    Evolving,
+    Halving,
+    Staged,
+)
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
 from denoisezoo.diffusion.denoiser import (
@@ -13,6 +23,8 @@ from denoisezoo.diffusion.denoiser import (
 )
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
+from denoisezoo.diffusion.halving_preconditioning import NextScale
+from denoisezoo.diffusion.langevin_preconditioning import MixedScore, Whitened
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
@@ -32,12 +44,9 @@ from denoisezoo.diffusion.preconditioning import (
     X0,
     EDMPreconditioning,
     Epsilon,
-    MixedScore,
-    NextScale,
     Score,
     V,
     Velocity,
-    Whitened,
 )
 from denoisezoo.diffusion.processes.blurring import Blurring
 from denoisezoo.diffusion.processes.diagonal import Diagonal, LogSNRProcess
@@ -80,11 +89,17 @@ __all__ = [
     "VE",
     "VP",
     "X0",
+    "Basis",
     "Blurring",
+    "ConditionInState",
+    "ConditionIsMeasurement",
+    "Conditioned",
+    "DCTBasis",
     "DPMSolverPP2M",
     "Denoiser",
     "Diagonal",
     "DiagonalProcess",
+    "Discrete",
     "DownSampling",
     "Drift",
     "EDMLoss",
@@ -93,11 +108,14 @@ __all__ = [
     "Epsilon",
     "Euler",
     "EulerMaruyama",
+    "Evolving",
     "FewTimes",
     "GaussianOracle",
     "GeometricVE",
     "Given",
     "Guided",
+    "HaarBasis",
+    "Halving",
     "Heun",
     "Joint",
     "Likelihood",
@@ -118,8 +136,10 @@ __all__ = [
     "Objective",
     "OfCondition",
     "OneStage",
+    "PixelBasis",
     "PlainGAN",
     "PointsOracle",
+    "PositionAndVelocity",
     "Preconditioning",
     "Prediction",
     "PredictorCorrector",
@@ -132,6 +152,7 @@ __all__ = [
     "Score",
     "SeedBlock",
     "Simple",
+    "Staged",
     "Step",
     "StepInfo",
     "StochasticDPMSolverPP2M",

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
+from denoisezoo.diffusion.capabilities import Conditioned, ConditionInState, ConditionIsMeasurement
+from denoisezoo.diffusion.coefficients import over_images
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.noise import Noise
-from denoisezoo.diffusion.processes.joint import Joint
-from denoisezoo.diffusion.processes.measured import Measured
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -29,10 +29,10 @@ class OfCondition(Denoiser):
     def __init__(self, denoiser: Denoiser, cond: Tensor, noise: Noise = None) -> None:
         super().__init__()
         joint = denoiser.process
-        if not isinstance(joint, Joint):
-            raise UserError(f"{type(joint).__name__} has no condition in its state", "use Joint")
+        if not isinstance(joint, ConditionInState):
+            raise UserError(f"{type(joint).__name__} has no condition in its state", "use a process that has, as Joint")
         self.denoiser, self.joint, self.noise = denoiser, joint, noise
-        self.process, self.efforts = joint.free, denoiser.efforts
+        self.process, self.efforts = joint.x, denoiser.efforts
         self.y = joint.begin(cond, noise)
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
@@ -48,7 +48,7 @@ class Matched(Denoiser):
     """An unconditional denoiser as one of x given a measurement y = x + s n: see `processes.measured`.
 
     Args:
-        denoiser: Of a `Measured` process.
+        denoiser: Of a scalar process whose condition is a measurement.
         cond: y and ln s, (B, C + 1, H, W).
 
     Raises:
@@ -57,17 +57,19 @@ class Matched(Denoiser):
 
     def __init__(self, denoiser: Denoiser, cond: Tensor) -> None:
         super().__init__()
-        assert isinstance(denoiser.process, Measured)
-        denoiser.process.check_condition(cond)
-        self.denoiser, self.measured, self.cond = denoiser, denoiser.process, cond
-        self.process, self.efforts = denoiser.process.free, denoiser.efforts
+        measured = denoiser.process
+        if not isinstance(measured, ConditionIsMeasurement):
+            raise UserError(f"{type(measured).__name__} takes no measurement", "use a process that does, as Measured")
+        measured.check_condition(cond)
+        self.denoiser, self.measured, self.cond = denoiser, measured, cond
+        self.process, self.efforts = measured.x, denoiser.efforts
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """The image from u_t and y together, and the noise that it leaves in u_t."""
         _check_sizes(self.cond, u_t)
         v, t_c = self.measured.combine(u_t, t, self.cond)
         u_0 = self.denoiser(v, t_c, given._replace(image=None), effort).u_0
-        alpha, sigma = (part.to(u_t).reshape(-1, 1, 1, 1) for part in (self.measured.alpha(t), self.measured.sigma(t)))
+        alpha, sigma = (over_images(part.to(u_t), u_t) for part in self.measured.x.alpha_sigma(t))
         return Prediction(u_0, (u_t - alpha * u_0) / sigma)
 
 
@@ -91,8 +93,8 @@ def conditioned(denoiser: Denoiser, given: Given, noise: Noise) -> tuple[Denoise
         noise: Source of the noise of y_t.
     """
     cond = given.image
-    if cond is None or not denoiser.process.cond_channels:
+    if cond is None or not isinstance(denoiser.process, Conditioned):
         return denoiser, given
-    if isinstance(denoiser.process, Measured):
+    if isinstance(denoiser.process, ConditionIsMeasurement):
         return Matched(denoiser, cond), given._replace(image=None)
     return OfCondition(denoiser, cond, noise), given._replace(image=None)

@@ -12,8 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort, create_backbone
+from denoisezoo.diffusion.capabilities import (
+    ConditionInState,
+    Halving,
+    dropped_at,
+    given_channels,
+    shown,
+    stages_of,
+)
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
-from denoisezoo.diffusion.processes.joint import Joint
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, ScalarProcess
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
@@ -168,8 +175,8 @@ class NetworkDenoiser(Denoiser):
     def __init__(self, backbone: Backbone, process: Process, preconditioning: Preconditioning) -> None:
         super().__init__()
         preconditioning.check(process)
-        process.check_images(backbone.spec.resolution, len(backbone.resolutions))
-        process.image_channels(backbone.spec.in_channels)
+        check_images(process, backbone.spec.resolution, len(backbone.resolutions))
+        process.basis.image_channels(backbone.spec.in_channels)
         _check_size(backbone, process, preconditioning)
         self.backbone = backbone
         self.process = process
@@ -180,8 +187,9 @@ class NetworkDenoiser(Denoiser):
 
     def outputs_for(self, channels: int) -> int:
         """Channels that a network puts out for images of so many."""
-        whole = self.process.state_channels(channels)
-        return channels if self.preconditioning.of_image or isinstance(self.process, Joint) else whole
+        if self.preconditioning.of_image or isinstance(self.process, ConditionInState):
+            return channels
+        return self.process.basis.state_channels(channels)
 
     def _check_outputs(self) -> None:
         """Refuse a network that puts out fewer channels than are to be predicted, or others that nothing trains.
@@ -189,14 +197,16 @@ class NetworkDenoiser(Denoiser):
         Twice as many are those of a learned variance (improved DDPM, arXiv 2102.09672): the second half is not read.
         """
         found, channels = self.backbone.spec.out_channels, self.image_shape[0]
-        self.process.check_outputs(found)
+        if isinstance(self.process, ConditionInState):
+            self.process.check_outputs(found)
+            return
         needed = self.outputs_for(channels)
         learned = () if self.preconditioning.of_image else (2 * needed,)
-        if found in (needed, *learned) or isinstance(self.process, Joint):
+        if found in (needed, *learned):
             return
-        cure = f"add --model.network.out_channels {needed}"
-        if self.process.k == 1:
-            cure += f", or --model.network.in_channels {found} for images of as many channels"
+        cure = f"set network.out_channels to {needed}"
+        if self.process.basis.k == 1:
+            cure += f", or network.in_channels to {found} for images of as many channels"
         raise UserError(
             f"the network puts out {found} channels, and {needed} are to be predicted for images of {channels}", cure
         )
@@ -204,19 +214,19 @@ class NetworkDenoiser(Denoiser):
     @property
     def untrained(self) -> int:
         """Output channels that no objective trains: those of a learned variance."""
-        return max(0, self.backbone.spec.out_channels - self.process.state_channels(self.image_shape[0]))
+        return max(0, self.backbone.spec.out_channels - self.process.basis.state_channels(self.image_shape[0]))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images; the state may have more channels."""
         spec = self.backbone.spec
-        return self.process.image_channels(spec.in_channels), spec.resolution, spec.resolution
+        return self.process.basis.image_channels(spec.in_channels), spec.resolution, spec.resolution
 
     @property
     def cond_shape(self) -> tuple[int, int, int] | None:
         """(Cy, H, W) of the condition that it is given, whoever takes it; None where there is none."""
         spec = self.backbone.spec
-        channels = self.process.given_channels or spec.cond_channels
+        channels = given_channels(self.process) or spec.cond_channels
         return (channels, spec.resolution, spec.resolution) if channels else None
 
     def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
@@ -230,12 +240,12 @@ class NetworkDenoiser(Denoiser):
 
     def network(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
         """F(c_in u_t; c_noise): what the network predicts, in the basis and the dtype of its input."""
-        return self.process.from_pixels(self._outputs(u_t, t, given, effort)[:, : u_t.shape[1]])
+        return self.process.basis.from_pixels(self._outputs(u_t, t, given, effort)[:, : u_t.shape[1]])
 
     def _outputs(self, u_t: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
         """All that the network puts out, in its own basis, in the dtype of its input."""
-        scaled, c_noise = self.preconditioning.inputs(self.process, self.process.seen(u_t, t), t)
-        x = self.process.to_pixels(scaled)
+        scaled, c_noise = self.preconditioning.inputs(self.process, shown(self.process, u_t, t), t)
+        x = self.process.basis.to_pixels(scaled)
         dtype = next(self.backbone.parameters()).dtype
         outputs: Tensor = self.backbone(
             x.to(dtype),
@@ -248,7 +258,7 @@ class NetworkDenoiser(Denoiser):
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`. With learned variance the first C outputs are F, and the others v."""
         outputs, C = self._outputs(u_t, t, given, effort), u_t.shape[1]
-        F_x = self.process.from_pixels(outputs[:, :C])
+        F_x = self.process.basis.from_pixels(outputs[:, :C])
         u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
         # In another basis than the pixels' v would say nothing of the state's coefficients.
         learned = self.backbone.spec.learned_variance and isinstance(self.process, ScalarProcess)
@@ -262,7 +272,7 @@ class NetworkDenoiser(Denoiser):
         Where coefficients have left the state, their error is zero, and that of the others is scaled so that its mean
         square is the mean over those that are left.
         """
-        if len(self.process.stages) > 1:
+        if len(stages_of(self.process)) > 1:
             error = self._error_by_stage(u_0, eps, t, given, effort)
         else:
             error = self._error(u_0, eps, t, given, effort)
@@ -270,7 +280,7 @@ class NetworkDenoiser(Denoiser):
 
     def _error_by_stage(self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
         """One call of the network for the images of each stage."""
-        halvings = torch.tensor([self.process.dropped(time) for time in t.tolist()])
+        halvings = torch.tensor([dropped_at(self.process, time) for time in t.tolist()])
         error = torch.zeros_like(u_0)
         for n in halvings.unique().tolist():
             chosen = (halvings == n).nonzero().flatten().to(u_0.device)
@@ -293,9 +303,28 @@ def cropped(u: Tensor, halvings: int) -> Tensor:
     return u[..., : u.shape[-2] >> halvings, : u.shape[-1] >> halvings]
 
 
+def check_images(process: Process, resolution: int, stages: int = 1) -> None:
+    """Refuse a network of another size than a process, or of several stages where the process has others.
+
+    Raises:
+        UserError: Naming both.
+    """
+    name = type(process).__name__
+    if process.resolution not in (None, resolution):
+        raise UserError(
+            f"{name} is for {process.resolution} pixels a side, and the network for {resolution}",
+            f"set process.resolution to {resolution}",
+        )
+    if stages not in (1, count := len(stages_of(process))):
+        raise UserError(
+            f"the network has {stages} stages, and {name} {count}",
+            "choose a process with as many stages as the network",
+        )
+
+
 def _check_size(backbone: Backbone, process: Process, preconditioning: Preconditioning) -> None:
     """Refuse networks that keep the size for processes whose steps halve it, and the reverse."""
-    halves = process.dropped(process.t_min) > 0
+    halves = isinstance(process, Halving)
     if halves != (backbone.spec.scale > 1) or halves != preconditioning.enlarges:
         raise UserError(
             f"{type(process).__name__}, {type(preconditioning).__name__} and the network do not fit: one keeps the "

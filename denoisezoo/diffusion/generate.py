@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.denoiser import Denoiser
 from denoisezoo.diffusion.noise import SeedBlock
 from denoisezoo.diffusion.samplers.sampler import EffortPlan, Sampler
@@ -91,7 +92,7 @@ def generate(
         UserError: Nothing to draw.
     """
     _check(num, batch_size)
-    process = denoiser.process if given.image is None else denoiser.process.free
+    process = denoiser.process if given.image is None else unconditioned(denoiser.process)
     index = torch.arange(num) if image_index is None else image_index
     batches, calls, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):

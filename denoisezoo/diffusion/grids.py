@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import chain_length, nearest_time, stages_of
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
@@ -30,7 +31,7 @@ def snapped(process: Process, times: Tensor) -> Tensor:
 
     Else a walk would begin with 1e-16 of a signal that is not there, or step across a stage.
     """
-    for first, _ in process.stages:
+    for first, _ in stages_of(process):
         times = torch.where(within(times, first, first), first, times)
     return times
 
@@ -230,12 +231,12 @@ def _even_indices(process: Process, steps: int) -> Tensor:
 
 
 def _length(process: Process) -> int:
-    return process.chain_length or LIST_LENGTH
+    return chain_length(process) or LIST_LENGTH
 
 
 def _scalar(process: Process, name: str) -> ScalarProcess:
     if not isinstance(process, ScalarProcess):
-        raise UserError(f"grid {name!r} needs one noise level for all coefficients", "use grid=process")
+        raise UserError(f"grid {name!r} needs one noise level for all coefficients", "use time_grid=process")
     return process
 
 
@@ -245,9 +246,9 @@ def _of_sigmas(process: ScalarProcess, sigmas: Tensor) -> Tensor:
 
 def _distinct(process: Process, times: Tensor) -> Tensor:
     """`times` at which the process is defined, strictly falling, and a final 0."""
-    times = snapped(process, process.nearest_time(times))
+    times = snapped(process, nearest_time(process, times))
     if len(times) > 1 and bool((times.diff() >= 0).any()):
         raise UserError(
-            f"{len(times)} steps fall on the same times of a discrete process", "use fewer steps or grid=process"
+            f"{len(times)} steps fall on the same times of a discrete process", "use fewer steps or time_grid=process"
         )
     return torch.cat([times, times.new_zeros(1)])

@@ -45,7 +45,7 @@ class Preconditioning(ABC):
         if not isinstance(process, DiagonalProcess):
             raise UserError(
                 f"preconditioning {type(self).__name__} cannot serve {type(process).__name__}, whose state has "
-                f"{process.k} parts",
+                f"{process.basis.k} parts",
                 "use Epsilon, which serves every process",
             )
 

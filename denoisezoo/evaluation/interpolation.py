@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion import NOTHING, Denoiser, Given, MixedBlock, Sampler
+from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.samplers.sampler import EffortPlan
 from denoisezoo.errors import UserError
 
@@ -45,7 +46,7 @@ class Walker:
 
     def __call__(self, noise: MixedBlock, places: Sequence[int]) -> Tensor:
         """Images (B, C, H, W) float32 on the CPU; each has the label and the condition of its place."""
-        process = self.denoiser.process if self.given.image is None else self.denoiser.process.free
+        process = self.denoiser.process if self.given.image is None else unconditioned(self.denoiser.process)
         shape = (len(noise.generators), *self.image_shape)
         u_T = self.sampler.prior(process, shape, self.steps, noise, device=self.device, dtype=torch.float32)
         turns = [None if x is None else x[[place % len(x) for place in places]].to(self.device) for x in self.given]

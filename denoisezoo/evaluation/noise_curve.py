@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion import NOTHING, Denoiser, Given, ScalarProcess, conditioned
+from denoisezoo.diffusion.capabilities import nearest_time, unconditioned
 from denoisezoo.diffusion.grids import within
 from denoisezoo.pixels import as_image
 
@@ -35,7 +36,7 @@ def denoising_error(
         Rows (lower log-SNR, upper log-SNR, mean error per pixel, number of images), noisiest first. A level beyond the
         range of the process has no row; a process with several noise levels at a time has none.
     """
-    process = denoiser.process if given.image is None else denoiser.process.free
+    process = denoiser.process if given.image is None else unconditioned(denoiser.process)
     if not isinstance(process, ScalarProcess):
         return []
     images = as_image(images)
@@ -43,7 +44,7 @@ def denoising_error(
     device = next(denoiser.parameters()).device
     rows = []
     for log_snr in LOG_SNRS:
-        t = process.nearest_time(process.t_of_sigma(torch.tensor([-log_snr / 2], dtype=torch.float64).exp()))
+        t = nearest_time(process, process.t_of_sigma(torch.tensor([-log_snr / 2], dtype=torch.float64).exp()))
         if not bool(within(t, process.t_min, process.t_max)):
             continue
         total = 0.0

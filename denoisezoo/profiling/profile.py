@@ -12,6 +12,7 @@ import torch
 
 from denoisezoo.archs import Backbone, Effort, ImageSpec
 from denoisezoo.diffusion import Denoiser, Sampler
+from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
@@ -223,12 +224,12 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
     spec, device = backbone.spec, setting.device
     if setting.counts_only:
         denoiser, device = counting_copy(denoiser), torch.device("cpu")
-    shape = (batch_size, denoiser.process.image_channels(spec.in_channels), spec.resolution, spec.resolution)
+    shape = (batch_size, denoiser.process.basis.image_channels(spec.in_channels), spec.resolution, spec.resolution)
     trajectory = trace(
         denoiser,
         walk.sampler,
         walk.sampler.prior(
-            denoiser.process.free,
+            unconditioned(denoiser.process),
             shape,
             walk.steps,
             device=device,

@@ -13,6 +13,7 @@ from torch import Tensor
 from denoisezoo.archs import Effort, compile_network
 from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, SeedBlock
+from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.generate import Samples, generate
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
@@ -207,7 +208,7 @@ def price(
     device = settings.device if timed else "cpu"
     noise = SeedBlock([settings.first_seed])
     shape = (1, *run.image_shape)
-    process = subject.process.free  # of what is sampled
+    process = unconditioned(subject.process)  # of what is sampled
     u_T = sampler.prior(process, shape, settings.steps, noise, device=device, dtype=torch.float32)
     return trace(
         subject,

@@ -14,6 +14,7 @@ import torch
 
 from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser
+from denoisezoo.diffusion.capabilities import advance
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
 from denoisezoo.evaluation.reconstruction import DRAWS
@@ -222,7 +223,7 @@ def _make_run(
             f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
-    module.denoiser.process.advance(facts.get("train_steps") or 0)
+    advance(module.denoiser.process, facts.get("train_steps") or 0)
     return Run(
         name=module.name,
         family=module.family,

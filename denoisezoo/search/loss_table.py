@@ -18,6 +18,7 @@ from torch import Tensor
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion import NOTHING, Denoiser, Given
+from denoisezoo.diffusion.capabilities import clean_state, dropped_at
 from denoisezoo.diffusion.denoiser import cropped
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
@@ -184,7 +185,7 @@ def measure(
     rows = []
     for k, level in enumerate(levels):
         chosen = torch.arange(k * per_level, (k + 1) * per_level) % len(images)
-        u_0 = denoiser.process.start(images[chosen], generator).to(device)
+        u_0 = clean_state(denoiser.process, images[chosen], generator).to(device)
         eps = torch.randn(u_0.shape, generator=generator).to(device, u_0.dtype)
         t = torch.full((per_level,), level.t, dtype=torch.float64, device=device)
         told = given.take(chosen).to(device)
@@ -219,7 +220,7 @@ def _error(
     denoiser: Denoiser, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort, batch_size: int
 ) -> Tensor:
     """Predicted minus clean states (N, C, H, W), of the size that a sampler's have at the one time in `t`."""
-    halvings = denoiser.process.dropped(float(t[0]))
+    halvings = dropped_at(denoiser.process, float(t[0]))
     u_t = denoiser.process.perturb(cropped(u_0, halvings), cropped(eps, halvings), t)
     parts = []
     for low in range(0, len(u_t), batch_size):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from denoisezoo.diffusion import Given, NetworkDenoiser
+from denoisezoo.diffusion.capabilities import dropped_at, state_shape
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.metrics import Evaluator
@@ -88,7 +89,7 @@ class SearchTask:
         """What the budget counts: of each call at each effort (calls, E), per image."""
         if self.cost == "macs":
             return self.macs
-        return np.stack([self.latencies[self.run.denoiser.process.dropped(t)] for t in self.times])
+        return np.stack([self.latencies[dropped_at(self.run.denoiser.process, t)] for t in self.times])
 
     @cached_property
     def latencies(self) -> Floats:
@@ -98,7 +99,7 @@ class SearchTask:
         """
         settings = replace(self.settings, plan=Plan(self.efforts, tuple(range(1, len(self.efforts)))))
         denoiser = prepare(self.run, settings)
-        first = {denoiser.process.dropped(t): t for t in self.times}
+        first = {dropped_at(denoiser.process, t): t for t in self.times}
         rows = [self._latencies_at(denoiser, first.get(n)) for n in range(max(first) + 1)]
         return np.array(rows)
 
@@ -107,7 +108,7 @@ class SearchTask:
         if time is None:
             return [0.0] * len(self.efforts)
         batch, device = self.settings.batch_size, self.settings.device
-        u = torch.zeros(denoiser.process.state_shape((batch, *self.run.image_shape), time), device=device)
+        u = torch.zeros(state_shape(denoiser.process, (batch, *self.run.image_shape), time), device=device)
         t = torch.full((batch,), time, dtype=torch.float64, device=device)
         with torch.inference_mode():
             timed = [latency(lambda e=e: denoiser(u, t, effort=e), u.device) for e in self.efforts]  # type: ignore[misc]
@@ -119,7 +120,7 @@ class SearchTask:
         pictures = to_float(self.data.images(held_out))
         label = self.data.labels(held_out) if self.run.denoiser.backbone.spec.num_classes else None
         denoiser = to_device(self.run, self.settings.device)
-        known = denoiser.process.encode(to_float(self.data.images("train")[:PROPAGATED]))
+        known = denoiser.process.basis.encode(to_float(self.data.images("train")[:PROPAGATED]))
         parts = make_levels(self.times, denoiser.process, levels)
         self.spent += int(sum(self.macs[level.calls[0]].sum() for level in parts)) * images
         return measure(denoiser, pictures, parts, Propagation(known), per_level=images, given=Given(label=label))
@@ -132,8 +133,9 @@ class SearchTask:
         """What the budget counts of a walk, per image."""
         if self.cost == "macs":
             return float(walk.macs_per_image)
-        dropped = self.run.denoiser.process.dropped
-        return float(sum(self.latencies[dropped(call.t), self.efforts.index(call.effort)] for call in walk.calls))
+        rows = [dropped_at(self.run.denoiser.process, call.t) for call in walk.calls]
+        efforts = [self.efforts.index(call.effort) for call in walk.calls]
+        return float(sum(self.latencies[row, effort] for row, effort in zip(rows, efforts, strict=True)))
 
     def quality(self, plan: Plan, settings: Settings | None = None) -> float:
         """Frechet distance of samples by a plan, from the same noise for every plan."""

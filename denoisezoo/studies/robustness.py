@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion import Denoiser, ScalarProcess
+from denoisezoo.diffusion.capabilities import nearest_time
 from denoisezoo.errors import UserError
 from denoisezoo.pixels import to_float
 from denoisezoo.runs.run import Run
@@ -89,7 +90,7 @@ def denoise(denoiser: Denoiser, noisy: Tensor, sigma: float, steps: int) -> Deno
     if not isinstance(process, ScalarProcess):
         raise UserError("this process has no single noise level", "choose runs of a scalar process, such as VP or EDM")
     sigmas = torch.logspace(math.log10(sigma), math.log10(sigma) - 2, steps + 1, dtype=torch.float64)[:-1]
-    times = process.nearest_time(process.t_of_sigma(sigmas)).clamp(process.t_min, process.t_max)
+    times = nearest_time(process, process.t_of_sigma(sigmas)).clamp(process.t_min, process.t_max)
     begin = time.perf_counter()
     u_t = _at(process.alpha(times[:1]), noisy) * noisy  # the state at that level, alpha u_0 + sigma eps
     for i in range(steps):

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from denoisezoo.diffusion import Given, NetworkDenoiser, Process, create_sampler
+from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.evaluation.conditions import Conditions, held_out, sample_labels, sample_picture
@@ -62,7 +63,7 @@ class SampleGrid(Callback):
             UserError: What the sampler says.
         """
         if self.every_n_steps and not 0 <= max_steps < self.every_n_steps:
-            self.sampler.checked_grid(process.free, self.steps)
+            self.sampler.checked_grid(unconditioned(process), self.steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from denoisezoo.data import ImageData
 from denoisezoo.data.identity import difference
-from denoisezoo.errors import UserError
+from denoisezoo.errors import UserError, rewording
 from denoisezoo.evaluation.classifier import FILE as PERCEPTUAL
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.locking import only_writer
@@ -33,7 +33,7 @@ from denoisezoo.train.log import RunLog, first_step, log_files
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.precision import full_name
-from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, explain, parse_recipe, plain_config
+from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, as_options, explain, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
@@ -77,6 +77,7 @@ class TrainResult:
         return self.status > 0
 
 
+@rewording(as_options)
 def train(args: Sequence[str]) -> TrainResult:
     """Train as `denoisezoo train ARGS` does.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from denoisezoo.archs import FORMAT, Effort, compile_network, create_backbone, get_variant
 from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step
+from denoisezoo.diffusion.capabilities import advance, given_channels, stages_of
 from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.classifier import check_perceptual, perceptual_network
 from denoisezoo.evaluation.conditions import check_dropout
@@ -108,7 +109,7 @@ class DiffusionModule(LightningModule):
     @property
     def chooses(self) -> bool:
         """Whether steps choose which weights they train: efforts, or the networks of stages."""
-        return self.effort == "random" or len(self.denoiser.process.stages) > 1
+        return self.effort == "random" or len(stages_of(self.denoiser.process)) > 1
 
     def configure_model(self) -> None:
         """Divide the weights among processes where the strategy does so; elsewhere nothing."""
@@ -123,7 +124,7 @@ class DiffusionModule(LightningModule):
         """Refuse data of other channels, size or classes than the network takes."""
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
         self._check_condition(data)
-        state, outputs = process.state_channels(data.channels), self.denoiser.outputs_for(data.channels)
+        state, outputs = process.basis.state_channels(data.channels), self.denoiser.outputs_for(data.channels)
         for what, needs, has, cure in (
             ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
             ("pixels a side", spec.resolution, data.resolution, f"resolution {data.resolution}"),
@@ -131,7 +132,7 @@ class DiffusionModule(LightningModule):
             if needs != has:
                 raise UserError(
                     f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
-                    + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
+                    + (f" under {type(process).__name__}" if process.basis.k > 1 and what == "channels" else ""),
                     f"add --model.network.{cure}, or choose other data",
                 )
         if data.num_classes != spec.num_classes:
@@ -162,10 +163,11 @@ class DiffusionModule(LightningModule):
 
     def _check_condition(self, data: Any) -> None:
         spec, process = self.denoiser.backbone.spec, self.denoiser.process
-        needs, has = process.given_channels or spec.cond_channels, data.cond_channels
+        taken, has = given_channels(process), data.cond_channels
+        needs = taken or spec.cond_channels
         if needs == has:
             return
-        where = "process.cond_channels" if process.given_channels else "network.cond_channels"
+        where = "process.cond_channels" if taken else "network.cond_channels"
         raise UserError(
             f"{self.name} takes conditions of {needs} channels, and {data.title} gives {has}",
             f"add --model.{where} {has}" if has else "choose Paired data with a task",
@@ -235,7 +237,7 @@ class DiffusionModule(LightningModule):
         return used_alike(self.denoiser.backbone, loss) if self.chooses else loss
 
     def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        self.denoiser.process.advance(self.global_step)
+        advance(self.denoiser.process, self.global_step)
         self.objective.advance(self.global_step)
         size = len(batch["image"])
         for name, opponent in self.opponents.items():

@@ -40,6 +40,13 @@ from denoisezoo.train.wandb_panels import Dashboard
 
 CONFIG_NAME = "config.yaml"
 NETWORK = "--model.network."
+PART = re.compile(r"(?<![\w.-])(network|process|preconditioning|objective)\.(?=[a-z])")
+"""An argument of a part, as errors of the rooms that know no command line name it: process.resolution."""
+
+
+def as_options(text: str) -> str:
+    """A text with the arguments of parts as options: process.resolution is --model.process.resolution."""
+    return PART.sub(r"--model.\1.", text)
 
 
 class RecipeParser(LightningArgumentParser):

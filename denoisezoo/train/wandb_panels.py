@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from denoisezoo.diffusion import SeedBlock
+from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.files import json_safe
 from denoisezoo.profiling.trajectory import Trajectory, counting_copy, trace
 from denoisezoo.train.callbacks import SampleGrid
@@ -56,7 +57,9 @@ def price(trainer: Trainer, pl_module: LightningModule) -> Trajectory:
     grid = next((callback for callback in trainer.callbacks if isinstance(callback, SampleGrid)), SampleGrid())
     denoiser = counting_copy(pl_module.counted)
     noise, shape = SeedBlock([0]), (1, *pl_module.denoiser.image_shape)
-    u_T = grid.sampler.prior(denoiser.process.free, shape, grid.steps, noise, device="cpu", dtype=torch.float32)
+    u_T = grid.sampler.prior(
+        unconditioned(denoiser.process), shape, grid.steps, noise, device="cpu", dtype=torch.float32
+    )
     return trace(
         denoiser,
         grid.sampler,

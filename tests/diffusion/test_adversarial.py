@@ -11,9 +11,10 @@ from denoisezoo.archs import create_backbone
 from denoisezoo.archs.discriminator import DiscriminatorConfig
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.halving_preconditioning import NextScale
 from denoisezoo.diffusion.objectives.adversarial import perceptual_distance
 from denoisezoo.diffusion.objectives.objective import Step
-from denoisezoo.diffusion.preconditioning import X0, NextScale
+from denoisezoo.diffusion.preconditioning import X0
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
 
@@ -29,7 +30,7 @@ class Half(Denoiser):
         self.process, self.weight = process, nn.Parameter(torch.tensor(0.5, dtype=f64))
 
     def forward(self, u_t, t, *given):
-        u_0 = self.process.down(self.process.encode(BATCH["image"]), int(t[0]) - 1)
+        u_0 = self.process.down(self.process.basis.encode(BATCH["image"]), int(t[0]) - 1)
         return Prediction(self.weight * u_0, u_t)
 
 

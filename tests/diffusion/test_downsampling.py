@@ -9,8 +9,9 @@ from denoisezoo.archs import create_backbone, get_variant
 from denoisezoo.archs.songunet import SongUNet
 from denoisezoo.diffusion import DownSampling, NetworkDenoiser, UDPMLoss, create_sampler
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
+from denoisezoo.diffusion.halving_preconditioning import NextScale
 from denoisezoo.diffusion.objectives.objective import Step
-from denoisezoo.diffusion.preconditioning import X0, NextScale
+from denoisezoo.diffusion.preconditioning import X0
 from denoisezoo.diffusion.processes.downsampling import ALPHAS, SIGMAS
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
@@ -39,9 +40,9 @@ def dense(side):
 def test_h_is_the_published_filter():
     process = DownSampling(8)
     image = torch.randn(3, 2, 8, 8, dtype=f64)
-    once = process.to_pixels(process.down(process.encode(image)))
+    once = process.basis.to_pixels(process.down(process.basis.encode(image)))
     torch.testing.assert_close(once, filtered(image), rtol=0, atol=1e-12)
-    thrice = process.to_pixels(process.down(process.encode(image), 3))
+    thrice = process.basis.to_pixels(process.down(process.basis.encode(image), 3))
     torch.testing.assert_close(thrice, filtered(filtered(filtered(image))), rtol=0, atol=1e-12)
 
 
@@ -50,7 +51,7 @@ def test_h_and_its_adjoint():
     x, y = torch.randn(2, 3, 8, 8, dtype=f64), torch.randn(2, 3, 4, 4, dtype=f64)
     torch.testing.assert_close((process.down(x) * y).sum(), (x * process.up(y)).sum(), rtol=1e-12, atol=0)
     assert torch.equal(process.down(process.up(y)), y)  # H H^T = I, so white noise stays white
-    pixels = process.to_pixels(process.up(process.from_pixels(y)))
+    pixels = process.basis.to_pixels(process.up(process.basis.from_pixels(y)))
     spread = (dense(8).T @ y.flatten(2)[..., None]).reshape(2, 3, 8, 8)
     torch.testing.assert_close(pixels, spread, rtol=0, atol=1e-12)
 
@@ -85,10 +86,10 @@ def test_the_exact_posterior_is_that_of_dense_matrices(options, level):
     expected = prior_mean + gain @ (coarse - alpha * H @ prior_mean)
     covariance = prior - alpha * gain @ H @ prior
 
-    u = process.from_pixels(coarse.reshape(1, 1, side // 2, side // 2))
-    mean, std = process.posterior(u, process.from_pixels(clean.reshape(1, 1, side, side)), level)
-    assert (process.to_pixels(mean).flatten() - expected).abs().max() < 1e-10
-    basis = process.from_pixels(torch.eye(side**2, dtype=f64).reshape(-1, 1, side, side)).flatten(1)
+    u = process.basis.from_pixels(coarse.reshape(1, 1, side // 2, side // 2))
+    mean, std = process.posterior(u, process.basis.from_pixels(clean.reshape(1, 1, side, side)), level)
+    assert (process.basis.to_pixels(mean).flatten() - expected).abs().max() < 1e-10
+    basis = process.basis.from_pixels(torch.eye(side**2, dtype=f64).reshape(-1, 1, side, side)).flatten(1)
     found = basis @ torch.diag(std.expand(mean.shape).flatten() ** 2) @ basis.T
     assert (found - covariance).abs().max() < 1e-10
 
@@ -109,7 +110,7 @@ class Known(Denoiser):
 
     def __init__(self, process, image):
         super().__init__()
-        self.process, self.u_0, self.shapes = process, process.encode(image), []
+        self.process, self.u_0, self.shapes = process, process.basis.encode(image), []
 
     def forward(self, u_t, t, *given):
         self.shapes.append(tuple(u_t.shape[1:]))
@@ -241,7 +242,7 @@ def test_the_error_of_a_step_is_in_pixels_of_the_doubled_image():
         net.unet.head.weight.zero_()
         net.unet.head.bias.zero_()
     process = DownSampling(16, **MILD)
-    u_0 = process.encode(torch.randn(3, 3, 16, 16, dtype=f64))
+    u_0 = process.basis.encode(torch.randn(3, 3, 16, 16, dtype=f64))
     times = torch.tensor([1.0, 2.0, 3.0], dtype=f64)
     error, c_out = NetworkDenoiser(net.double(), process, NextScale()).training_error(u_0, torch.zeros_like(u_0), times)
     for i, level in enumerate((1, 2, 3)):
@@ -258,7 +259,7 @@ def test_the_error_of_a_step_is_in_pixels_of_the_doubled_image():
         (lambda: DownSampling(32, alphas=(0.5,), sigmas=(0.1,)), "at least 2 levels"),
         (lambda: DownSampling(32, alphas=(0.5, 0.2, 2.0)), "out of range"),
         (lambda: DownSampling(32, sigmas=(0.1, 0.2, 0.0)), "out of range"),
-        (lambda: DownSampling(32).grid(18), "--steps 3"),
+        (lambda: DownSampling(32).grid(18), "give 3 steps"),
         (lambda: create_sampler("heun").prior(DownSampling(32), (1, 3, 32, 32), 18), "sampler 'udpm' with 3 steps"),
         (lambda: create_sampler("udpm").prior(VP(), (1, 3, 32, 32), 3), "VP"),
         (lambda: NetworkDenoiser(create_backbone("udpm_tiny"), DownSampling(16), X0()), "do not fit"),

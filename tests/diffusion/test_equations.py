@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import apply_blocks
+from denoisezoo.diffusion.capabilities import stages_of
 from denoisezoo.diffusion.coefficients import inverse, product, square_root, transpose
 
 from .truth import EVERY, DiagonalTruth, at, drift, f64
@@ -16,7 +17,7 @@ each_process = pytest.mark.parametrize("name", list(EVERY))
 
 def span(process):
     """Most of the last stage, as its first and last time."""
-    low, high = process.stages[-1][1], min(process.stages[-1][0], 5.0)
+    low, high = stages_of(process)[-1][1], min(stages_of(process)[-1][0], 5.0)
     return low + 0.95 * (high - low), low + 0.05 * (high - low)
 
 
@@ -74,13 +75,13 @@ def test_drift_and_diffusion_are_those_of_the_papers(name):
 @each_process
 def test_transitions_compose(name):
     process = EVERY[name]
-    low, high = process.stages[-1][1], min(process.stages[-1][0], 5.0)
+    low, high = stages_of(process)[-1][1], min(stages_of(process)[-1][0], 5.0)
     r, s, t = (at(low + share * (high - low)) for share in (0.1, 0.4, 0.8))
     torch.testing.assert_close(product(process.psi(r, s), process.psi(s, t)), process.psi(r, t), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(product(process.psi(s, t), process.signal(t)), process.signal(s), rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(
         process.signal(at(0)) + 0 * process.signal(r),
-        torch.eye(process.k, dtype=f64)[None, :, :, None, None, None].expand_as(process.signal(r)),
+        torch.eye(process.basis.k, dtype=f64)[None, :, :, None, None, None].expand_as(process.signal(r)),
     )
 
 
@@ -89,8 +90,8 @@ def test_perturbed_states_have_their_moments(name):
     """Monte Carlo: mean A u_0 and covariance R R^T of every coefficient, within 5 standard errors."""
     process, n = EVERY[name], 20_000
     generator = torch.Generator().manual_seed(0)
-    u_0 = process.encode(torch.randn(1, 1, 4, 4, generator=generator, dtype=f64))
-    first, last = process.stages[-1]
+    u_0 = process.basis.encode(torch.randn(1, 1, 4, 4, generator=generator, dtype=f64))
+    first, last = stages_of(process)[-1]
     t = last + 0.4 * (min(first, 5.0) - last)
     eps = torch.randn(n, *u_0.shape[1:], generator=generator, dtype=f64)
     mean, R = apply_blocks(process.signal(at(t)), u_0), process.noise(at(t))
@@ -116,7 +117,7 @@ LARGEST = {"edm": 80.0, "ve": 100.0, "ve_geometric": 100.0}
 def test_priors_are_what_samplers_are_told_to_begin_with(name):
     """N(0, I), or N(0, sigma_max^2 I), and with a velocity N(0, diag(I, M I)): to what is left of the image."""
     process, n = EVERY[name], 20_000
-    expected = torch.diag(torch.tensor([LARGEST.get(name, 1.0) ** 2, 0.25][: process.k], dtype=f64))
+    expected = torch.diag(torch.tensor([LARGEST.get(name, 1.0) ** 2, 0.25][: process.basis.k], dtype=f64))
     expected = expected[None, :, :, None, None, None]
     R = process.noise(at(process.t_max))
     torch.testing.assert_close(product(R, transpose(R)), expected.expand_as(R), rtol=1e-3, atol=1e-4)

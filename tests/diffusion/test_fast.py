@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import CLD, Blurring, GaussianOracle, Joint, MultiScale, Step, create_sampler
+from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.objectives.regression import Simple
 from denoisezoo.diffusion.objectives.times import FewTimes
@@ -66,7 +67,7 @@ def test_training_draws_the_samplers_times_in_pairs():
     for process in (CHAIN, Joint(CHAIN), VP(), EDM()):
         few = FewTimes(11)
         t = few(process, few.uniform(200, torch.Generator().manual_seed(0), torch.device("cpu")))
-        grid = GRIDS["fast_uniform"](process.free, 11)[:-1]
+        grid = GRIDS["fast_uniform"](unconditioned(process), 11)[:-1]
         place = (t[:, None] - grid).abs().argmin(1)
         assert torch.equal(t, grid[place])
         assert torch.equal(place[:100] + place[100:], torch.full((100,), 10))
@@ -80,7 +81,7 @@ OTHERS += [(MultiScale(resolution=8, drop=False), "fast_nonuniform"), (MultiScal
 @pytest.mark.parametrize(("process", "time_grid"), OTHERS, ids=repr_of)
 def test_any_process_trains_and_samples_on_the_same_few_times(process, time_grid):
     """Blurring, multi-scale and Langevin diffusion: the lists are shares of the time axis, the noisiest among them."""
-    k, few = process.k, FewTimes(10, time_grid)
+    k, few = process.basis.k, FewTimes(10, time_grid)
     oracle = GaussianOracle(process, torch.zeros(k, 8, 8), 0.3 * torch.eye(64 * k))
     found = Simple(few)(Step(oracle, {"image": torch.randn(64, 1, 8, 8)}, torch.Generator().manual_seed(0)))
     sampler, seen, generator = create_sampler(f"gddim:time_grid={time_grid}"), [], torch.Generator().manual_seed(0)

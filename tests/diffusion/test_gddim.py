@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoisezoo.diffusion import MultiScale, create_sampler
+from denoisezoo.diffusion.capabilities import stages_of
 from denoisezoo.diffusion.coefficients import product, transpose
 from denoisezoo.diffusion.processes.joint import Joint
 from denoisezoo.diffusion.processes.scalar import VE, VP, RectifiedFlow
@@ -38,12 +39,12 @@ def test_one_step_is_exact_for_a_point(name):
     """Whatever the size of the step: from t_max to anywhere, the state stays on A_s m + R_s eps."""
     process = process_of(name)
     truth, sampler = DiagonalTruth(process, point=True), create_sampler("gddim")
-    steps = len(process.stages)
+    steps = len(stages_of(process))
     u_T = sampler.prior(process, (3, *truth.shape), steps, torch.Generator().manual_seed(0))
     calls = []
     images = sampler(truth.oracle, u_T, steps=steps, generator=torch.Generator().manual_seed(1), on_step=calls.append)
     assert images.nfe == steps
-    mean = process.decode(truth.state(truth.mean)).expand(3, -1, -1, -1)
+    mean = process.basis.decode(truth.state(truth.mean)).expand(3, -1, -1, -1)
     # Where little signal is left the image is known to as many digits fewer.
     torch.testing.assert_close(images.images, mean, atol=1e-9, rtol=0)
 
@@ -62,7 +63,7 @@ class Between(GDDIM):
 
 
 def between(process, first, last, **options):
-    low, high = process.stages[-1][1], min(process.stages[-1][0], 10.0)
+    low, high = stages_of(process)[-1][1], min(stages_of(process)[-1][0], 10.0)
     sampler = Between(**options)
     object.__setattr__(sampler, "ends", (low + first * (high - low), low + last * (high - low)))
     return sampler
@@ -71,7 +72,7 @@ def between(process, first, last, **options):
 def last_stage(name, point=False):
     truth = DiagonalTruth(process_of(name), point)
     truth.oracle.process = OneStage(truth.process)
-    noise = torch.randn(3, truth.process.k, 4, 4, generator=torch.Generator().manual_seed(0), dtype=f64)
+    noise = torch.randn(3, truth.process.basis.k, 4, 4, generator=torch.Generator().manual_seed(0), dtype=f64)
     return truth, noise
 
 
@@ -163,7 +164,7 @@ def test_q_1_is_ddim(name):
     torch.testing.assert_close(results[0], results[1], atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", [n for n, p in EVERY.items() if p.k == 1 and n != "flow"])
+@pytest.mark.parametrize("name", [n for n, p in EVERY.items() if p.basis.k == 1 and n != "flow"])
 def test_lambda_1_is_ancestral_sampling(name):
     """Equal to DDPM's posterior step with the same noise, on every diagonal process."""
     truth = DiagonalTruth(EVERY[name])
@@ -208,7 +209,7 @@ def test_stochastic_steps_of_vp_are_theorem_1(lam):
 @given(st.sampled_from(sorted(PROCESSES)), st.floats(0, 1.5), st.floats(0.05, 0.95), st.floats(0.05, 0.9))
 def test_the_covariance_of_a_stochastic_step_is_positive(name, lam, at_t, share):
     process = PROCESSES[name]
-    first, last = process.stages[-1]
+    first, last = stages_of(process)[-1]
     t = last + at_t * (first - last)
     s = last + share * (t - last)
     carried = product(stochastic_transition(process, at(s)[0], at(t)[0], lam), process.noise(at(t)))
@@ -226,7 +227,7 @@ def test_stochastic_steps_reproduce_the_covariance(name, lam):
     n, process, calls = 20_000, truth.process, []
     generator = torch.Generator().manual_seed(0)
     sampler = between(process, 1.0, 0.02, lam=lam)
-    noise = torch.randn(n, process.k, 4, 4, generator=generator, dtype=f64)
+    noise = torch.randn(n, process.basis.k, 4, 4, generator=generator, dtype=f64)
     u = process.perturb(truth.state(truth.mean), noise, at(sampler.ends[0]))
     sampler(truth.oracle, u, steps=7, generator=generator, on_step=calls.append)
     u, t = calls[-1].u_t, calls[-1].t
@@ -254,7 +255,7 @@ def test_coefficients_sum_to_those_of_one_step(name, lam, image):
     The sum is R_s - psi(s, t) R_t where the noise is interpolated, and A_s - Psihat(s, t) A_t where the image is.
     """
     process = PROCESSES[name]
-    first, last = process.stages[-1]
+    first, last = stages_of(process)[-1]
     nodes = torch.tensor([0.5, 0.62, 0.75, 0.9], dtype=f64) * (first - last) + last
     s = torch.tensor(0.4 * (first - last) + last, dtype=f64)
     total = sum(multistep_coefficients(process, s, nodes, lam, image))
@@ -288,7 +289,7 @@ def test_lagrange_polynomials():
         torch.testing.assert_close(lagrange_slope(nodes, j, tau), slopes, atol=1e-8, rtol=0)
 
 
-@pytest.mark.parametrize("name", [n for n, p in PROCESSES.items() if len(p.stages) == 1])
+@pytest.mark.parametrize("name", [n for n, p in PROCESSES.items() if len(stages_of(p)) == 1])
 def test_images_that_are_pure_noise_need_no_history(name):
     """A chain of whole times is walked, too, and a walk repeats its cached coefficients."""
     process = PROCESSES[name]

@@ -136,7 +136,7 @@ def affine(sampler, denoiser, steps):
         3, 2
     )
     M = (images[1:] - images[:1]).T
-    prior = float(denoiser.process.free.sigma(at(denoiser.process.t_max)))
+    prior = float(denoiser.process.x.sigma(at(denoiser.process.t_max)))
     return images[0], prior**2 * M @ M.T
 
 
@@ -154,7 +154,7 @@ def test_the_oracle_of_a_clean_condition_is_the_closed_form():
     """E[x | x_t, y] by the formula for Gaussians, y not diffused."""
     process, t, x_t = joint(0.0), at(0.5), torch.tensor([[1.3, -0.4]], dtype=f64)
     mean, covariance = posterior()
-    sigma = process.free.sigma(t)
+    sigma = process.x.sigma(t)
     gain = covariance @ (covariance + sigma**2 * torch.eye(2, dtype=f64)).inverse()
     found = OfCondition(oracle(process), Y.reshape(1, 1, 1, 2))(x_t.reshape(1, 1, 1, 2), t).u_0.flatten()
     torch.testing.assert_close(found, mean + gain @ (x_t[0] - mean), rtol=1e-10, atol=1e-10)
@@ -188,7 +188,7 @@ def moments_of_walk(process, times, ancestral):
 
     x_s = x_0 + r (x_t - x_0), r = s/t for DDIM and s^2/t^2 with noise of variance s^2 (1 - r) for the ancestral walk.
     """
-    sigma = [float(process.free.sigma(at(t))) for t in times[:-1]] + [0.0]
+    sigma = [float(process.x.sigma(at(t))) for t in times[:-1]] + [0.0]
     mean, covariance = torch.zeros(2, dtype=f64), sigma[0] ** 2 * torch.eye(2, dtype=f64)
     for i, t in enumerate(times[:-1]):
         gain, center = regression(process, at(t))
@@ -208,10 +208,10 @@ def test_images_have_the_moments_that_theory_gives_each_estimator(spec, sigma_ma
     """CDE, CMDE and CDiffE: within the errors of 20,000 draws, of which 2 % is the largest."""
     n, process, sampler = 20_000, joint(sigma_max), create_sampler(spec)
     generator = torch.Generator().manual_seed(0)
-    x_T = sampler.prior(process.free, (n, 1, 1, 2), 30, generator)
+    x_T = sampler.prior(process.x, (n, 1, 1, 2), 30, generator)
     cond = Y.expand(n, 2).reshape(n, 1, 1, 2)
     images = sampler(oracle(process), x_T, steps=30, given=Given(image=cond), generator=generator).images.reshape(n, 2)
-    mean, covariance = moments_of_walk(process, process.free.grid(30).tolist(), "ddpm" in spec)
+    mean, covariance = moments_of_walk(process, process.x.grid(30).tolist(), "ddpm" in spec)
     spread = covariance.diag()
     assert ((images.mean(0) - mean).abs() < 4 * (spread / n).sqrt()).all()
     error = ((spread[:, None] * spread + covariance**2) / n).sqrt()  # of a Gaussian's covariance
@@ -223,7 +223,7 @@ def test_in_the_limit_a_slow_condition_gives_the_posterior_and_a_fast_one_does_n
     of_mean, errors = [], []
     for sigma_max in (20.0, 1.0, 0.05):
         process = joint(sigma_max)
-        mean, covariance = moments_of_walk(process, process.free.grid(4000).tolist(), ancestral=True)
+        mean, covariance = moments_of_walk(process, process.x.grid(4000).tolist(), ancestral=True)
         expected_mean, expected = posterior()
         errors.append(float((covariance - expected).abs().max()))
         of_mean.append(float((mean - expected_mean).abs().max()))
@@ -244,7 +244,7 @@ def test_the_bias_of_the_score_falls_with_the_speed_of_y(t):
     z = torch.randn(n, 4, generator=generator, dtype=f64) @ torch.linalg.cholesky(COVARIANCE).T + MEAN
     x, y = z[:, :2].reshape(n, 1, 1, 2), z[:, 2:].reshape(n, 1, 1, 2)
     base, times = joint(0.0), at(t).expand(n)
-    sigma = float(base.free.sigma(at(t)))
+    sigma = float(base.x.sigma(at(t)))
     x_t = x + sigma * torch.randn(n, 1, 1, 2, generator=generator, dtype=f64)
     exact = OfCondition(oracle(base), y)(x_t, times).eps
     gaps = []
@@ -277,7 +277,7 @@ def test_slower_conditions_give_better_images(spec):
     for sigma_max in (20.0, 0.05):
         process, sampler = joint(sigma_max), create_sampler(spec)
         generator = torch.Generator().manual_seed(0)
-        x_T = sampler.prior(process.free, (n, 1, 1, 2), 60, generator)
+        x_T = sampler.prior(process.x, (n, 1, 1, 2), 60, generator)
         cond = Y.expand(n, 2).reshape(n, 1, 1, 2)
         images = sampler(oracle(process), x_T, steps=60, given=Given(image=cond), generator=generator).images.reshape(
             n, 2
@@ -314,7 +314,7 @@ def test_the_corrector_brings_images_nearer_to_the_conditional_truth():
     ratios = []
     for spec in ("pc:correct=0", "pc:correct=1,snr=0.16"):
         sampler, generator = create_sampler(spec), torch.Generator().manual_seed(0)
-        x_T = sampler.prior(process.free, (n, 1, 8, 8), 30, generator)
+        x_T = sampler.prior(process.x, (n, 1, 8, 8), 30, generator)
         exact, cond = GaussianOracle(process, mean, covariance), y.expand(n, 1, 8, 8)
         images = sampler(exact, x_T, steps=30, given=Given(image=cond), generator=generator).images
         assert ((images.mean(0) - truth).abs() < 4.5 * (images.var(0) / n).sqrt()).all()
@@ -343,7 +343,7 @@ def test_an_image_depends_on_its_own_seed_alone():
 
     def draw(rows):
         noise = SeedBlock(rows)
-        x_T = sampler.prior(process.free, (len(rows), 1, 1, 2), 5, noise, dtype=f64)
+        x_T = sampler.prior(process.x, (len(rows), 1, 1, 2), 5, noise, dtype=f64)
         return sampler(oracle(process), x_T, steps=5, given=Given(image=cond[rows]), generator=noise).images
 
     assert torch.equal(draw([0, 1, 2])[1:], draw([1, 2]))
@@ -409,7 +409,7 @@ def test_augmented_conditions_are_noisy_and_say_how_much():
     process = Joint(EDM(), 1, 2, sigma_max=0.0, augmented=0.8, augment_at=0.2)
     assert process.cond_channels == 3
     y = torch.zeros(4000, 2, 2, 2, dtype=f64)
-    u = process.start(y[:, :1], torch.Generator().manual_seed(0), y)
+    u = process.join(y[:, :1], y, torch.Generator().manual_seed(0))
     share = u[:, 3, 0, 0]
     assert share.min() >= 0
     assert share.max() <= 1
@@ -431,11 +431,11 @@ def test_augmented_conditions_are_noisy_and_say_how_much():
         (lambda: Joint(EDM(), sigma_max=1.0, augmented=0.5), "augmented"),
         (lambda: Joint(EDM(), sigma_max=0.0, augmented=0.5, augment_at=0.6), "augment_at"),
         (lambda: Joint(EDM(), channels=0), "channels"),
-        (lambda: NetworkDenoiser(Net(2, 1), Joint(EDM(), 1, 2), Epsilon()), "in_channels 3"),
-        (lambda: NetworkDenoiser(Net(3, 3), Joint(EDM(), 1, 2, sigma_max=0.0), Epsilon()), "out_channels 1"),
+        (lambda: NetworkDenoiser(Net(2, 1), Joint(EDM(), 1, 2), Epsilon()), "in_channels to 3"),
+        (lambda: NetworkDenoiser(Net(3, 3), Joint(EDM(), 1, 2, sigma_max=0.0), Epsilon()), "out_channels to 1"),
         (lambda: NetworkDenoiser(Net(3, 2), Joint(EDM(), 1, 2), Epsilon()), "x and y have 3"),
-        (lambda: Joint(EDM(), 1, 1).start(torch.zeros(1, 1, 4, 4)), "no condition"),
-        (lambda: Joint(EDM(), 1, 1).start(torch.zeros(1, 1, 4, 4), None, torch.zeros(1, 1, 2, 2)), "2x2"),
+        (lambda: Joint(EDM(), 1, 1).join(torch.zeros(1, 1, 4, 4), None), "no condition"),
+        (lambda: Joint(EDM(), 1, 1).join(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 2, 2)), "2x2"),
         (lambda: Joint(EDM(), 1, 1).begin(torch.zeros(1, 3, 4, 4)), "3 channels"),
         (lambda: OfCondition(oracle(VP()), Y), "VP"),
         (lambda: OfCondition(oracle(joint(0.0)), torch.zeros(1, 1, 3, 3))(torch.zeros(1, 1, 1, 2), at(0.5)), "3x3"),

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import CLD, Blurring, Diagonal, LogSNRProcess, MultiScale
+from denoisezoo.diffusion.capabilities import clean_state, expand, state_shape
 from denoisezoo.diffusion.coefficients import product, square_root, transpose
+from denoisezoo.diffusion.denoiser import check_images
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
 from denoisezoo.diffusion.transforms import haar, inverse_dct
@@ -131,17 +133,17 @@ def test_the_three_forms_of_a_stochastic_transition_agree():
 
 def test_langevin_state():
     process, image = CLD(velocity="sampled"), torch.rand(2000, 3, 2, 2) * 4 - 2
-    u = process.encode(image)
+    u = process.basis.encode(image)
     assert u.shape == (2000, 6, 2, 2)
-    assert torch.equal(process.decode(u), image)
-    assert torch.equal(process.decode(process.clip(u)), image.clamp(-1, 1))
-    velocity = process.start(image, torch.Generator().manual_seed(0))[:, 3:]
+    assert torch.equal(process.basis.decode(u), image)
+    assert torch.equal(process.basis.decode(process.basis.clip(u)), image.clamp(-1, 1))
+    velocity = clean_state(process, image, torch.Generator().manual_seed(0))[:, 3:]
     assert velocity.std().item() == pytest.approx(0.1, rel=0.03)  # sqrt(gamma M)
     assert process.start_variance == (1e-6, 1e-6)
-    assert torch.equal(CLD().start(image), u)
-    assert process.state_shape((5, 3, 8, 8)) == (5, 6, 8, 8)
+    assert torch.equal(clean_state(CLD(), image), u)
+    assert state_shape(process, (5, 3, 8, 8)) == (5, 6, 8, 8)
     with pytest.raises(UserError, match="multiple of 2"):
-        process.image_channels(3)
+        process.basis.image_channels(3)
 
 
 # Blurring
@@ -198,7 +200,7 @@ def test_blurring_blurs():
     process = Blurring(5.0, resolution=16)
     u = torch.zeros(1, 1, 16, 16, dtype=f64)
     u[..., 0, 3] = 1
-    faded = process.decode(process.perturb(process.encode(inverse_dct(u)), torch.zeros_like(u), at(0.3)))
+    faded = process.basis.decode(process.perturb(process.basis.encode(inverse_dct(u)), torch.zeros_like(u), at(0.3)))
     factor = process.alpha(at(0.3))
     torch.testing.assert_close(faded, inverse_dct(u) * factor[..., 0, 3])
     assert factor[0, 0, 0, 0] == factor.max()
@@ -278,45 +280,45 @@ def test_drift_and_diffusion_of_every_band_are_the_published_ones():
 
 def test_the_state_shrinks_stage_by_stage():
     process = MultiScale(32, levels=2)
-    sides = [process.state_shape((1, 3, 32, 32), t)[-1] for t in (1e-3, 1 / 3, 0.34, 2 / 3, 0.7, 1.0)]
+    sides = [state_shape(process, (1, 3, 32, 32), t)[-1] for t in (1e-3, 1 / 3, 0.34, 2 / 3, 0.7, 1.0)]
     assert sides == [32, 32, 16, 16, 8, 8]
     assert process.stages == ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 1e-3))
     image = torch.randn(2, 3, 32, 32)
-    u = process.encode(image)
-    torch.testing.assert_close(process.to_pixels(u[..., :8, :8]), torch.nn.functional.avg_pool2d(image, 4) * 4)
-    torch.testing.assert_close(process.from_pixels(process.to_pixels(u[..., :16, :16])), u[..., :16, :16])
-    torch.testing.assert_close(process.decode(u), image)
+    u = process.basis.encode(image)
+    torch.testing.assert_close(process.basis.to_pixels(u[..., :8, :8]), torch.nn.functional.avg_pool2d(image, 4) * 4)
+    torch.testing.assert_close(process.basis.from_pixels(process.basis.to_pixels(u[..., :16, :16])), u[..., :16, :16])
+    torch.testing.assert_close(process.basis.decode(u), image)
 
 
 def test_what_enters_is_fresh_noise_and_the_rest_stays():
     process = MultiScale(16, levels=1)
     u, t = torch.randn(4000, 1, 8, 8), torch.tensor(0.5, dtype=f64)
-    grown = process.expand(u, t, torch.Generator().manual_seed(0))
+    grown = expand(process, u, t, torch.Generator().manual_seed(0))
     assert torch.equal(grown[..., :8, :8], u)
     assert grown[..., 8:].std().item() == pytest.approx(math.sqrt(1 / (1 + math.exp(-10))), rel=5e-3)
-    assert process.expand(grown, t) is grown
-    assert process.expand(u, torch.tensor(0.8, dtype=f64)) is u
+    assert expand(process, grown, t) is grown
+    assert expand(process, u, torch.tensor(0.8, dtype=f64)) is u
 
 
 def test_rescaled_approximations_have_the_scale_of_the_image():
     process, image = MultiScale(16, levels=2, rescale=True), torch.full((1, 1, 16, 16), 0.7)
-    u = process.encode(image)
+    u = process.basis.encode(image)
     torch.testing.assert_close(u[..., :4, :4], torch.full((1, 1, 4, 4), 0.7))
-    torch.testing.assert_close(process.decode(u), image)
+    torch.testing.assert_close(process.basis.decode(u), image)
     torch.testing.assert_close(haar(image, 2)[..., :4, :4], 4 * u[..., :4, :4])
     for cropped in (u, u[..., :8, :8], u[..., :4, :4]):
-        torch.testing.assert_close(process.clip(cropped), cropped)
-        torch.testing.assert_close(process.clip(2 * cropped), cropped / 0.7)
+        torch.testing.assert_close(process.basis.clip(cropped), cropped)
+        torch.testing.assert_close(process.basis.clip(2 * cropped), cropped / 0.7)
 
 
 def test_bands_divided_by_their_deviation_are_of_one_size():
     process, plain = MultiScale(16, levels=2, band_std=[0.1, 0.5, 3.0]), MultiScale(16, levels=2)
     image = torch.randn(3, 2, 16, 16, dtype=f64)
-    u, u_plain = process.encode(image), plain.encode(image)
+    u, u_plain = process.basis.encode(image), plain.basis.encode(image)
     for band, std in enumerate((0.1, 0.5, 3.0)):
         torch.testing.assert_close(u[..., process.bands == band], u_plain[..., process.bands == band] / std)
-    torch.testing.assert_close(process.decode(u), image)
-    torch.testing.assert_close(process.decode(u[..., :8, :8]), plain.decode(u_plain[..., :8, :8]))
+    torch.testing.assert_close(process.basis.decode(u), image)
+    torch.testing.assert_close(process.basis.decode(u[..., :8, :8]), plain.basis.decode(u_plain[..., :8, :8]))
 
 
 @pytest.mark.parametrize("band_std", [[1.0, 1.0], [1.0, 0.0, 1.0], [1.0, -1.0, 1.0]])
@@ -351,8 +353,8 @@ def test_grids_share_steps_and_hit_every_stage():
         (lambda: Diagonal([[1.0, 2.0]]), "does not fall"),
         (lambda: Diagonal([[2.0, 1.0], [1.0]]), "differ in length"),
         (lambda: Diagonal([[2.0, 1.0], [2.0, 1.0]]), "for pixels"),
-        (lambda: MultiScale(32).check_images(64), "64"),
-        (lambda: MultiScale(32, levels=2).check_images(32, stages=4), "4 stages"),
+        (lambda: check_images(MultiScale(32), 64), "64"),
+        (lambda: check_images(MultiScale(32, levels=2), 32, stages=4), "4 stages"),
     ],
 )
 def test_nonsense_is_refused(make, word):

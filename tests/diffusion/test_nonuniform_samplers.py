@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from denoisezoo.diffusion import Blurring, GaussianOracle, MultiScale, SeedBlock, apply_blocks, create_sampler
+from denoisezoo.diffusion.capabilities import stages_of, state_shape
 from denoisezoo.diffusion.coefficients import inverse, product, square_root, transpose
 from denoisezoo.diffusion.processes.process import ScalarProcess
 from denoisezoo.diffusion.processes.scalar import VP, VPCosine
@@ -42,9 +43,9 @@ def test_euler_is_of_first_order(name):
 def test_a_step_of_dormand_and_prince_is_of_fifth_order(name):
     """Equal steps over half of the last stage, without the control of their size."""
     truth = DiagonalTruth(PROCESSES[name])
-    first, last = truth.process.stages[-1]
+    first, last = stages_of(truth.process)[-1]
     start, end = last + 0.8 * (first - last), last + 0.3 * (first - last)
-    shape = truth.process.state_shape((4, *truth.shape))
+    shape = state_shape(truth.process, (4, *truth.shape))
     noise = torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=f64)
     u_0 = truth.process.perturb(truth.state(truth.mean), noise, at(start))
 
@@ -104,21 +105,21 @@ def moments(truth, sampler, steps):
 
     Row 0 is the walk without noise. Coefficients do not mix, so that a row may ask for all of them at once.
     """
-    process, k = truth.process, truth.process.k
+    process, k = truth.process, truth.process.basis.k
     t = sampler.grid(process, steps)[0]
-    rows = 1 + k * (1 + steps + len(process.stages))
-    units = torch.zeros(rows, *process.state_shape((1, 1, SIDE, SIDE), float(t))[1:], dtype=f64)
+    rows = 1 + k * (1 + steps + len(stages_of(process)))
+    units = torch.zeros(rows, *state_shape(process, (1, 1, SIDE, SIDE), float(t))[1:], dtype=f64)
     for part in range(k):
         units[1 + part].unflatten(0, (k, -1))[part] = 1
     u_T = truth.mean_at(t, units) + apply_blocks(square_root(truth.covariance(t)), units)
-    found = process.encode(sampler(truth.oracle, u_T, steps=steps, generator=OneByOne(k)).images)[:, :1]
+    found = process.basis.encode(sampler(truth.oracle, u_T, steps=steps, generator=OneByOne(k)).images)[:, :1]
     return found[0], (found[1:] - found[0]).square().sum(0)
 
 
 def true_moments(truth):
     """Of E[u_0 | u] with u from the marginal at t_min: the mean, and V A^T S^-1 A V."""
     t = at(truth.process.t_min)
-    V = torch.zeros(1, truth.process.k, truth.process.k, *truth.shape, dtype=f64)
+    V = torch.zeros(1, truth.process.basis.k, truth.process.basis.k, *truth.shape, dtype=f64)
     V[:, 0, 0] = truth.variance
     gain = product(product(V, transpose(truth.process.signal(t))), inverse(truth.covariance(t)))
     return truth.mean[0], product(gain, product(truth.process.signal(t), V))[0, 0, 0]
@@ -211,7 +212,7 @@ def test_the_corrector_adds_an_order_without_noise_and_halves_the_error_with_it(
         assert corrected[1] < predicted[1] / 2
 
 
-DIAGONAL = [name for name, process in PROCESSES.items() if process.k == 1]
+DIAGONAL = [name for name, process in PROCESSES.items() if process.basis.k == 1]
 
 
 @pytest.mark.parametrize("name", DIAGONAL)

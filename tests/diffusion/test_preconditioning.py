@@ -9,6 +9,7 @@ import torch
 from denoisezoo.archs import BackboneConfig
 from denoisezoo.archs.backbone import Backbone
 from denoisezoo.diffusion import PRECONDITIONINGS, PROCESSES, Drift, Measured, NetworkDenoiser, ScalarProcess
+from denoisezoo.diffusion.capabilities import stages_of
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, transpose
 from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss, Likelihood, MinSNR, Simple
@@ -47,8 +48,8 @@ def test_epsilon_serves_all_processes_with_signal_and_all_serve_diagonal_ones():
 def test_a_perfect_network_recovers_image_and_noise(name, process):
     preconditioning, process = PRECONDITIONINGS[name](), PROCESSES[process].for_images(4)
     # Times of the last stage, where nothing has left the state.
-    t = process.sample_times(torch.linspace(0.02, 0.98, 9, dtype=f64) / len(process.stages))
-    u_0 = process.encode(torch.randn(9, 3 + process.cond_channels, 4, 4, dtype=f64))
+    t = process.sample_times(torch.linspace(0.02, 0.98, 9, dtype=f64) / len(stages_of(process)))
+    u_0 = process.basis.encode(torch.randn(9, process.basis.state_channels(3) // process.basis.k, 4, 4, dtype=f64))
     eps = torch.randn(u_0.shape, dtype=f64)
     u_t = process.perturb(u_0, eps, t)
     found = preconditioning.prediction(process, u_t, t, preconditioning.target(process, u_0, eps, t))
@@ -222,7 +223,7 @@ def test_whitened_langevin_has_unit_variance():
     eps = torch.randn(n, 2, 1, 1, generator=generator, dtype=f64)
     for time in (1e-3, 0.05, 0.3, 1.0):
         t = torch.full((1,), time, dtype=f64)
-        u_0 = process.encode(image)
+        u_0 = process.basis.encode(image)
         x, _ = preconditioning.inputs(process, process.perturb(u_0, eps, t), t)
         target = preconditioning.target(process, u_0, eps, t)
         for values in (x[:, 0], x[:, 1], target):
@@ -241,8 +242,8 @@ def test_the_mixed_score_is_published_hybrid_score_matching():
     S, L = process.covariance(t), process.cholesky(t)
     expected = -u_t[:, 1:] / S[:, 1, 1] - F_x / L[:, 1, 1]
     torch.testing.assert_close(score[:, 1:], expected, rtol=1e-9, atol=1e-9)
-    found = preconditioning.target(process, process.encode(u_t[:, :1]), eps, t)
-    u = process.perturb(process.encode(u_t[:, :1]), eps, t)
+    found = preconditioning.target(process, process.basis.encode(u_t[:, :1]), eps, t)
+    u = process.perturb(process.basis.encode(u_t[:, :1]), eps, t)
     eps_v = apply_blocks(inverse(L), apply_blocks(process.noise(t), eps))[:, 1:]
     torch.testing.assert_close(found, eps_v - u[:, 1:] * L[:, 1, 1] / S[:, 1, 1], rtol=1e-9, atol=1e-9)
 
@@ -301,11 +302,11 @@ class NotScalar(Process):
 @pytest.mark.parametrize(
     ("process", "name", "inputs", "outputs", "cure"),
     [
-        (VP(), "eps", 3, 1, "out_channels 3, or --model.network.in_channels 1 for"),
-        (VP(), "v", 3, 4, "out_channels 3, or --model.network.in_channels 4 for"),
-        (EDM(), "edm", 1, 3, "out_channels 1, or --model.network.in_channels 3 for"),
-        (PROCESSES["cld"](), "eps", 2, 1, "out_channels 2$"),
-        (PROCESSES["cld"](), "whitened", 2, 3, "out_channels 1$"),
+        (VP(), "eps", 3, 1, "out_channels to 3, or network.in_channels to 1 for"),
+        (VP(), "v", 3, 4, "out_channels to 3, or network.in_channels to 4 for"),
+        (EDM(), "edm", 1, 3, "out_channels to 1, or network.in_channels to 3 for"),
+        (PROCESSES["cld"](), "eps", 2, 1, "out_channels to 2$"),
+        (PROCESSES["cld"](), "whitened", 2, 3, "out_channels to 1$"),
     ],
 )
 def test_outputs_that_nothing_would_train_or_that_are_missing_are_refused(process, name, inputs, outputs, cure):
@@ -314,7 +315,7 @@ def test_outputs_that_nothing_would_train_or_that_are_missing_are_refused(proces
             super().__init__()
             self.spec = replace(self.spec, in_channels=inputs, out_channels=outputs)
 
-    with pytest.raises(UserError, match=rf"^the network puts out {outputs} channels, .*; add --model.network.{cure}"):
+    with pytest.raises(UserError, match=rf"^the network puts out {outputs} channels, .*; set network.{cure}"):
         NetworkDenoiser(Sized(outputs), process, PRECONDITIONINGS[name]())
     needed = int(re.search(r"\d", cure)[0])
     assert NetworkDenoiser(Sized(needed), process, PRECONDITIONINGS[name]()).untrained == 0

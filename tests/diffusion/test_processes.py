@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from denoisezoo.diffusion import PROCESSES, Blurring, Diagonal, DownSampling, MultiScale, ScalarProcess, apply_blocks
+from denoisezoo.diffusion.capabilities import expand, stages_of
 from denoisezoo.diffusion.grids import GRIDS, edm_sigmas
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP, RectifiedFlow
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
@@ -59,8 +60,8 @@ def test_derivatives_against_autograd(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_grid_falls_from_the_prior_to_zero(name):
-    stages = len(EVERY[name].stages)
-    chain = all(first == last for first, last in EVERY[name].stages)  # a step for each stage, no more and no fewer
+    stages = len(stages_of(EVERY[name]))
+    chain = all(first == last for first, last in stages_of(EVERY[name]))  # a step for each stage, no more and no fewer
     for steps in (stages,) if chain else (1, 2, 7, 40)[0 if stages == 1 else 2 :]:
         grid = EVERY[name].grid(steps)
         assert grid.shape == (steps + 1,)
@@ -221,4 +222,4 @@ def test_pixels_with_one_curve_have_no_size():
 @pytest.mark.parametrize("make", [lambda: Blurring(resolution=16), lambda: Diagonal(basis="haar", resolution=16)])
 def test_states_of_another_size_are_not_filled_with_noise_where_none_has_left(make):
     u = torch.zeros(1, 1, 8, 8)
-    assert make().expand(u, torch.tensor(1.0)) is u
+    assert expand(make(), u, torch.tensor(1.0)) is u

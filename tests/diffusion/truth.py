@@ -16,6 +16,7 @@ from denoisezoo.diffusion import (
     apply_blocks,
     create_sampler,
 )
+from denoisezoo.diffusion.capabilities import Staged, dropped_at, expand, stages_of
 from denoisezoo.diffusion.coefficients import inverse, product, transpose
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.geometric import GeometricVE
@@ -52,8 +53,8 @@ EVERY = PROCESSES | {
 def cosine_grid(process, steps):
     """Steps that are short at both ends of every stage, so that a first step of order 1 costs an error of order 4."""
     times = []
-    for first, last in process.stages:
-        n = steps // len(process.stages)
+    for first, last in stages_of(process):
+        n = steps // len(stages_of(process))
         wave = (1 + torch.cos(math.pi * torch.linspace(0, 1, n + 1, dtype=f64))) / 2
         times.append((last + (first - last) * wave)[:-1])
         times[-1][0] = first
@@ -76,7 +77,7 @@ def wider(process, variance):
     return CLD(process.beta_min, process.beta_d, 1 / process.M, start=(x_0 + variance, v_0))
 
 
-class OneStage:
+class OneStage(Staged):
     """A process that consists of its last stage."""
 
     def __init__(self, process):
@@ -87,7 +88,10 @@ class OneStage:
 
     @property
     def stages(self):
-        return self.process.stages[-1:]
+        return stages_of(self.process)[-1:]
+
+    def dropped(self, t):
+        return dropped_at(self.process, t)
 
 
 class DiagonalTruth:
@@ -104,7 +108,7 @@ class DiagonalTruth:
         self.oracle = GaussianOracle(process, self.state(self.mean)[0], torch.diag(self.state(self.variance).flatten()))
 
     def state(self, image):
-        return image if self.process.k == 1 else torch.cat([image, torch.zeros_like(image)], dim=1)
+        return image if self.process.basis.k == 1 else torch.cat([image, torch.zeros_like(image)], dim=1)
 
     def spread(self, t):
         """Blocks of what carries deviations along the exact flow: the ratio of its values at two times.
@@ -128,14 +132,14 @@ class DiagonalTruth:
 
     def walked(self, u, generator=None):
         """The exact image of a walk from u at t_max, with what enters drawn from a generator, denoised at t_min."""
-        for first, last in self.process.stages:
-            u = self.flow(self.process.expand(u, at(first)[0], generator), first, last)
-        return self.process.decode(self.oracle(u, at(self.process.t_min).expand(len(u))).u_0)
+        for first, last in stages_of(self.process):
+            u = self.flow(expand(self.process, u, at(first)[0], generator), first, last)
+        return self.process.basis.decode(self.oracle(u, at(self.process.t_min).expand(len(u))).u_0)
 
     def covariance(self, t):
         """Blocks of the covariance of u_t."""
         A, R = self.process.signal(at(t)), self.process.noise(at(t))
-        start = torch.zeros(1, self.process.k, self.process.k, *self.shape, dtype=f64)
+        start = torch.zeros(1, self.process.basis.k, self.process.basis.k, *self.shape, dtype=f64)
         start[:, 0, 0] = self.variance
         return product(product(A, start), transpose(A)) + product(R, transpose(R))
 

@@ -67,7 +67,7 @@ def test_each_draw_is_perturbed_alone():
     images = perturb(walker(process, "udpm", 3), [3, 4], 1.0)
     assert images.shape == (4, 2, *SHAPE)  # plain, and one for each level
     torch.testing.assert_close(images[0, 1], plain(walker(process, "udpm", 3), 4)[0])
-    states = process.encode(images)
+    states = process.basis.encode(images)
     moved = [(states[i] - states[0]).abs() > 1e-6 for i in (1, 2, 3)]
     assert [int(m[0].sum()) for m in moved] == [1, 4, 16]  # the coefficients that the level's noise reaches
     again = perturb(walker(process, "udpm", 3), [4], 1.0)

@@ -118,7 +118,7 @@ def test_the_table_of_a_network_with_stages_is_what_its_training_makes_small():
     process = denoiser.process
     times = process.grid(8)[:-1].tolist()
     levels = make_levels(times, process, 8)
-    propagation = Propagation(process.encode(torch.randn(50, 3, 8, 8)))
+    propagation = Propagation(process.basis.encode(torch.randn(50, 3, 8, 8)))
     table = measure(denoiser, images, levels, propagation, per_level=6, seed=3)
     assert {process.dropped(level.t) for level in levels} == {0, 1}
     generator = torch.Generator().manual_seed(3)
@@ -126,7 +126,7 @@ def test_the_table_of_a_network_with_stages_is_what_its_training_makes_small():
         eps, t = torch.randn(6, 3, 8, 8, generator=generator), torch.full((6,), level.t, dtype=torch.float64)
         for e, effort in enumerate(net.efforts):
             with torch.no_grad():
-                error, c_out = denoiser.training_error(process.encode(images), eps, t, effort=effort)
+                error, c_out = denoiser.training_error(process.basis.encode(images), eps, t, effort=effort)
             expected = (over_images(c_out, error) * error).square().mean()
             assert table.loss[k, e] == pytest.approx(float(expected), rel=1e-4)
             # Of the whole image, the smaller state is a quarter: an error there weighs as much less.

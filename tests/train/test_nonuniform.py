@@ -9,7 +9,8 @@ import torch
 from denoisezoo import cli
 from denoisezoo.archs import create_backbone, list_denoisers
 from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, create_sampler
-from denoisezoo.diffusion.preconditioning import MixedScore, V, Whitened
+from denoisezoo.diffusion.langevin_preconditioning import MixedScore, Whitened
+from denoisezoo.diffusion.preconditioning import V
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import UserError
 from denoisezoo.plans import Plan
@@ -197,7 +198,7 @@ def test_wrong_networks_are_refused(override, word):
 def test_a_multiscale_process_is_built_under_the_meta_device():
     with torch.device("meta"):
         process = MultiScale(16, levels=1, rescale=True)
-    assert process.scales.values.unique().tolist() == [0.5, 1.0]
+    assert process.basis.scales.values.unique().tolist() == [0.5, 1.0]
 
 
 def test_the_preconditioning_that_refuses_a_process_names_itself():

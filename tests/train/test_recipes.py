@@ -45,7 +45,10 @@ def test_shipped_recipes_build(name):
         (["--model.network.resolution", "15"], "15"),
         (["--model.network.resolution", "32"], "resolution"),
         (["--model.network.in_channels", "3"], "puts out 1 channels, and 3 are to be predicted for images of 3"),
-        (["--model.network.out_channels", "3"], "out_channels 1, or --model.network.in_channels 3 for images"),
+        (
+            ["--model.network.out_channels", "3"],
+            "set --model.network.out_channels to 1, or --model.network.in_channels to 3 for images",
+        ),
         (
             ["--model.network.in_channels", "3", "--model.network.out_channels", "3"],
             "add --model.network.in_channels 1 --model.network.out_channels 1",

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
+from denoisezoo.diffusion.capabilities import Halving, clean_state
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, PerceptualFeatures, Rehearsal, Step
 from denoisezoo.diffusion.objectives.times import OneStage
-from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.errors import UserError
 
 
@@ -109,11 +109,11 @@ class UDPMLoss(Objective):
         return any(self.perceptual)
 
     def check(self, denoiser: NetworkDenoiser) -> None:
-        """Down-sampling processes of as many levels as there are weights."""
-        process = _process(denoiser)
-        if process.levels != len(self.l1):
+        """Processes whose steps back double the size, of as many levels as there are weights."""
+        levels = _halving(denoiser).levels
+        if levels != len(self.l1):
             raise UserError(
-                f"UDPMLoss has weights for {len(self.l1)} levels, and the process has {process.levels}",
+                f"UDPMLoss has weights for {len(self.l1)} levels, and the process has {levels}",
                 "give l1, perceptual, adversarial and r1 a number for each level",
             )
 
@@ -188,34 +188,35 @@ class UDPMLoss(Objective):
 
     def _pair(self, step: Step, level: int) -> _Pair:
         """The images of a batch at a level, and what the denoiser makes of the noisy ones below it."""
-        process, generator = _process(step.denoiser), step.generator
-        image = step.batch["image"]
-        u_0 = process.start(image, generator)
+        process, halving, generator = step.denoiser.process, _halving(step.denoiser), step.generator
+        image, to_pixels = step.batch["image"], process.basis.to_pixels
+        u_0 = clean_state(process, image, generator)
         t = torch.full((len(image),), level, dtype=torch.float64, device=image.device)
-        coarse = process.down(u_0, level)
+        coarse = halving.down(u_0, level)
         u_t = process.perturb(coarse, torch.empty_like(coarse).normal_(generator=generator), t)
         found = step.denoiser(u_t, t, step.given, step.effort).u_0
         scale = 2 ** (level - 1)
-        real, fake = (process.to_pixels(u) / scale for u in (process.down(u_0, level - 1), found))
-        return _Pair(real, fake, t, process.time_label(t), _shown(process, u_t, level) if self.pairs else None)
+        real, fake = (to_pixels(u) / scale for u in (halving.down(u_0, level - 1), found))
+        seen = _enlarged(to_pixels(u_t), halving, level) if self.pairs else None
+        return _Pair(real, fake, t, process.time_label(t), seen)
 
     def _noisy(self, image: Tensor, step: Step) -> Tensor:
         std = self.noise * self.noise_decay ** (step.number / 1000)
         return image + std * torch.empty_like(image).normal_(generator=step.generator) if std else image.clone()
 
 
-def _process(denoiser: Denoiser) -> DownSampling:
-    if not isinstance(denoiser.process, DownSampling):
+def _halving(denoiser: Denoiser) -> Halving:
+    if not isinstance(denoiser.process, Halving):
         raise UserError(
             f"UDPMLoss cannot train a denoiser of {type(denoiser.process).__name__}", "use the process DownSampling"
         )
     return denoiser.process
 
 
-def _shown(process: DownSampling, u_t: Tensor, level: int) -> Tensor:
-    """x_l as an image of twice its size: pixels repeated, in units in which block means, or else the noise, are 1."""
+def _enlarged(x_l: Tensor, process: Halving, level: int) -> Tensor:
+    """An image x_l at twice its size: pixels repeated, in units in which block means, or else the noise, are 1."""
     scale = max(process.abar[level] * 2**level, process.std[level])
-    return (process.to_pixels(u_t) / scale).repeat_interleave(2, -2).repeat_interleave(2, -1)
+    return (x_l / scale).repeat_interleave(2, -2).repeat_interleave(2, -1)
 
 
 def opposing_loss(judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, gamma: float) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
+from denoisezoo.diffusion.capabilities import Conditioned
 from denoisezoo.diffusion.denoiser import NetworkDenoiser
 from denoisezoo.diffusion.objectives.adversarial import opposing_loss
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Rehearsal, Step
@@ -22,7 +23,7 @@ class PlainGAN(Objective):
     """One call makes an image of the process's last state, which holds noise alone; only a discriminator judges it.
 
     The non-saturating loss with R1 (Goodfellow et al. 2014, arXiv 1406.2661; Mescheder et al. 2018, arXiv 1801.04406).
-    Sample with one step of a deterministic sampler, e.g. --sampler ddim --steps 1.
+    Sample with one step of a deterministic sampler, such as ddim.
 
     Args:
         r1: gamma, the weight of gamma/2 |grad D(real)|^2.
@@ -41,7 +42,7 @@ class PlainGAN(Objective):
     def check(self, denoiser: NetworkDenoiser) -> None:
         """Scalar processes, whose last state has the image's size, and no condition."""
         process = denoiser.process
-        if not isinstance(process, ScalarProcess) or process.given_channels:
+        if not isinstance(process, ScalarProcess) or isinstance(process, Conditioned):
             raise UserError(f"PlainGAN cannot train a denoiser of {type(process).__name__}", "use EDM, VP or VE")
 
     def modules(self, denoiser: NetworkDenoiser) -> dict[str, nn.Module]:
@@ -75,7 +76,7 @@ class PlainGAN(Objective):
         t = torch.full((len(image),), process.t_max, dtype=torch.float64, device=image.device)
         eps = torch.empty_like(image).normal_(generator=step.generator)
         u_T = process.perturb(torch.zeros_like(image), eps, t)
-        return process.to_pixels(step.denoiser(u_T, t, step.given, step.effort).u_0), t
+        return process.basis.to_pixels(step.denoiser(u_T, t, step.given, step.effort).u_0), t
 
     def _judge(self, image: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         assert self.adversary is not None, "set before training"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
+from denoisezoo.diffusion.capabilities import stages_of, state_shape
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
 from denoisezoo.nn.given import Given
 from denoisezoo.registry import Registry
@@ -134,9 +135,9 @@ def one_pass(
     denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], effort: Effort | None = None
 ) -> Iterator[Rehearsal]:
     """One pass of the network on one image at each stage of its process; see `Objective.rehearse`."""
-    stages = denoiser.process.stages
+    stages = stages_of(denoiser.process)
     for first, _ in stages:
-        side = denoiser.process.state_shape(batch["image"].shape, first)[-1]
+        side = state_shape(denoiser.process, batch["image"].shape, first)[-1]
         x = batch["image"].new_zeros(1, denoiser.backbone.spec.in_channels, side, side)
 
         def output(x: Tensor = x) -> Tensor:

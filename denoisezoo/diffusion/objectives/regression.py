@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import Conditioned, clean_state
 from denoisezoo.diffusion.coefficients import aligned, over_images
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
 from denoisezoo.diffusion.objectives.times import LogNormalSigma, Times, UniformTimes
@@ -38,10 +39,10 @@ class Regression(Objective):
     def __call__(self, step: Step) -> Loss:
         """The loss of one batch; with `full_error`, `per_sample` and `error` remain those of the target."""
         image, generator, process, given = step.batch["image"], step.generator, step.denoiser.process, step.given
-        u_0 = process.start(image, generator, given.image)
+        u_0 = clean_state(process, image, generator, given.image)
         t = self.times(process, self.times.uniform(len(image), generator, image.device))
         eps = torch.empty_like(u_0).normal_(generator=generator)
-        if process.cond_channels:  # it is in the state then
+        if isinstance(process, Conditioned):  # it takes the condition itself
             given = given._replace(image=None)
         error, c_out = step.denoiser.training_error(u_0, eps, t, given, step.effort)
         squared = error.float().square()

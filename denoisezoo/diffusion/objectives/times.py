@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import nearest_time, stages_of, unconditioned
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
@@ -77,7 +78,7 @@ class OneStage(Times):
 
     def __call__(self, process: Process, uniform: Tensor) -> Tensor:
         """Times (n,)."""
-        stages = len(process.stages)  # each has an equal share of [0, 1)
+        stages = len(stages_of(process))  # each has an equal share of [0, 1)
         if self.in_turn:
             return process.sample_times((uniform + self.step % stages) / stages)
         return process.sample_times((uniform[:-1] + (uniform[-1] * stages).floor()) / stages)
@@ -109,7 +110,7 @@ class FewTimes(Times):
 
     def __call__(self, process: Process, uniform: Tensor) -> Tensor:
         """Times (n,)."""
-        times = GRIDS[self.time_grid](process.free, self.steps)[:-1].to(uniform)
+        times = GRIDS[self.time_grid](unconditioned(process), self.steps)[:-1].to(uniform)
         return times[(uniform * len(times)).long().clamp(max=len(times) - 1)]
 
 
@@ -134,7 +135,7 @@ class LogNormalSigma(Times):
         if not isinstance(process, ScalarProcess):
             raise UserError("log-normal times need one noise level for all coefficients", "use UniformTimes")
         sigma = torch.exp(self.P_mean + self.P_std * torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9)))
-        return process.nearest_time(process.t_of_sigma(sigma).clamp(process.t_min, process.t_max))
+        return nearest_time(process, process.t_of_sigma(sigma).clamp(process.t_min, process.t_max))
 
 
 @TIMES.register("logit_normal")
@@ -157,4 +158,4 @@ class LogitNormalTimes(Times):
         """Times (n,)."""
         normal = torch.special.ndtri(uniform.clamp(1e-9, 1 - 1e-9))
         share = torch.sigmoid(self.mean + self.std * normal)
-        return process.nearest_time(process.t_min + (process.t_max - process.t_min) * share)
+        return nearest_time(process, process.t_min + (process.t_max - process.t_min) * share)

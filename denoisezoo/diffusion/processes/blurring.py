@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.basis import DCTBasis
 from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.processes.scalar import uniform_grid
-from denoisezoo.diffusion.transforms import dct, inverse_dct, laplacian
+from denoisezoo.diffusion.transforms import laplacian
 from denoisezoo.errors import UserError
 
 
@@ -34,6 +35,7 @@ class Blurring(DiagonalProcess):
     """
 
     default_preconditioning = "eps"
+    basis = DCTBasis()
 
     def __init__(
         self,
@@ -95,14 +97,6 @@ class Blurring(DiagonalProcess):
         D, D_dot = self._fade(t)
         sine, cosine = (f(phi).reshape(-1, 1, 1, 1) for f in (torch.sin, torch.cos))
         return cosine * D_dot - rate * sine * D, rate * cosine
-
-    def to_pixels(self, u: Tensor) -> Tensor:
-        """Inverse DCT."""
-        return inverse_dct(u)
-
-    def from_pixels(self, x: Tensor) -> Tensor:
-        """DCT."""
-        return dct(x)
 
     def time_label(self, t: Tensor) -> Tensor:
         """999 t."""

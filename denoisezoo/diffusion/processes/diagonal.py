@@ -13,10 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.basis import Basis, DCTBasis, HaarBasis, PixelBasis
 from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, check_finite
 from denoisezoo.diffusion.processes.scalar import uniform_grid
-from denoisezoo.diffusion.transforms import dct, haar, haar_bands, inverse_dct, inverse_haar, laplacian
+from denoisezoo.diffusion.transforms import haar_bands, laplacian
 from denoisezoo.errors import UserError
 
 
@@ -116,7 +117,8 @@ class Diagonal(LogSNRProcess):
             raise UserError(f"t_min is {t_min}", "give a time above 0 and below 1")
         if basis == "pixels" and len(curves) > 1:
             raise UserError(f"{len(curves)} curves for pixels", "give one, or basis: haar or dct")
-        self.basis, self.levels = basis, len(curves) - 1
+        bases: dict[str, Basis] = {"pixels": PixelBasis(), "dct": DCTBasis(), "haar": HaarBasis(len(curves) - 1)}
+        self.basis = bases[basis]
         self.resolution = None if basis == "pixels" else resolution
         self.variance, self.t_min, self.t_max = variance, t_min, 1.0
         self.curves = Table(curves)
@@ -134,21 +136,9 @@ class Diagonal(LogSNRProcess):
         left = place.detach().floor().clamp(0, last).long()
         share = torch.where(place < 0, 0.0, place) - left  # unlike clamp, with its slope at t_min itself
         values = curves[:, left] + (curves[:, left + 1] - curves[:, left]) * share  # (groups, B)
-        if self.basis == "pixels":
+        if self.resolution is None:  # one curve for all pixels
             return values[0]
         return torch.einsum("gb,ghw->bhw", values, self.weights.like(t))[:, None]
-
-    def to_pixels(self, u: Tensor) -> Tensor:
-        """Undo the basis."""
-        if self.basis == "haar":
-            return inverse_haar(u, self.levels)
-        return inverse_dct(u) if self.basis == "dct" else u
-
-    def from_pixels(self, x: Tensor) -> Tensor:
-        """Go to the basis."""
-        if self.basis == "haar":
-            return haar(x, self.levels)
-        return dct(x) if self.basis == "dct" else x
 
 
 def group_weights(basis: str, resolution: int, groups: int) -> Tensor:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from denoisezoo.diffusion.basis import HaarBasis
+from denoisezoo.diffusion.capabilities import Discrete, Halving
 from denoisezoo.diffusion.processes.diagonal import slope_of
 from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, check_finite
-from denoisezoo.diffusion.transforms import check_levels, haar, inverse_haar
+from denoisezoo.diffusion.transforms import check_levels
 from denoisezoo.errors import UserError
 
 ALPHAS, SIGMAS = [0.5, 0.2, 0.001], [0.1, 0.2, 0.3]
@@ -22,7 +24,7 @@ ALPHAS, SIGMAS = [0.5, 0.2, 0.001], [0.1, 0.2, 0.3]
 
 
 @PROCESSES.register("downsampling")
-class DownSampling(DiagonalProcess):
+class DownSampling(Halving, Discrete, DiagonalProcess):
     """UDPM (Abu-Hussein and Giryes 2024, arXiv 2305.16269): x_l = alpha_l H x_(l-1) + sigma_l eps for l = 1 ... L.
 
     H filters with a 2x2 box of unit norm and keeps every second pixel: H H^T = I, and H^T H is the projection onto
@@ -44,7 +46,7 @@ class DownSampling(DiagonalProcess):
     """
 
     default_preconditioning = "next_scale"
-    sampler: ClassVar[str | None] = "udpm"
+    sampler = "udpm"
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class DownSampling(DiagonalProcess):
         check_schedule(alphas, sigmas)
         check_levels(resolution, resolution, len(alphas))
         self.resolution, self.posterior_form = resolution, posterior
+        self.basis = HaarBasis(len(alphas), resolution)
         self.alphas, self.sigmas, self.levels = tuple(alphas), tuple(sigmas), len(alphas)
         self.t_min, self.t_max = 1.0, float(self.levels)
         self.abar, self.std = marginals(alphas, sigmas)
@@ -98,6 +101,11 @@ class DownSampling(DiagonalProcess):
         """The level."""
         return math.ceil(t)
 
+    @property
+    def chain_length(self) -> int:
+        """L."""
+        return self.levels
+
     def down(self, u: Tensor, times: int = 1) -> Tensor:
         """H^times: states (B, C, H, W) to (B, C, H / 2^times, W / 2^times)."""
         return u[..., : u.shape[-2] >> times, : u.shape[-1] >> times]
@@ -127,19 +135,6 @@ class DownSampling(DiagonalProcess):
         mean = variance * (alpha / sigma**2 * self.up(u) + self.abar[level - 1] * p * u_0)
         return mean, variance.sqrt()
 
-    def _left(self, side: int) -> int:
-        """Levels of the pyramid in a state of a size."""
-        assert self.resolution is not None
-        return self.levels - round(math.log2(self.resolution / side))
-
-    def to_pixels(self, u: Tensor) -> Tensor:
-        """Inverse Haar of the levels that the state has left."""
-        return inverse_haar(u, self._left(u.shape[-1]))
-
-    def from_pixels(self, x: Tensor) -> Tensor:
-        """Haar of the levels that an image of this size has."""
-        return haar(x, self._left(x.shape[-1]))
-
     def time_label(self, t: Tensor) -> Tensor:
         """(l - 1/2) / L (UDPM's code)."""
         return (t - 0.5) / self.levels
@@ -161,7 +156,7 @@ class DownSampling(DiagonalProcess):
         if steps != self.levels:
             raise UserError(
                 f"{steps} steps for a process of {self.levels} levels, each of which is one step",
-                f"give --steps {self.levels}",
+                f"give {self.levels} steps",
             )
         return torch.arange(self.levels, -1, -1, dtype=torch.float64)
 

@@ -86,7 +86,7 @@ class Drift(Joint):
     """u_t = r ((1 - m) x + m y) + sqrt(delta) eps with m from 0 to nearly 1: an image that turns into its condition.
 
     Given y, the drift d = r m y is known, and what is left of u_t without it, w_t, is a scalar process of x
-    (`Receding`). So the state holds w_t beside y, every sampler walks w, and networks are shown u_t beside y (`seen`).
+    (`Receding`). So the state holds w_t beside y, every sampler walks w, and networks are shown u_t beside y (`shown`).
     The prior of w, noise alone, is u_T ~ N(r m y, delta): sampling starts from y. With a = alpha_t / alpha_s and
     v = delta_t - a^2 delta_s,
 
@@ -115,7 +115,7 @@ class Drift(Joint):
         assert isinstance(self.x, Receding)
         return self.x.drift(t).to(y).reshape(-1, 1, 1, 1) * y[:, : self.channels]
 
-    def seen(self, u: Tensor, t: Tensor) -> Tensor:
+    def shown(self, u: Tensor, t: Tensor) -> Tensor:
         """u_t = w_t + r m y, and y."""
         w, y = u[:, : self.channels], u[:, self.channels :]
         return torch.cat([w + self.drift(y, t), y], dim=1)

@@ -19,14 +19,46 @@ import math
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.basis import PixelBasis
+from denoisezoo.diffusion.capabilities import ConditionInState, Evolving
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.geometric import GeometricVE
-from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, ScalarProcess, TimesOfPart
+from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, ScalarProcess, TimesOfPart
 from denoisezoo.errors import UserError
 
 
+class Beside(PixelBasis):
+    """The pixels of an image and, beside them along the channels, those of its condition.
+
+    Args:
+        channels: Of the image.
+        cond_channels: Of the condition.
+    """
+
+    def __init__(self, channels: int, cond_channels: int) -> None:
+        self.channels, self.cond_channels = channels, cond_channels
+
+    def state_channels(self, channels: int) -> int:
+        """Those of x and y."""
+        return channels + self.cond_channels
+
+    def image_channels(self, channels: int) -> int:
+        """Those of x.
+
+        Raises:
+            UserError: The state has others than x and y together.
+        """
+        both = self.channels + self.cond_channels
+        if channels != both:
+            raise UserError(
+                f"the state has {self.channels} + {self.cond_channels} channels, and the network takes {channels}",
+                f"set network.in_channels to {both}",
+            )
+        return self.channels
+
+
 @PROCESSES.register("joint")
-class Joint(TimesOfPart, DiagonalProcess):
+class Joint(TimesOfPart, ConditionInState, Evolving, DiagonalProcess):
     """(x, y) stacked along the channels: x under a scalar process, y under the same one by a clock of its own.
 
     With s the noise relative to the image, ln s_y(t) is linear in ln s_x(t): from `sigma_min` where x begins to
@@ -49,6 +81,7 @@ class Joint(TimesOfPart, DiagonalProcess):
     """
 
     default_preconditioning = "edm"
+    x: ScalarProcess
 
     def __init__(
         self,
@@ -80,6 +113,7 @@ class Joint(TimesOfPart, DiagonalProcess):
         self.augmented, self.augment_at = augmented, augment_at
         self.channels, self.given_channels = channels, cond_channels
         self.cond_channels = cond_channels + (augmented > 0)
+        self.basis = Beside(channels, self.cond_channels)
         self._check()
 
     def _check(self) -> None:
@@ -100,11 +134,6 @@ class Joint(TimesOfPart, DiagonalProcess):
             )
 
     @property
-    def free(self) -> Process:
-        """The process of x."""
-        return self.x
-
-    @property
     def changing(self) -> tuple[float, ...]:
         """The largest noise of y."""
         return (self.sigma_max,)
@@ -117,23 +146,6 @@ class Joint(TimesOfPart, DiagonalProcess):
 
     # The state
 
-    def state_channels(self, channels: int) -> int:
-        """Those of x and y."""
-        return channels + self.cond_channels
-
-    def image_channels(self, channels: int) -> int:
-        """Those of x.
-
-        Raises:
-            UserError: The state has others than x and y together.
-        """
-        if channels != self.channels + self.cond_channels:
-            raise UserError(
-                f"Joint has {self.channels} + {self.cond_channels} channels, and the network takes {channels}",
-                f"add --model.network.in_channels {self.channels + self.cond_channels}",
-            )
-        return self.channels
-
     def check_outputs(self, channels: int) -> None:
         """x alone, or x and y where y has noise to predict.
 
@@ -145,10 +157,10 @@ class Joint(TimesOfPart, DiagonalProcess):
             what = "a clean condition has no noise to predict" if channels == both else f"x and y have {both} channels"
             raise UserError(
                 f"the network puts out {channels} channels, and {what}",
-                f"add --model.network.out_channels {self.channels}",
+                f"set network.out_channels to {self.channels}",
             )
 
-    def start(self, image: Tensor, generator: torch.Generator | None = None, cond: Tensor | None = None) -> Tensor:
+    def join(self, image: Tensor, cond: Tensor | None, generator: torch.Generator | None = None) -> Tensor:
         """(x, y), y with its random noise and level where it is augmented.
 
         Raises:

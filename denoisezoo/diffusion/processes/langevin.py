@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.basis import PositionAndVelocity
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, product, stack_blocks, transpose
 from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
@@ -46,7 +47,6 @@ class CLD(Process):
     """
 
     default_preconditioning = "eps"
-    k = 2
 
     def __init__(
         self,
@@ -77,33 +77,8 @@ class CLD(Process):
         self.velocity, self.velocity_variance = velocity, gamma * self.M
         marginal = self.velocity_variance if velocity == "marginal" else 0.0
         self.start_variance = (variance_0, variance_0 + marginal) if start is None else tuple(start)
+        self.basis = PositionAndVelocity(0.0 if velocity == "marginal" else self.velocity_variance**0.5)
         self._angles = AngleTable(self)
-
-    # The state
-
-    def from_pixels(self, x: Tensor) -> Tensor:
-        """As it is: networks see position and velocity."""
-        return x
-
-    def encode(self, image: Tensor) -> Tensor:
-        """(x, 0): (B, 2C, H, W)."""
-        return torch.cat([image, torch.zeros_like(image)], dim=1)
-
-    def decode(self, state: Tensor) -> Tensor:
-        """The position."""
-        return state.unflatten(1, (2, -1))[:, 0]
-
-    def start(self, image: Tensor, generator: torch.Generator | None = None, cond: Tensor | None = None) -> Tensor:
-        """(x, 0), or (x, v) with a drawn velocity."""
-        if self.velocity == "marginal":
-            return self.encode(image)
-        v = torch.empty_like(image).normal_(std=self.velocity_variance**0.5, generator=generator)
-        return torch.cat([image, v], dim=1)
-
-    def clip(self, u_0: Tensor) -> Tensor:
-        """Position clipped, velocity as it is."""
-        x, v = u_0.chunk(2, dim=1)
-        return torch.cat([x.clamp(-1, 1), v], dim=1)
 
     # Coefficients
 
@@ -200,7 +175,7 @@ class CLD(Process):
 
     def image_to_noise(self, u_t: Tensor, image: Tensor, t: Tensor) -> Tensor:
         """The noise R^-1 (u_t - A (x_0, 0)) of a predicted image, (B, 2C, H, W)."""
-        gap = u_t - apply_blocks(self.signal(t), self.encode(image))
+        gap = u_t - apply_blocks(self.signal(t), self.basis.encode(image))
         return apply_blocks(inverse(self.noise(t)), gap)
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from denoisezoo.diffusion.processes.process import PROCESSES, Process, ScalarProcess, TimesOfPart
+from denoisezoo.diffusion.capabilities import ConditionIsMeasurement, nearest_time
+from denoisezoo.diffusion.processes.process import PROCESSES, ScalarProcess, TimesOfPart
 from denoisezoo.diffusion.processes.scalar import EDM
 from denoisezoo.errors import UserError
 
 
 @PROCESSES.register("measured")
-class Measured(TimesOfPart, ScalarProcess):
+class Measured(TimesOfPart, ConditionIsMeasurement, ScalarProcess):
     """A scalar process whose networks know no condition, and are sampled given a measurement (`Matched`).
 
     The condition is y beside ln s in one more channel, the same for all pixels of an image.
@@ -30,19 +31,15 @@ class Measured(TimesOfPart, ScalarProcess):
         channels: Channels of x.
     """
 
+    default_preconditioning = "edm"
+    x: ScalarProcess
+
     def __init__(self, x: ScalarProcess | None = None, channels: int = 3) -> None:
         if channels < 1:
             raise UserError(f"channels is {channels}", "give a whole number of at least 1")
         self.x, self.channels = x or EDM(), channels
         self.t_min, self.t_max = self.x.t_min, self.x.t_max
-        self.cond_channels = self.given_channels = channels + 1
-
-    default_preconditioning = "edm"
-
-    @property
-    def free(self) -> Process:
-        """The process of x."""
-        return self.x
+        self.given_channels = channels + 1
 
     def combine(self, u_t: Tensor, t: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """What u_t and a measurement tell of x together.
@@ -59,7 +56,7 @@ class Measured(TimesOfPart, ScalarProcess):
         alpha, sigma = self.x.alpha(t), self.x.sigma(t)
         of_u, of_y = alpha / sigma**2, 1 / s**2
         variance = 1 / (alpha * of_u + of_y)
-        t_c = self.x.nearest_time(self.x.t_of_sigma(variance.sqrt())).clamp(self.t_min, self.t_max)
+        t_c = nearest_time(self.x, self.x.t_of_sigma(variance.sqrt())).clamp(self.t_min, self.t_max)
         scale = self.x.alpha(t_c) * variance
         return _over(scale * of_u, u_t) * u_t + _over(scale * of_y, u_t) * y, t_c
 

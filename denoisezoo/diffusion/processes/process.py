@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.basis import Basis, PixelBasis
+from denoisezoo.diffusion.capabilities import Discrete, chain_length, nearest_time, state_shape
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, map_blocks, product, transpose
 from denoisezoo.diffusion.noise import Noise, standard_normal
 from denoisezoo.errors import UserError
@@ -37,156 +39,28 @@ def check_finite(**arguments: Any) -> None:
 class Process(ABC):
     """A linear Gaussian forward process. Time t runs from `t_min` (almost clean) to `t_max` (prior); 0 is the image.
 
-    Coefficients that are pure noise may leave the state, from some time on, by which its height and width are halved:
-    the state of a *stage* is the top left crop of the whole. Walking back, `expand` lets them in again as fresh noise.
+    This is all that most processes are. What some can besides, such as losing coefficients on the way or taking a
+    condition into the state, they have from the classes of `denoisezoo.diffusion.capabilities`.
 
     Attributes:
+        basis: What the coefficients of the state are.
         t_min: Smallest time that a network is trained and evaluated at.
         t_max: Time of the prior.
         resolution: Height and width of the images, for a process that treats coefficients apart; None serves any.
-        cond_channels: Channels of a condition that is part of the state; 0 where conditions are none of its business.
-        given_channels: Channels that the condition has when it is given.
     """
 
     default_preconditioning: ClassVar[str]
     """Name of the preconditioning that networks of this process customarily have."""
 
-    sampler: ClassVar[str | None] = None
-    """Name of the only sampler that can walk it back; None where samplers say themselves what they can walk."""
-
-    k: ClassVar[int] = 1
-    """Size of the blocks: the state has k times the channels of the image."""
-
+    basis: Basis = PixelBasis()
     t_min: float
     t_max: float
     resolution: int | None = None
-    cond_channels: int = 0
-    given_channels: int = 0
 
     @classmethod
     def for_images(cls, resolution: int, stages: int = 1) -> Process:
         """The process with its defaults, for square images of a size and a network that serves so many stages."""
         return cls()
-
-    def encode(self, image: Tensor) -> Tensor:
-        """Image (B, C, H, W) in [-1, 1] to the state u_0, in an orthonormal basis; white noise stays white."""
-        return self.from_pixels(image)
-
-    def decode(self, state: Tensor) -> Tensor:
-        """Inverse of `encode`."""
-        return self.to_pixels(state)
-
-    def to_pixels(self, u: Tensor) -> Tensor:
-        """A state (B, k*C, H, W), whole or of a stage, in the space that networks see; inverse of `from_pixels`."""
-        return u
-
-    def from_pixels(self, x: Tensor) -> Tensor:
-        """What a network puts out (B, k*C or C, H, W) in the basis of the state."""
-        return x
-
-    def seen(self, u: Tensor, t: Tensor) -> Tensor:
-        """What networks are shown of a state (B, k*C, H, W) at times t (B,), before it is scaled: most, the state."""
-        return u
-
-    def start(self, image: Tensor, generator: torch.Generator | None = None, cond: Tensor | None = None) -> Tensor:
-        """A clean state u_0 to train on: `encode`, what is drawn at random of it, and the condition if it is part."""
-        return self.encode(image)
-
-    @property
-    def free(self) -> Process:
-        """The process of what samplers walk: of all of the state, but for a condition that is given."""
-        return self
-
-    def advance(self, step: int) -> None:
-        """Become what the process is after so many optimiser steps; most never change."""
-        return
-
-    def clip(self, u_0: Tensor) -> Tensor:
-        """The clean state of the image clipped to [-1, 1]."""
-        return self.encode(self.decode(u_0).clamp(-1, 1))
-
-    def state_channels(self, channels: int) -> int:
-        """Channels of the state for images of some channels."""
-        return self.k * channels
-
-    def image_channels(self, channels: int) -> int:
-        """Channels of the image for a state of some channels.
-
-        Raises:
-            UserError: The state's channels are no multiple of k.
-        """
-        if channels % self.k:
-            raise UserError(
-                f"{type(self).__name__} has no states of {channels} channels", f"give a multiple of {self.k}"
-            )
-        return channels // self.k
-
-    def check_outputs(self, channels: int) -> None:
-        """Refuse a network that puts out so many channels, where they cannot be parts of the state.
-
-        Raises:
-            UserError: Naming the number that would do.
-        """
-        return
-
-    def state_shape(self, image_shape: torch.Size | tuple[int, ...], t: float = 0.0) -> tuple[int, ...]:
-        """Shape of the state at time t for images of a shape (B, C, H, W)."""
-        B, C, H, W = image_shape
-        halvings = self.dropped(t)
-        return B, self.state_channels(C), H >> halvings, W >> halvings
-
-    def check_images(self, resolution: int, stages: int = 1) -> None:
-        """Refuse a network of another size, or of several stages where there are others.
-
-        Raises:
-            UserError: Naming both.
-        """
-        if self.resolution not in (None, resolution):
-            raise UserError(
-                f"{type(self).__name__} is for {self.resolution} pixels a side, and the network for {resolution}",
-                f"add --model.process.resolution {resolution}",
-            )
-        if stages not in (1, len(self.stages)):
-            raise UserError(
-                f"the network has {stages} stages, and {type(self).__name__} {len(self.stages)}",
-                "choose a process with as many stages as the network: --process, or model.process of a recipe",
-            )
-
-    @property
-    def stages(self) -> tuple[tuple[float, float], ...]:
-        """First and last time of each stage, the noisiest stage first."""
-        return ((self.t_max, self.t_min),)
-
-    @property
-    def chain_length(self) -> int | None:
-        """Steps of the chain that a discrete process is; None in continuous time."""
-        return None
-
-    @property
-    def changing(self) -> tuple[float, ...]:
-        """What of it changes in training, if anything: what is kept for a process holds for these values alone."""
-        return ()
-
-    def dropped(self, t: float) -> int:
-        """How often height and width of the state at time t have been halved, 0 for the whole state."""
-        return 0
-
-    def expand(self, u: Tensor, t: Tensor, generator: Noise = None) -> Tensor:
-        """The state `u` with the coefficients that enter at time t (()), walking back, as fresh noise.
-
-        Args:
-            u: The state as it was just above t.
-            t: A time at which stages meet; at other times nothing enters.
-            generator: Source of the noise.
-        """
-        if self.resolution is None or not self.dropped(self.t_max):
-            return u
-        if u.shape[-1] == (side := self.resolution >> self.dropped(float(t))):
-            return u
-        eps = standard_normal((*u.shape[:2], side, side), generator, u.device, u.dtype)
-        entered = apply_blocks(self.noise(t.reshape(1)), eps)
-        entered[..., : u.shape[-2], : u.shape[-1]] = u
-        return entered
 
     @abstractmethod
     def psi(self, s: Tensor, t: Tensor) -> Tensor:
@@ -253,7 +127,7 @@ class Process(ABC):
             dtype: Of the iterates to come.
         """
         first = self.t_max if t is None else t
-        eps = standard_normal(self.state_shape(shape, first), generator, device, dtype)
+        eps = standard_normal(state_shape(self, shape, first), generator, device, dtype)
         start = torch.full((1,), first, device=eps.device, dtype=torch.float64)
         return apply_blocks(self.noise(start), eps)
 
@@ -265,13 +139,9 @@ class Process(ABC):
         """Uniform numbers in [0, 1) to training times uniform over [t_min, t_max]; same shape and dtype."""
         return self.t_min + (self.t_max - self.t_min) * uniform
 
-    def nearest_time(self, t: Tensor) -> Tensor:
-        """The nearest time at which the process is defined; discrete processes round."""
-        return t
-
 
 class DiagonalProcess(Process):
-    """A process with k = 1: u_t = alpha(t) u_0 + sigma(t) eps, a number or a map over the coefficients.
+    """A process whose state has one part: u_t = alpha(t) u_0 + sigma(t) eps, a number or a map over the coefficients.
 
     alpha, sigma and their derivatives are (B,), or maps (B, C or 1, H or 1, W or 1).
     """
@@ -337,7 +207,7 @@ class ScalarProcess(DiagonalProcess):
         return self.sigma(t) / self.alpha(t)
 
 
-class TimesOfPart:
+class TimesOfPart(Discrete):
     """For a process around another, `x`: its clock and times are those of x. Comes before the process it mixes with.
 
     Attributes:
@@ -349,7 +219,11 @@ class TimesOfPart:
     @property
     def chain_length(self) -> int | None:
         """That of x."""
-        return self.x.chain_length
+        return chain_length(self.x)
+
+    def nearest_time(self, t: Tensor) -> Tensor:
+        """That of x."""
+        return nearest_time(self.x, t)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """That of x."""
@@ -362,10 +236,6 @@ class TimesOfPart:
     def sample_times(self, uniform: Tensor) -> Tensor:
         """As x spreads them."""
         return self.x.sample_times(uniform)
-
-    def nearest_time(self, t: Tensor) -> Tensor:
-        """That of x."""
-        return self.x.nearest_time(t)
 
     def grid(self, steps: int) -> Tensor:
         """That of x."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.basis import HaarBasis
+from denoisezoo.diffusion.capabilities import Staged
 from denoisezoo.diffusion.processes.diagonal import LogSNRProcess
 from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
-from denoisezoo.diffusion.transforms import haar, haar_bands, inverse_haar
+from denoisezoo.diffusion.transforms import haar_bands
 from denoisezoo.errors import UserError
 
 
 @PROCESSES.register("multiscale")
-class MultiScale(LogSNRProcess):
+class MultiScale(Staged, LogSNRProcess):
     """Non-uniform diffusion (MSDiff: Batzolis et al. 2022, arXiv 2207.09786): one speed per band of a Haar pyramid.
 
     Band k has log-SNR falling linearly from `highest` at `t_min` to `lowest` at its end T_k, under a preserved
@@ -63,7 +64,7 @@ class MultiScale(LogSNRProcess):
         if len(band_std) != len(ends) or min(band_std) <= 0:
             raise UserError(f"band_std {band_std} for {len(ends)} bands", "give a positive number for each band")
         divisors = [*band_std[:-1], band_std[-1] * (2.0**levels if rescale else 1.0)]
-        self.scales = Table(torch.tensor(divisors, dtype=torch.float64, device="cpu").reciprocal()[self.bands])
+        self.basis = ScaledHaarBasis(levels, self.bands, divisors)
         self._ends, self._stages = Table(ends), Table(self.stages[::-1])
 
     @classmethod
@@ -110,39 +111,6 @@ class MultiScale(LogSNRProcess):
         """Number of bands that have ended before t."""
         return sum(t > end for end in self.ends[:-1]) if self.drop else 0
 
-    def _left(self, side: int) -> int:
-        """Levels of the pyramid in a state of a stage."""
-        assert self.resolution is not None
-        return self.levels - round(math.log2(self.resolution / side))
-
-    def to_pixels(self, u: Tensor) -> Tensor:
-        """Inverse Haar of the levels that the state has left."""
-        return inverse_haar(u, self._left(u.shape[-1]))
-
-    def from_pixels(self, x: Tensor) -> Tensor:
-        """Haar of the levels that an image of this size has."""
-        return haar(x, self._left(x.shape[-1]))
-
-    def _scales(self, u: Tensor) -> Tensor:
-        """By what each coefficient of a state is multiplied; (H, W)."""
-        side = u.shape[-1]
-        return self.scales.like(u)[:side, :side]
-
-    def encode(self, image: Tensor) -> Tensor:
-        """The mosaic, its bands scaled if so set."""
-        u = self.from_pixels(image)
-        return u * self._scales(u)
-
-    def decode(self, state: Tensor) -> Tensor:
-        """Inverse of `encode`."""
-        return self.to_pixels(state / self._scales(state))
-
-    def clip(self, u_0: Tensor) -> Tensor:
-        """A small image stands for averages times 2 for every level that is gone."""
-        assert self.resolution is not None
-        most = self.resolution // u_0.shape[-1]
-        return self.encode(self.decode(u_0).clamp(-most, most))
-
     def sample_times(self, uniform: Tensor) -> Tensor:
         """Every stage gets the same share of the images, whatever its length; uniform in t within it."""
         stages = self._stages.like(uniform)
@@ -163,6 +131,39 @@ class MultiScale(LogSNRProcess):
             final = last == self.t_min
             times.append(torch.linspace(first, last, n if final and n > 1 else n + 1, dtype=torch.float64)[:n])
         return torch.cat([*times, torch.zeros(1, dtype=torch.float64)])
+
+
+class ScaledHaarBasis(HaarBasis):
+    """A Haar mosaic whose bands are divided by numbers of their own; networks see the pixels of the scaled mosaic.
+
+    Args:
+        levels: Halvings of the pyramid.
+        bands: Band of every coefficient (resolution, resolution), finest 0.
+        divisors: Of each band.
+    """
+
+    def __init__(self, levels: int, bands: Tensor, divisors: Sequence[float]) -> None:
+        super().__init__(levels, len(bands))
+        self.scales = Table(torch.tensor(divisors, dtype=torch.float64, device="cpu").reciprocal()[bands])
+
+    def _scales(self, u: Tensor) -> Tensor:
+        """By what each coefficient of a state is multiplied; (H, W)."""
+        side = u.shape[-1]
+        return self.scales.like(u)[:side, :side]
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The mosaic, its bands scaled if so set."""
+        u = self.from_pixels(image)
+        return u * self._scales(u)
+
+    def decode(self, state: Tensor) -> Tensor:
+        """Inverse of `encode`."""
+        return self.to_pixels(state / self._scales(state))
+
+    def clip(self, u_0: Tensor) -> Tensor:
+        """A small image stands for averages times 2 for every level that is gone."""
+        most = self.scales.shape[-1] // u_0.shape[-1]
+        return self.encode(self.decode(u_0).clamp(-most, most))
 
 
 def check_ends(ends: Sequence[float], levels: int, t_min: float) -> None:

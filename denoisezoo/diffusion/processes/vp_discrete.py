@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import Discrete
 from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, ScalarProcess, check_finite
 from denoisezoo.diffusion.processes.scalar import uniform_grid
@@ -18,7 +19,7 @@ from denoisezoo.errors import UserError
 
 
 @PROCESSES.register("vp_discrete")
-class VPDiscrete(ScalarProcess):
+class VPDiscrete(Discrete, ScalarProcess):
     """DDPM's chain of T steps. Time is the number of steps taken, 1 ... T; 0 is the image.
 
     Between whole times ln(alpha_bar) is interpolated linearly (piecewise constant beta), so that solvers in continuous

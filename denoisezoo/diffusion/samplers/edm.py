@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import nearest_time
 from denoisezoo.diffusion.grids import clamped_limits, edm_sigmas, within
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
@@ -239,7 +240,7 @@ class EDMSampler(Sampler):
 
     def _denoised(self, call: Caller, process: ScalarProcess, path: Path, x: Tensor, t: Tensor) -> Tensor:
         """D(x / s; sigma), by way of the network's own process."""
-        time = process.nearest_time(process.t_of_sigma(path.sigma(t)))
+        time = nearest_time(process, process.t_of_sigma(path.sigma(t)))
         scale = process.alpha(time) / path.s(t)
         return call(scale.to(x.dtype) * x, time).u_0
 

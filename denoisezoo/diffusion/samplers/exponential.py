@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import Evolving
 from denoisezoo.diffusion.coefficients import identity_like, inverse, product, transpose
 from denoisezoo.diffusion.processes.process import Process
 
@@ -40,7 +41,8 @@ def multistep_coefficients(
     if len(nodes) == 1:
         return []
     kept = _KEPT.setdefault(process, {})
-    key = (float(s), lam, image, *process.changing, *nodes.tolist())
+    changing = process.changing if isinstance(process, Evolving) else ()
+    key = (float(s), lam, image, *changing, *nodes.tolist())
     if key not in kept:
         if len(kept) >= _MOST_KEPT:
             kept.clear()
@@ -94,7 +96,7 @@ def stochastic_transition(process: Process, s: Tensor, t: Tensor, lam: float) ->
     R_s, R_t = process.noise(s), process.noise(t)
     if lam == 0:
         return product(R_s, inverse(R_t))
-    if process.k == 1:
+    if R_t.shape[1] == 1:
         return (R_s / R_t) ** (1 + lam**2) * (process.signal(t) / process.signal(s)) ** (lam**2)
     if lam == 1:
         Sigma_s, Sigma_t = (product(R, transpose(R)) for R in (R_s, R_t))

@@ -30,7 +30,7 @@ def require_diagonal(process: Process, name: str) -> DiagonalProcess:
     """`process` as a diagonal one, or a `UserError` that names the sampler."""
     if not isinstance(process, DiagonalProcess):
         raise UserError(
-            f"sampler {name!r} cannot walk {type(process).__name__}, whose state has {process.k} parts",
+            f"sampler {name!r} cannot walk {type(process).__name__}, whose state has {process.basis.k} parts",
             "use gddim:lam=1 for ancestral noise, which walks every process",
         )
     return process
@@ -48,7 +48,7 @@ def clip_prediction(
     prediction: Prediction, process: Process, u_t: Tensor, t: Tensor, *, keep_eps: bool = False
 ) -> Prediction:
     """The prediction with its image clipped to [-1, 1], and the noise that then belongs to u_t, or as it was."""
-    u_0, times = process.clip(prediction.u_0), t.reshape(1)
+    u_0, times = process.basis.clip(prediction.u_0), t.reshape(1)
     if keep_eps:
         return dataclasses.replace(prediction, u_0=u_0)
     gap = u_t - apply_blocks(process.signal(times), u_0)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import stages_of
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.probability_flow import slope
@@ -63,13 +64,15 @@ class RK45(Sampler):
 
     def grid(self, process: Process, steps: int) -> Tensor:
         """Ends of the stages, and 0."""
-        ends = [process.stages[0][0], *(last for _, last in process.stages), 0.0]
+        stages = stages_of(process)
+        ends = [stages[0][0], *(last for _, last in stages), 0.0]
         return torch.tensor(ends, dtype=torch.float64)
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """All of a stage, in as many steps as its tolerances ask for."""
         process, steps = call.process, max(1, (call.calls - 2) // 6)
-        (first, _), (_, last) = process.stages[0], process.stages[-1]
+        stages = stages_of(process)
+        first, last = stages[0][0], stages[-1][1]
 
         def field(t: Tensor, u: Tensor) -> Tensor:
             return slope(process, call(u, t), t)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
+from denoisezoo.diffusion.capabilities import Halving, expand, stages_of
 from denoisezoo.diffusion.conditioned import conditioned
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS, offset_grid, snapped
@@ -216,7 +217,7 @@ class Sampler:
         call = Caller(denoiser, self.nfe(steps), plan, given, on_step)
         with torch.inference_mode():
             u_0 = self.walk(call, u_T, grid, generator)
-            images = process.decode(u_0)
+            images = process.basis.decode(u_0)
             call.check(images)
         return SampleResult(images, grid, call.nfe)
 
@@ -239,10 +240,10 @@ class Sampler:
         return
 
     def _check(self, process: Process) -> None:
-        if process.sampler not in (None, self.name):
+        if isinstance(process, Halving) and process.sampler != self.name:
             raise UserError(
                 f"sampler {self.name!r} cannot walk {type(process).__name__}",
-                f"use sampler {process.sampler!r} with {len(process.stages)} steps",
+                f"use sampler {process.sampler!r} with {process.levels} steps",
             )
         self.check(process)
 
@@ -263,7 +264,7 @@ class Sampler:
 
     def fewest(self, process: Process) -> int:
         """The smallest number of steps that a walk of a process can have."""
-        return len(process.stages)
+        return len(stages_of(process))
 
     def grid(self, process: Process, steps: int) -> Tensor:
         """Falling times (steps + 1,), float64, the last 0; the process's own unless a sampler has another."""
@@ -280,7 +281,7 @@ class Sampler:
         """
         history: History = []
         for t, s in itertools.pairwise(grid):
-            before, u = u, call.process.expand(u, t, generator)
+            before, u = u, expand(call.process, u, t, generator)
             if u.shape != before.shape:
                 history.clear()
             if s == 0:
@@ -347,7 +348,7 @@ def check_stages(process: Process, grid: Tensor) -> None:
     Raises:
         UserError: Naming the time.
     """
-    for first, _ in process.stages[1:]:
+    for first, _ in stages_of(process)[1:]:
         if not bool((grid == first).any()):
             raise UserError(
                 f"the time grid has no step at t = {first:g}, where a stage of {type(process).__name__} begins",

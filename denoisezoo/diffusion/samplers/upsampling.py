@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import Halving
 from denoisezoo.diffusion.noise import Noise, normal_like
-from denoisezoo.diffusion.processes.downsampling import DownSampling
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, History, Sampler
 from denoisezoo.errors import UserError
@@ -22,18 +22,18 @@ class UDPMSampler(Sampler):
     """
 
     def check(self, process: Process) -> None:
-        """Down-sampling processes only."""
-        _down_sampling(process)
+        """Processes whose steps back double the size only."""
+        _halving(process)
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """x_(l-1) ~ q(x_(l-1) | x_l, prediction)."""
-        process = _down_sampling(call.process)
+        process = _halving(call.process)
         mean, std = process.posterior(u, call(u, t).u_0, int(t))
         return mean + std * normal_like(mean, generator)
 
 
-def _down_sampling(process: Process) -> DownSampling:
-    if not isinstance(process, DownSampling):
+def _halving(process: Process) -> Halving:
+    if not isinstance(process, Halving):
         raise UserError(
             f"sampler 'udpm' cannot walk {type(process).__name__}, whose steps keep the size",
             "use gddim, or the process DownSampling",
