@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {
         "errors",
+        "recorded",
         "registry",
         "files",
         "locking",

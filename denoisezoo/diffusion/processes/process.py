@@ -18,6 +18,7 @@ from torch import Tensor
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, map_blocks, product, transpose
 from denoisezoo.diffusion.noise import Noise, standard_normal
 from denoisezoo.errors import UserError
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 PROCESSES: Registry[type[Process]] = Registry("process")
@@ -34,7 +35,7 @@ def check_finite(**arguments: Any) -> None:
             raise UserError(f"{name} is {value}", "give finite numbers")
 
 
-class Process(ABC):
+class Process(Recorded, ABC):
     """A linear Gaussian forward process. Time t runs from `t_min` (almost clean) to `t_max` (prior); 0 is the image.
 
     Coefficients that are pure noise may leave the state, from some time on, by which its height and width are halved:
