@@ -16,7 +16,7 @@ from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 import yaml
 from torch import Tensor
 
-from denoisezoo.compare.budget import Budget
+from denoisezoo.compare.budget import Budget, make_budget
 from denoisezoo.compare.comparison import Outcome, launch, plan_jobs
 from denoisezoo.compare.comparison import compare as compare_jobs
 from denoisezoo.compare.launching import LAUNCHERS
@@ -155,14 +155,13 @@ def fit(
         run = dz.fit(denoiser, dz.diffusion.Simple(), images, steps=400, batch_size=64, lr=2e-3, out="runs/mine")
         run.denoiser.sample(16), dz.evaluate(run), dz.load("runs/mine")
 
-    The folder is that of a run, with checkpoints and run.json. It loads again where the denoiser is of classes that a
-    file can name, those of other packages with `trust`; of another one `load` says that it needs `into`.
+    A run folder loads again where the denoiser is of classes that a file can name, those of other packages with
+    `trust`; of another one `load` says that it needs `into`.
 
     Args:
         denoiser: What is trained, in a copy: it stays as it is. Its initial weights are the caller's to seed.
         objective: What training makes small, of `dz.diffusion` or your own.
-        data: A data module; or images (N, C, H, W), uint8 or float in [-1, 1], or items by number:
-            see `dz.data.SourceImages`.
+        data: A data module; or images (N, C, H, W), uint8 or float in [-1, 1], or what else `SourceImages` takes.
         steps: Optimiser steps in all, those of a run that goes on included.
         batch_size: Images per step; 128, or all where there are fewer. A data module has its own.
         optimizer: Name of an optimiser, or fields of `OptimizerConfig`; AdamW unless given.
@@ -179,16 +178,8 @@ def fit(
         UserError: Parts that do not fit together, an unknown option, or a folder that holds another run.
     """
     images = as_data(data, batch_size, seed, labels=denoiser.backbone.spec.num_classes > 0)
-    result = train_objects(
-        denoiser,
-        objective,
-        images,
-        steps,
-        Path(out),
-        seed=seed,
-        optimizer=make_optimizer(optimizer, lr),
-        options=options,
-    )
+    chosen = make_optimizer(optimizer, lr)
+    result = train_objects(denoiser, objective, images, steps, Path(out), seed, chosen, options)
     if result.interrupted:
         print(f"interrupted after step {result.steps}; the same call goes on", file=sys.stderr)
     return load_run(result.folder, into=copy.deepcopy(denoiser)).on(images)
@@ -386,7 +377,7 @@ def compare(
         UserError: A recipe, seed or term is wrong, which is told before anything is trained, or another process writes
             into the folder.
     """
-    settings, folder, limits = make_settings(**terms), Path(out), _budget(budget)
+    settings, folder, limits = make_settings(**terms), Path(out), make_budget(budget)
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, LAUNCHERS)
     inline = launcher == LAUNCHERS[0]
@@ -402,14 +393,3 @@ def compare(
 
             track_comparison(wandb, folder, outcome.records, outcome.quality, command)
     return outcome
-
-
-def _budget(budget: Budget | Mapping[str, float] | None) -> Budget:
-    if budget is None or isinstance(budget, Budget):
-        return budget or Budget()
-    for name, value in budget.items():
-        if name not in Budget.__dataclass_fields__:
-            raise unknown("budget", name, Budget.__dataclass_fields__)
-        if not 0 < value < float("inf"):
-            raise UserError(f"budget of {name} is {value}", "give a positive number")
-    return Budget(**budget)

@@ -32,7 +32,6 @@ def train_objects(
     data: ImageData,
     steps: int,
     folder: Path,
-    *,
     seed: int,
     optimizer: OptimizerConfig,
     options: Mapping[str, Any],
