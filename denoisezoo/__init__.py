@@ -10,6 +10,7 @@ history.
     dz.list_denoisers("*digits*"), dz.info(name)                     # the zoo
     denoiser = dz.create_denoiser(name)                              # fresh weights
     run = dz.train("digits/ddpm", trainer={"max_steps": 400})        # or one that has learned something
+    run = dz.fit(denoiser, objective, images, steps=400)             # without a recipe
     denoiser = dz.load("runs/digits/ddpm")
     denoiser.sample(16)                                              # a notebook shows the images
     dz.evaluate(run), dz.profile(name), dz.search(run, budget=0.5), dz.compare(recipes)
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from denoisezoo import archs, data, diffusion, plans
-    from denoisezoo.api import compare, evaluate, load, profile, search, train
+    from denoisezoo.api import compare, evaluate, fit, load, profile, search, train
     from denoisezoo.archs import Backbone, BackboneConfig, Cost, Family, ImageSpec, create_backbone, list_denoisers
     from denoisezoo.archs.info import info
     from denoisezoo.data import ImageData
@@ -74,6 +75,7 @@ __all__ = [
     "data",
     "diffusion",
     "evaluate",
+    "fit",
     "info",
     "list_denoisers",
     "load",
@@ -84,7 +86,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": "evaluate load profile",
+    "api": "evaluate fit load profile",
     "archs": "Backbone BackboneConfig Cost Family ImageSpec create_backbone list_denoisers",
     "archs.info": "info",
     "data": "ImageData",

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
 
 import yaml
+from torch import Tensor
 
-from denoisezoo.compare.budget import Budget
+from denoisezoo.compare.budget import Budget, make_budget
 from denoisezoo.compare.comparison import Outcome, launch, plan_jobs
 from denoisezoo.compare.comparison import compare as compare_jobs
 from denoisezoo.compare.launching import LAUNCHERS
-from denoisezoo.data import ImageData
-from denoisezoo.diffusion import Denoiser, NetworkDenoiser
+from denoisezoo.data import ImageData, Source
+from denoisezoo.data.source_images import as_data
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Objective
 from denoisezoo.errors import UserError, rewording, unknown
 from denoisezoo.locking import only_writer
 from denoisezoo.plugins import trusting
@@ -34,7 +36,9 @@ from denoisezoo.runs.terms import Terms, make_settings
 from denoisezoo.search.evolved_front import EvolutionOptions
 from denoisezoo.search.search import SearchOptions, SearchResult
 from denoisezoo.search.search import search as search_plans
+from denoisezoo.train.changes import as_plain, as_words, packages_of
 from denoisezoo.train.fit import train as train_words
+from denoisezoo.train.objects import make_optimizer, train_objects
 from denoisezoo.train.recipe_files import find_recipe, read_recipe
 
 P = ParamSpec("P")
@@ -67,7 +71,13 @@ def of_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
 
 @of_arguments
-def load(path: str | os.PathLike[str], *, weights: str = "ema", trust: Sequence[str] = ()) -> NetworkDenoiser:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    weights: str = "ema",
+    trust: Sequence[str] = (),
+    into: NetworkDenoiser | None = None,
+) -> NetworkDenoiser:
     """Load a trained denoiser.
 
         denoiser = dz.load("runs/digits/ddpm")
@@ -77,6 +87,7 @@ def load(path: str | os.PathLike[str], *, weights: str = "ema", trust: Sequence[
         path: Run folder, checkpoint, or a safetensors file that `export` wrote.
         weights: "ema" for the averaged weights, "raw" for those of the optimiser.
         trust: Packages whose code its recipe may name.
+        into: A denoiser that takes the weights, where one was built by hand that no file can build (see `fit`).
 
     Returns:
         The denoiser, in evaluation mode on the CPU, with its history as `.run`.
@@ -85,7 +96,7 @@ def load(path: str | os.PathLike[str], *, weights: str = "ema", trust: Sequence[
         UserError: There is no run, or its file is damaged, of another network, lacks these weights, or names code of a
             package that is not trusted.
     """
-    return load_run(path, weights, trust).denoiser
+    return load_run(path, weights, trust, into).denoiser
 
 
 @of_arguments
@@ -109,57 +120,65 @@ def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) ->
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(recipe, Mapping):
             name = os.path.join(folder, "recipe.yaml")
-            Path(name).write_text(yaml.safe_dump(_plain(recipe, "recipe"), sort_keys=False), encoding="utf-8")
+            Path(name).write_text(yaml.safe_dump(as_plain(recipe, "recipe"), sort_keys=False), encoding="utf-8")
         else:
             name = os.fspath(recipe)
-        result = train_words([f"--config={name}", *_words(changes)])
+        result = train_words([f"--config={name}", *as_words(changes)])
         file = read_recipe(find_recipe(name))
-        packages = {*_packages(file.sections), *_packages({"imports": file.imports}), *_packages(changes)}
+        packages = {*packages_of([file.sections, changes]), *packages_of({"imports": file.imports})}
     if result.interrupted:
         print(f"interrupted after step {result.steps}; the same call goes on", file=sys.stderr)
     return load_run(result.folder, trust=sorted(packages))
 
 
-def _packages(content: Any) -> Iterator[str]:
-    """Packages of the classes that a recipe names. The caller has just trained with them, so that they are trusted."""
-    if isinstance(content, list | tuple):
-        for value in content:
-            yield from _packages(value)
-    for key, value in content.items() if isinstance(content, Mapping) else ():
-        if str(key).rpartition(".")[2] in ("class_path", "imports"):
-            yield from (name.partition(".")[0] for name in ([value] if isinstance(value, str) else value))
-        else:
-            yield from _packages(value)
+@of_arguments
+def fit(
+    denoiser: NetworkDenoiser,
+    objective: Objective,
+    data: ImageData | Source | Sequence[Any] | Tensor,
+    *,
+    steps: int,
+    batch_size: int | None = None,
+    optimizer: str | Mapping[str, Any] | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    out: str | os.PathLike[str] = "runs/fit",
+    **options: Any,
+) -> Run:
+    """Train a denoiser without a recipe, by the trainer of recipes; the same call again goes on where it stopped.
 
+        denoiser = dz.create_denoiser("ddpm_digits", dz.diffusion.RectifiedFlow())
+        run = dz.fit(denoiser, dz.diffusion.Simple(), images, steps=400, batch_size=64, lr=2e-3, out="runs/mine")
+        run.denoiser.sample(16), dz.evaluate(run), dz.load("runs/mine")
 
-def _words(changes: Mapping[str, Any], section: str = "") -> Iterator[str]:
-    """Changes of a recipe as the options that the parser of recipes reads."""
-    for name, value in changes.items():
-        key = f"{section}{name}"
-        if isinstance(value, Mapping) and value and "class_path" not in value:
-            yield from _words(value, f"{key}.")
-        elif isinstance(value, str | os.PathLike):
-            yield f"--{key}={os.fspath(value)}"
-        else:
-            yield f"--{key}={json.dumps(_plain(value, key))}"
+    A run folder loads again where the denoiser is of classes that a file can name, those of other packages with
+    `trust`; of another one `load` says that it needs `into`.
 
+    Args:
+        denoiser: What is trained, in a copy: it stays as it is. Its initial weights are the caller's to seed.
+        objective: What training makes small, of `dz.diffusion` or your own.
+        data: A data module; or images (N, C, H, W), uint8 or float in [-1, 1], or what else `SourceImages` takes.
+        steps: Optimiser steps in all, those of a run that goes on included.
+        batch_size: Images per step; 128, or all where there are fewer. A data module has its own.
+        optimizer: Name of an optimiser, or fields of `OptimizerConfig`; AdamW unless given.
+        lr: Learning rate; 2e-4 unless given.
+        seed: Of times, noise, dropout, and the order of the images (of a data module: its own).
+        out: The run folder.
+        **options: Sections of a recipe, `trainer`, `ema`, `samples` (none unless given), `guard`, `checkpoint`,
+            `wandb`, as `train` takes them; or how to train: `effort`, `label_dropout`, `on_failure`, `compile`, ...
 
-def _plain(value: Any, key: str) -> Any:
-    """A value as YAML and JSON hold it.
+    Returns:
+        The run, with the averaged weights and its data.
 
     Raises:
-        UserError: It is none that they do.
+        UserError: Parts that do not fit together, an unknown option, or a folder that holds another run.
     """
-    if isinstance(value, Mapping):
-        return {str(name): _plain(inner, f"{key}.{name}") for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner, key) for inner in value]
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    cure = "give plain values; an object is {'class_path': name, 'init_args': {...}}"
-    raise UserError(f"{key} is of type {type(value).__name__}, which no recipe holds", cure)
+    images = as_data(data, batch_size, seed, labels=denoiser.backbone.spec.num_classes > 0)
+    chosen = make_optimizer(optimizer, lr)
+    result = train_objects(denoiser, objective, images, steps, Path(out), seed, chosen, options)
+    if result.interrupted:
+        print(f"interrupted after step {result.steps}; the same call goes on", file=sys.stderr)
+    return load_run(result.folder, into=copy.deepcopy(denoiser)).on(images)
 
 
 def _run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequence[str]) -> Run:
@@ -354,7 +373,7 @@ def compare(
         UserError: A recipe, seed or term is wrong, which is told before anything is trained, or another process writes
             into the folder.
     """
-    settings, folder, limits = make_settings(**terms), Path(out), _budget(budget)
+    settings, folder, limits = make_settings(**terms), Path(out), make_budget(budget)
     if launcher not in LAUNCHERS:
         raise unknown("launcher", launcher, LAUNCHERS)
     inline = launcher == LAUNCHERS[0]
@@ -370,14 +389,3 @@ def compare(
 
             track_comparison(wandb, folder, outcome.records, outcome.quality, command)
     return outcome
-
-
-def _budget(budget: Budget | Mapping[str, float] | None) -> Budget:
-    if budget is None or isinstance(budget, Budget):
-        return budget or Budget()
-    for name, value in budget.items():
-        if name not in Budget.__dataclass_fields__:
-            raise unknown("budget", name, Budget.__dataclass_fields__)
-        if not 0 < value < float("inf"):
-            raise UserError(f"budget of {name} is {value}", "give a positive number")
-    return Budget(**budget)

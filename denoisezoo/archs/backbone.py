@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
+from denoisezoo.recorded import Recorded
 
 Effort = float
 """How much of a backbone to use. Its meaning is the family's: width, solver steps, exit depth."""
@@ -109,7 +110,7 @@ class BackboneConfig:
             )
 
 
-class Backbone(nn.Module):
+class Backbone(Recorded, nn.Module):
     """A raw network F of the zoo.
 
     Attributes:

@@ -193,3 +193,14 @@ def _coerce(value: Any, hint: Any, what: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise UserError(f"{what} is {value!r}", f"give {getattr(hint, '__name__', None) if origin is None else hint}")
+
+
+def find_variant(backbone: Backbone) -> tuple[Variant, dict[str, Any]] | None:
+    """The entry that a network can be built from, and the fields to change of it; None for one from elsewhere."""
+    config = getattr(backbone, "config", None)
+    kin = [v for v in _discover().values() if v.family.network is type(backbone) and type(v.config) is type(config)]
+    if not kin:
+        return None
+    fields = [f.name for f in dataclasses.fields(kin[0].config)]
+    changes = [{n: getattr(config, n) for n in fields if getattr(config, n) != getattr(v.config, n)} for v in kin]
+    return min(zip(kin, changes, strict=True), key=lambda pair: len(pair[1]))

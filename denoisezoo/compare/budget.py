@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from denoisezoo.errors import UserError
+from denoisezoo.errors import UserError, unknown
 
 STEPS = "--trainer.max_steps"
 
@@ -48,3 +49,19 @@ class Budget:
         """The budget in words."""
         parts = [f"{value:g} {key}" for key, value in vars(self).items() if value]
         return ", ".join(parts) or "as each recipe says"
+
+
+def make_budget(budget: Budget | Mapping[str, float] | None) -> Budget:
+    """A budget from its fields; none is without limits.
+
+    Raises:
+        UserError: An unknown field, or one that is no positive number.
+    """
+    if budget is None or isinstance(budget, Budget):
+        return budget or Budget()
+    for name, value in budget.items():
+        if name not in Budget.__dataclass_fields__:
+            raise unknown("budget", name, Budget.__dataclass_fields__)
+        if not 0 < value < float("inf"):
+            raise UserError(f"budget of {name} is {value}", "give a positive number")
+    return Budget(**budget)

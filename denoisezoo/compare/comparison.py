@@ -30,6 +30,7 @@ from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import parse_recipe
 from denoisezoo.train.recipe_files import IMPORTS, find_recipe, list_recipes
+from denoisezoo.train.suited import check_data
 
 GRID_IMAGES = 36
 NEIGHBOUR_ROWS = 8
@@ -139,7 +140,7 @@ def plan_jobs(
     features = create_features(settings.features) if settings is not None else None
     for name in names:
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
-        cli.model.check_data(cli.datamodule)
+        check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
         if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
             raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
         if settings is not None and features is not None:

@@ -7,6 +7,8 @@ from denoisezoo.data.folders import ImageFolder, ImageZip
 from denoisezoo.data.image_data import DATASETS, ImageData, Split
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader
 from denoisezoo.data.paired import Paired
+from denoisezoo.data.source_images import SourceImages
+from denoisezoo.data.store import Source
 from denoisezoo.data.tasks import RENDERINGS, TASKS, Task
 from denoisezoo.registry import import_all
 
@@ -24,6 +26,8 @@ __all__ = [
     "ImageZip",
     "Paired",
     "Photos",
+    "Source",
+    "SourceImages",
     "Split",
     "Task",
     "TrainLoader",

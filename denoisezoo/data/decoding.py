@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from denoisezoo.data.sources import Source
+from denoisezoo.data.sources import ImageFiles
 from denoisezoo.errors import UserError
 
 DEEP_MODES = ("I", "F")
@@ -34,7 +34,7 @@ class Decoder:
         resize: Cut the largest square from the middle and resize it (Lanczos), instead of refusing other sizes.
     """
 
-    def __init__(self, source: Source, resolution: int, channels: int, resize: bool) -> None:
+    def __init__(self, source: ImageFiles, resolution: int, channels: int, resize: bool) -> None:
         self.source, self.resolution, self.channels, self.resize = source, resolution, channels, resize
         self.first_size: tuple[int, int] | None = None
 

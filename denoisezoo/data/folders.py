@@ -9,7 +9,7 @@ import torch
 
 from denoisezoo.data.decoding import Decoder
 from denoisezoo.data.image_data import DATASETS, ImageData, Split, holdout_mask, require_not_negative
-from denoisezoo.data.sources import FolderSource, Source, ZipSource
+from denoisezoo.data.sources import FolderSource, ImageFiles, ZipSource
 from denoisezoo.data.store import TensorStore
 from denoisezoo.errors import UserError
 from denoisezoo.files import printable
@@ -22,7 +22,7 @@ class FileImages(ImageData):
     a batch needs them.
     """
 
-    source_class: ClassVar[type[Source]]
+    source_class: ClassVar[type[ImageFiles]]
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class FileImages(ImageData):
             raise UserError(f"channels is {channels}", "give 3 for RGB or 1 for grey")
         self.path, self.test_path, self.holdout_every = path, test_path, holdout_every
         self.resize, self.channels = resize, channels
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[str, ImageFiles] = {}
 
     @property
     def title(self) -> str:
@@ -61,10 +61,10 @@ class FileImages(ImageData):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The folders that images lie in, sorted; see `Source.class_of`."""
+        """The folders that images lie in, sorted; see `ImageFiles.class_of`."""
         return self.source().class_names
 
-    def source(self, path: str | None = None) -> Source:
+    def source(self, path: str | None = None) -> ImageFiles:
         """What is at `path` (the training images if None), opened once."""
         path = path or self.path
         if path not in self._sources:
@@ -108,7 +108,7 @@ class FileImages(ImageData):
             raise UserError(f"class {strange!r} of {source.path} is not among the training classes", "remove it")
         return self._split(self.test_path, names, labels)
 
-    def _labelled(self, source: Source) -> tuple[list[str], list[int]]:
+    def _labelled(self, source: ImageFiles) -> tuple[list[str], list[int]]:
         """Names and labels of all images; -1 for a class that the training images do not have."""
         label_of = {name: i for i, name in enumerate(self.class_names)}
         return source.names, [label_of.get(source.class_of(name), -1) for name in source.names]

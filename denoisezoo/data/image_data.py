@@ -15,9 +15,10 @@ from torch import Tensor
 
 from denoisezoo.data.identity import Identity, difference
 from denoisezoo.data.loader import EvalLoader, TrainLoader
-from denoisezoo.data.store import Decode, ImageStore, LazyStore, TensorStore, decode_all
+from denoisezoo.data.store import Decode, ImageStore, LazyStore, Source, TensorStore, decode_all
 from denoisezoo.errors import UserError
 from denoisezoo.ranks import ranks
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 SplitName = Literal["train", "test", "all"]
@@ -36,7 +37,38 @@ class Split:
     labels: Tensor
 
 
-class ImageData(LightningDataModule):
+@dataclass(frozen=True)
+class Items:
+    """The images of a split one by one; a `Source`.
+
+    Attributes:
+        split: The images.
+        classes: Names of the classes.
+        sha256: What tells the data set from others.
+    """
+
+    split: Split
+    classes: tuple[str, ...]
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.split.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Image uint8 (C, H, W) and label; negative places count from the end.
+
+        Raises:
+            IndexError: There is no such item.
+        """
+        place = range(len(self))[index]
+        return {"image": self.split.images.take(torch.tensor([place]))[0], "label": int(self.split.labels[place])}
+
+    def fingerprint(self) -> str:
+        """That of the data set."""
+        return self.sha256
+
+
+class ImageData(Recorded, LightningDataModule):
     """Base of all data sets. Batches are `{"image": float32 (B, C, H, W) in [-1, 1]}`, with `labels` also
     `"label": int64 (B,)`.
 
@@ -154,6 +186,10 @@ class ImageData(LightningDataModule):
             self.setup()
         assert self._splits is not None
         return self._splits[name]
+
+    def items(self, split: str = "train") -> Source:
+        """The images of the split "train" or "test" one by one."""
+        return Items(self.split(split), self.class_names, self.fingerprint())
 
     def images(self, split: SplitName = "train") -> Tensor:
         """All images of a split, uint8 (N, C, H, W); "all" is training images followed by held-out ones."""

@@ -25,7 +25,7 @@ UTF8_FLAG = 0x800
 """Bit of a zip's member whose name is UTF-8; other names are read as cp437 (APPNOTE, appendix D)."""
 
 
-class Source(ABC):
+class ImageFiles(ABC):
     """Named images somewhere.
 
     Attributes:
@@ -87,11 +87,11 @@ class Source(ABC):
         return {folder: unicodedata.normalize("NFC", printable(name)) for folder, name in inner.items()}
 
 
-class FolderSource(Source):
+class FolderSource(ImageFiles):
     """The images in a folder and its sub-folders; links are followed, and each real folder counts once."""
 
     def find(self) -> list[str]:
-        """See `Source`.
+        """See `ImageFiles`.
 
         Raises:
             UserError: There is no such folder, or one inside it cannot be read.
@@ -102,7 +102,7 @@ class FolderSource(Source):
         return [path.relative_to(self.path).as_posix() for path in _files(self.path)]
 
     def read(self, name: str) -> bytes:
-        """See `Source`."""
+        """See `ImageFiles`."""
         return (self.path / name).read_bytes()
 
     def describe(self, name: str) -> str:
@@ -124,7 +124,7 @@ class OneImage(FolderSource):
         self.path, self.names = Path(path).parent, [Path(path).name]
 
 
-class ZipSource(Source):
+class ZipSource(ImageFiles):
     """The images in a zip file, which stays open; nothing is unpacked, so that its names lead nowhere.
 
     Attributes:
@@ -132,7 +132,7 @@ class ZipSource(Source):
     """
 
     def find(self) -> list[str]:
-        """See `Source`.
+        """See `ImageFiles`.
 
         Raises:
             UserError: There is no such file, it is not a whole zip file, or two of its images would have one name.
@@ -160,7 +160,7 @@ class ZipSource(Source):
         return list(self.members)
 
     def read(self, name: str) -> bytes:
-        """See `Source`."""
+        """See `ImageFiles`."""
         return self.zip.read(self.members[name])
 
     def describe(self, name: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,26 @@ Decode = Callable[[str], Tensor]
 
 PROGRESS_FROM = 2_000
 """Decoding fewer files than this takes about a second, and shows no progress bar."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A data set: so many items, what classes they are of, and what tells them from others."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, in the order of the labels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]:
+        """One item: "image", uint8 (C, H, W), and "label", a whole number, where there are classes."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the content."""
+        ...
 
 
 class ImageStore(Protocol):

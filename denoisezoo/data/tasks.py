@@ -22,10 +22,11 @@ from denoisezoo.data.edges import canny
 from denoisezoo.data.pairs import Pair, check_mask
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.files import local_path
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 
-class Task(ABC):
+class Task(Recorded, ABC):
     """A way to lose a part of an image."""
 
     random: ClassVar[bool] = False

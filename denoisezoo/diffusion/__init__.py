@@ -29,7 +29,7 @@ from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Precon
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
 from denoisezoo.diffusion.objectives.gan import PlainGAN
-from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Objective, Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss, Likelihood, MinSNR, Regression, Simple
 from denoisezoo.diffusion.objectives.times import (
     FewTimes,
@@ -91,6 +91,7 @@ __all__ = [
     "X0",
     "Basis",
     "Blurring",
+    "Case",
     "ConditionInState",
     "ConditionIsMeasurement",
     "Conditioned",

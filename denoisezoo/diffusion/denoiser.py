@@ -20,10 +20,12 @@ from denoisezoo.diffusion.capabilities import (
     shown,
     stages_of,
 )
+from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, ScalarProcess
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
+from denoisezoo.nn.forward_mode import attention_for
 from denoisezoo.nn.given import NOTHING, Given
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ class Prediction:
     u_0: Tensor
     eps: Tensor
     variance: Tensor | None = None
+
+
+def slope(process: Process, prediction: Prediction, t: Tensor) -> Tensor:
+    """du/dt along the probability flow, from a prediction at time t, () or (B,): A' u_0 + R' eps, for any process."""
+    A_dot, R_dot = process.rates(t.reshape(-1))
+    return apply_blocks(A_dot, prediction.u_0) + apply_blocks(R_dot, prediction.eps)
 
 
 class Denoiser(nn.Module):
@@ -74,6 +82,30 @@ class Denoiser(nn.Module):
         Returns:
             Estimates in the dtype of `u_t`.
         """
+
+    def velocity(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
+        """du/dt of the probability flow, A' u_0 + R' eps with what is predicted for both (gDDIM, equation 4).
+
+        A pure function of its arguments: `torch.func.jvp` goes through it with respect to u_t, t and `given`. A network
+        trained as a flow map puts out its mean velocity between `given.until` and t here.
+
+        Args:
+            u_t: As for `forward`.
+            t: As for `forward`.
+            given: As for `forward`.
+            effort: As for `forward`.
+
+        Returns:
+            (B, C, H, W), per unit of the process's time, in the dtype of `u_t`.
+
+        Raises:
+            UserError: The state has no velocity: the prediction is of another size, as where steps halve the image.
+        """
+        prediction: Prediction = self(u_t, t, given, effort)
+        if prediction.u_0.shape != u_t.shape:
+            what = f"states of {type(self.process).__name__} jump from size to size, and have no velocity"
+            raise UserError(what, "use a process in continuous time, such as EDM, VP or RectifiedFlow")
+        return slope(self.process, prediction, t)
 
     def sample(
         self,
@@ -247,12 +279,12 @@ class NetworkDenoiser(Denoiser):
         scaled, c_noise = self.preconditioning.inputs(self.process, shown(self.process, u_t, t), t)
         x = self.process.basis.to_pixels(scaled)
         dtype = next(self.backbone.parameters()).dtype
-        outputs: Tensor = self.backbone(
-            x.to(dtype),
-            c_noise.to(dtype if dtype is torch.float64 else torch.float32),
-            given.to(dtype=dtype),
-            effort,
-        )
+        time = dtype if dtype is torch.float64 else torch.float32
+        if given.until is not None:  # told in the unit of c_noise, which may have no number for the image itself
+            s = given.until.to(t).clamp(min=self.process.t_min)
+            given = given._replace(until=self.preconditioning.inputs(self.process, u_t, s)[1].to(time))
+        with attention_for(x, c_noise, *given):
+            outputs: Tensor = self.backbone(x.to(dtype), c_noise.to(time), given.to(dtype=dtype), effort)
         return outputs.to(u_t.dtype)
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:

@@ -22,6 +22,7 @@ from torch import Tensor
 from denoisezoo.diffusion.coefficients import aligned, cropped_to, over_images
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process
 from denoisezoo.errors import UserError
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 PRECONDITIONINGS: Registry[type[Preconditioning]] = Registry("preconditioning")
@@ -32,7 +33,7 @@ def with_channels(F_x: Tensor, channels: int) -> Tensor:
     return F_x if F_x.shape[1] >= channels else F.pad(F_x, (0, 0, 0, 0, 0, channels - F_x.shape[1]))
 
 
-class Preconditioning(ABC):
+class Preconditioning(Recorded, ABC):
     """Relates the network's input and output to states of a process."""
 
     enlarges: ClassVar[bool] = False

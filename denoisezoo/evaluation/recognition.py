@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoisezoo.evaluation.classifier import STEPS, Classifier, train_classifier
+from denoisezoo.diffusion.perceptual import STEPS, Classifier, train_classifier
 from denoisezoo.pixels import as_image
 
 

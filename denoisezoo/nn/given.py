@@ -20,7 +20,8 @@ class Given(NamedTuple):
         tokens: Context tokens (B, L, D), such as those of a text.
         tokens_mask: Which tokens there are (B, L), bool, where lengths differ; None where all are there.
         augment: Augmentation labels (B, A).
-        until: Second time of a flow map (B,), in the unit of c_noise.
+        until: Second time of a flow map (B,): where it ends. A denoiser is told a time s of its process, s <= t, and
+            tells its network in the unit of c_noise; what lies below the process's t_min, such as 0, is t_min.
     """
 
     label: Tensor | None = None

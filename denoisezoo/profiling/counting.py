@@ -31,6 +31,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from denoisezoo.errors import UserError
+from denoisezoo.nn.forward_mode import has_tangent
 from denoisezoo.profiling.formulas import (
     FLOPS_PER_MAC,
     attention_macs,
@@ -253,11 +254,11 @@ class _Functions(TorchFunctionMode):
 
     def _attention(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-        if named["query"].is_nested:  # has no one shape; its kernels are counted at the dispatcher
+        q, k, v = named["query"], named["key"], named["value"]
+        if q.is_nested or has_tangent(q, k, v):  # no one shape, or products of tangents too: counted at the dispatcher
             return func(*args, **kwargs)
         with _set(self.tally, "muted", True):
             out: Tensor = func(*args, **kwargs)
-        q, k, v = named["query"], named["key"], named["value"]
         macs = attention_macs(q.shape, k.shape, v.shape, out=out.shape)
         self.tally.add(ATTENTION, macs, self.modules.paths(), attention=True)
         self.tally.bytes_products += sum(map(tensor_bytes, (q, k, v, out)))

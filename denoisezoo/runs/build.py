@@ -6,7 +6,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from denoisezoo.archs import list_denoisers
 from denoisezoo.data import ImageData
+from denoisezoo.diffusion import Simple
 from denoisezoo.errors import UserError
 from denoisezoo.plugins import check_trusted, import_trusted
 from denoisezoo.train import recipe_yaml
@@ -36,6 +38,11 @@ def build_module(config: dict[str, Any]) -> DiffusionModule:
     Raises:
         UserError: The section does not fit this version.
     """
+    name = config.get("denoiser")
+    if isinstance(name, str) and "." in name and name not in list_denoisers():
+        import_trusted(name.rpartition(".")[0], f"the checkpoint's network is the class {name}")
+    if config.get("objective") is None:  # given to fit as an object that no file can name; only training needs it
+        config = config | {"objective": {"class_path": f"{Simple.__module__}.{Simple.__qualname__}", "init_args": {}}}
     config = check_arguments(config, DiffusionModule, "model")
     parser = ArgumentParser(exit_on_error=False, parser_mode=recipe_yaml.MODE)
     parser.add_class_arguments(DiffusionModule, "model")

@@ -31,6 +31,7 @@ from denoisezoo.train.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
+from denoisezoo.train.described import BY_HAND, title_of
 from denoisezoo.train.places import PLACES, levels, located
 from denoisezoo.train.recipe_files import IMPORTS
 from denoisezoo.train.resumable import read_summary
@@ -127,7 +128,7 @@ class Run(Tabular):
     def _data(self) -> Any:
         from denoisezoo.runs.build import build_data
 
-        if not self.config:
+        if not self.config.get("data"):
             raise UserError(f"{self.name} has no recipe that names its data", "give data, e.g. data=Digits()")
         with trusting(self.trust):
             data = build_data(located(self.config["data"], self.folder, self.known.get("origin")))
@@ -164,7 +165,12 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     raise UserError(f"there is no run {path}", "give a run folder, or a file that train or export has written")
 
 
-def load_run(path: str | os.PathLike[str], weights: str = "ema", trust: Collection[str] = ()) -> Run:
+def load_run(
+    path: str | os.PathLike[str],
+    weights: str = "ema",
+    trust: Collection[str] = (),
+    into: NetworkDenoiser | None = None,
+) -> Run:
     """Load a run.
 
     Args:
@@ -172,62 +178,76 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema", trust: Collecti
         weights: "ema" for the averaged weights, "raw" for those of the optimiser; a safetensors file has one of them.
         trust: Packages, such as "their", whose modules the file may name and so run; more than denoisezoo and what
             is trusted already (`denoisezoo.plugins.trusting`).
+        into: The denoiser that takes the weights, instead of one that is built as the file says.
 
     Raises:
         UserError: There is no run, or its file is damaged, of another network, or lacks these weights, or it names
             code of a package that is not trusted, of which nothing has been imported.
     """
     with trusting(trust):
-        run = replace(_load(find_checkpoint(path), weights), trust=tuple(trust))
+        run = replace(_load(find_checkpoint(path), weights, into), trust=tuple(trust))
     run.denoiser.run = run
     return run
 
 
-def _load(file: Path, weights: str) -> Run:
+def _load(file: Path, weights: str, into: NetworkDenoiser | None) -> Run:
     if file.suffix == SUFFIX:
-        return _load_published(file, weights)
+        return _load_published(file, weights, into)
     found = read_checkpoint(file)
     state: Any = found.get("state_dict" if weights == "ema" else "current_model_state")
     if not holds_tensors(state):
         raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
-    run = _make_run(file, folder, found["denoisezoo"], state, weights, _facts(found, folder))
+    run = _make_run(file, folder, found["denoisezoo"], state, weights, _facts(found, folder), into)
     return replace(run, known=data_known(found))
 
 
-def _load_published(file: Path, weights: str) -> Run:
+def _load_published(file: Path, weights: str, into: NetworkDenoiser | None) -> Run:
     header, state = read_published(file)
     if header["weights"] != weights:
         raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
     card = header["card"]
     facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
-    run = _make_run(file, file.parent, header, state, weights, facts)
+    run = _make_run(file, file.parent, header, state, weights, facts, into)
     return replace(run, known=data_known({"denoisezoo": header}))
 
 
 def _make_run(
-    file: Path, folder: Path, about: dict[str, Any], state: dict[str, Any], weights: str, facts: dict[str, Any]
+    file: Path,
+    folder: Path,
+    about: dict[str, Any],
+    state: dict[str, Any],
+    weights: str,
+    facts: dict[str, Any],
+    into: NetworkDenoiser | None,
 ) -> Run:
     from denoisezoo.runs.build import build_module, import_modules
 
-    recipe = about["recipe"]
-    import_modules(recipe.get(IMPORTS))
-    module = build_module(recipe["model"])
-    check_format(file, about.get("format"), module.name, module.denoiser.backbone.config)
+    recipe, denoiser = about["recipe"], into
+    if denoiser is not None:
+        name, family = title_of(denoiser)
+    elif what := recipe["model"].get(BY_HAND):
+        what = f"the denoiser in {file} was built by hand, of {what:.100} and no file can make that again"
+        raise UserError(what, "build it again and give it, denoisezoo.load(path, into=denoiser)")
+    else:
+        import_modules(recipe.get(IMPORTS))
+        module = build_module(recipe["model"])
+        name, family, denoiser = module.name, module.family, module.denoiser
+    check_format(file, about.get("format"), name, denoiser.backbone.config)
     try:
         # What training alone needs, such as an adversary, is left in the file.
-        own = {name: value for name, value in state.items() if name.startswith("denoiser.")}
-        module.load_state_dict(own)
+        own = {k.removeprefix("denoiser."): value for k, value in state.items() if k.startswith("denoiser.")}
+        denoiser.load_state_dict(own)
     except RuntimeError as error:
         raise UserError(
-            f"the weights in {file} do not fit {module.name}: {str(error).splitlines()[0]}",
+            f"the weights in {file} do not fit {name}: {str(error).splitlines()[0]}",
             "use the version of denoisezoo that wrote it",
         ) from error
-    advance(module.denoiser.process, facts.get("train_steps") or 0)
+    advance(denoiser.process, facts.get("train_steps") or 0)
     return Run(
-        name=module.name,
-        family=module.family,
-        denoiser=module.denoiser.eval(),
+        name=name,
+        family=family,
+        denoiser=denoiser.eval(),
         config=recipe,
         folder=folder,
         checkpoint=file,

@@ -6,18 +6,15 @@ cheapest, and some drawn at random, each with a loss of its own; their gradients
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Step
-from denoisezoo.diffusion.objectives.objective import one_pass
+from denoisezoo.diffusion.objectives.objective import network_alone, observe
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
 
@@ -107,31 +104,18 @@ def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None, objec
     Args:
         denoiser: Counted without computing anything.
         effort: How much of it is trained; None is all.
-        objective: What is trained with, its own networks included; None is one pass of the network. A perceptual
-            network counts once it is there.
+        objective: What is trained with, which says what its step costs; None is one pass of the network.
 
     Raises:
         UncountableError: They depend on the data.
     """
-    shadow = copy.deepcopy(denoiser).to("meta").train()
-    spec = denoiser.backbone.spec
-    batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
-    if spec.cond_channels:
-        batch["cond"] = torch.zeros(1, spec.cond_channels, spec.resolution, spec.resolution, device="meta")
+
+    def macs(call: Callable[[], object]) -> int:
+        return count(call).macs
+
     if objective is None:
-        rehearsals = one_pass(shadow, batch, effort)
-    else:
-        rehearsed = copy.copy(objective)
-        with torch.device("meta"):
-            rehearsed.modules(shadow)
-        if isinstance(objective.features, nn.Module):
-            rehearsed.features = copy.deepcopy(objective.features).to("meta")
-        rehearsals = rehearsed.rehearse(shadow, batch, effort)
-    return round(sum(r.share * count(partial(_backward, r.losses)).macs for r in rehearsals))
-
-
-def _backward(losses: Callable[[], Tensor]) -> None:
-    losses().backward()
+        return observe(network_alone, denoiser, macs, effort)
+    return objective.cost(denoiser, macs, effort)
 
 
 def expected_macs(denoiser: NetworkDenoiser, mode: Mode, sandwich: Sandwich, objective: Objective | None = None) -> int:

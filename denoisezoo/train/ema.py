@@ -136,3 +136,13 @@ def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> contextlib
         if isinstance(callback, EMA) and callback._average_model is not None:
             return callback.averaged(pl_module)
     return contextlib.nullcontext()
+
+
+def average_of(trainer: Trainer, pl_module: Any) -> Any:
+    """The averaged denoiser that goes with a module in training, for calls without gradients; itself without an EMA."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, EMA) and callback._average_model is not None:
+            average: Any = callback.average(pl_module)
+            average.denoiser.process = pl_module.denoiser.process  # one that changes in training is changed there
+            return average.denoiser.requires_grad_(False).eval()
+    return pl_module.denoiser

@@ -19,8 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from denoisezoo.data import ImageData
 from denoisezoo.data.identity import difference
+from denoisezoo.diffusion.perceptual import FILE as PERCEPTUAL
 from denoisezoo.errors import UserError, rewording
-from denoisezoo.evaluation.classifier import FILE as PERCEPTUAL
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.locking import only_writer
 from denoisezoo.train import recipe_yaml
@@ -30,13 +30,14 @@ from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog, first_step, log_files
-from denoisezoo.train.module import DiffusionModule
+from denoisezoo.train.module import TrainingModule
 from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.precision import full_name
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, as_options, explain, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
+from denoisezoo.train.suited import check_data
 from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, log_card, make_tracker, trackers
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
@@ -88,7 +89,11 @@ def train(args: Sequence[str]) -> TrainResult:
         UserError: The recipe or a value is wrong, the run folder holds another run, another process trains there, or it
             cannot be written.
     """
-    cli = parse_recipe(args)
+    return train_built(parse_recipe(args))
+
+
+def train_built(cli: RecipeCLI) -> TrainResult:
+    """Train what a parsed recipe, or somebody by hand, has built; see `train`."""
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
     check_samples(cli)
@@ -109,7 +114,7 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
         return TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
-    cli.model.check_data(cli.datamodule)
+    check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
     cli.model.data_known = identify(cli.datamodule, known, folder)
     if cli.trainer.is_global_zero:
         clear_given_up(folder, done, config)
@@ -131,7 +136,7 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
 
 
 @rank_zero_only
-def warn_untrained(model: DiffusionModule) -> None:
+def warn_untrained(model: TrainingModule) -> None:
     """Say that a network has the outputs of a learned variance."""
     outputs = model.denoiser.backbone.spec.out_channels
     if untrained := model.denoiser.untrained:
@@ -204,7 +209,7 @@ def told_by_first(message: str, trainer: Any) -> bool:
 
 
 def steps_done(
-    checkpoint: Path | None, folder: Path, config: dict[str, Any], model: DiffusionModule, parts: int
+    checkpoint: Path | None, folder: Path, config: dict[str, Any], model: TrainingModule, parts: int
 ) -> tuple[int, dict[str, Any]]:
     """Steps of the checkpoint that a run folder goes on from, 0 for a fresh one; and what it knows of its data.
 
@@ -369,7 +374,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "denoiser": module.name,
         "family": module.family,
         "seed": module.seed,
-        "perceptual": module.perceptual,
+        "perceptual": module.objective.perceptual_title,
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,

@@ -15,14 +15,15 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import FORMAT, Effort, compile_network, create_backbone, get_variant
+from denoisezoo.archs import FORMAT, Effort, compile_network
 from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step
-from denoisezoo.diffusion.capabilities import advance, given_channels, stages_of
-from denoisezoo.errors import ComputationError, UncountableError, UserError
-from denoisezoo.evaluation.classifier import check_perceptual, perceptual_network
+from denoisezoo.diffusion.capabilities import advance, stages_of
+from denoisezoo.errors import ComputationError, UncountableError
 from denoisezoo.evaluation.conditions import check_dropout
 from denoisezoo.train.adversary import ADAM, Opponent
+from denoisezoo.train.described import build_network
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
+from denoisezoo.train.ema import average_of
 from denoisezoo.train.log import StepNotes, log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
 from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, follow_schedule, last_step
@@ -31,18 +32,17 @@ from denoisezoo.train.seeds import seed_default
 from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard, used_alike
 
 
-class DiffusionModule(LightningModule):
+class TrainingModule(LightningModule):
     """Trains one denoiser.
 
     Times, noise and dropout of a step depend on nothing but (seed, step, part of the batch), so a resumed run draws
     what an unbroken one would have drawn.
 
     Args:
-        denoiser: Registry name of the backbone.
-        process: How images are destroyed.
-        preconditioning: How the backbone's input and output relate to the process.
-        objective: Which noise levels count, and how much.
-        network: Fields of the backbone's configuration to change, e.g. {num_classes: 10}.
+        denoiser: What is trained, in place.
+        objective: Which noise levels count, and how much; or what else training makes small.
+        name: What results call the network.
+        family: Family of the network.
         optimizer: Optimiser and learning rate.
         channels_last: Keep weights and activations in channels-last layout.
         compile: Compile the backbone in place.
@@ -59,11 +59,11 @@ class DiffusionModule(LightningModule):
 
     def __init__(
         self,
-        denoiser: str,
-        process: Process,
-        preconditioning: Preconditioning,
+        denoiser: NetworkDenoiser,
         objective: Objective,
-        network: dict[str, Any] | None = None,
+        *,
+        name: str,
+        family: str,
         optimizer: OptimizerConfig = DEFAULT,
         channels_last: bool = True,
         compile: bool = False,
@@ -75,20 +75,19 @@ class DiffusionModule(LightningModule):
         adversary_optimizer: OptimizerConfig = ADAM,
     ) -> None:
         super().__init__()
-        self.name, self.family = denoiser, get_variant(denoiser).family.name
-        backbone = create_backbone(denoiser, **(network or {}))
+        self.name, self.family, self.denoiser = name, family, denoiser
+        backbone = denoiser.backbone
         if channels_last:
-            backbone = backbone.to(memory_format=torch.channels_last)
+            backbone.to(memory_format=torch.channels_last)
         if compile:
             compile_network(backbone)  # in place: keys of the checkpoint stay as they are
-        self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
         self.objective, self.optimizer_config = objective, optimizer
-        objective.check(self.denoiser)
+        objective.check(denoiser)
         self.opponents: dict[str, Opponent] = {}
         self.adversary_config = adversary_optimizer
-        check_mode(effort, backbone.efforts, sandwich, denoiser)
+        check_mode(effort, backbone.efforts, sandwich, name)
         self.effort, self.sandwich = effort, sandwich
-        check_dropout(label_dropout, backbone.spec.num_classes, denoiser)
+        check_dropout(label_dropout, backbone.spec.num_classes, name)
         self.label_dropout = label_dropout
         self.on_failure, self.skipped, self.failure = on_failure, 0, ""
         self.seed = torch.initial_seed() % 2**31 if seed is None else seed
@@ -100,6 +99,7 @@ class DiffusionModule(LightningModule):
         self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
         self._started = 0.0
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
+        self._average: tuple[NetworkDenoiser, ...] = ()  # likewise
 
     @property
     def counted(self) -> NetworkDenoiser:
@@ -120,39 +120,15 @@ class DiffusionModule(LightningModule):
         self._shadow = (shadow,)
         shard(self.denoiser.backbone, self.device_mesh["data_parallel"])
 
-    def check_data(self, data: Any) -> None:
-        """Refuse data of other channels, size or classes than the network takes."""
-        spec, process = self.denoiser.backbone.spec, self.denoiser.process
-        self._check_condition(data)
-        state, outputs = process.basis.state_channels(data.channels), self.denoiser.outputs_for(data.channels)
-        for what, needs, has, cure in (
-            ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
-            ("pixels a side", spec.resolution, data.resolution, f"resolution {data.resolution}"),
-        ):
-            if needs != has:
-                raise UserError(
-                    f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
-                    + (f" under {type(process).__name__}" if process.basis.k > 1 and what == "channels" else ""),
-                    f"add --model.network.{cure}, or choose other data",
-                )
-        if data.num_classes != spec.num_classes:
-            raise UserError(
-                f"{self.name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
-                f"add --model.network.num_classes {data.num_classes}, or set --data.labels to match",
-            )
-        if self.objective.perceives:
-            check_perceptual(self.objective.vgg, data)
-
     def prepare(self, data: Any, folder: Path) -> None:
-        """Build the networks that are there for training alone: the objective's, and what a perceptual loss looks with.
+        """Let the objective make ready what it needs, and take in the networks that are there for training alone.
 
         Args:
             data: The data module, set up.
-            folder: The run folder, where a perceptual network that was trained for this run is kept.
+            folder: The run folder.
         """
         objective = self.objective
-        if objective.perceives:
-            objective.features = perceptual_network(objective.vgg, data, folder)
+        objective.setup(self.denoiser, data, folder)
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         for name, network in objective.modules(self.denoiser).items():
             setattr(self, name, network)  # a child of the module: moved, saved and restored as the denoiser is
@@ -160,18 +136,6 @@ class DiffusionModule(LightningModule):
                 self.opponents[name] = Opponent(network, self.adversary_config)
             # Gradients of theirs are averaged by hand; DDP would wait for them in the denoiser's backward.
             self._ddp_params_and_buffers_to_ignore += [f"{name}.{key}" for key in network.state_dict()]
-
-    def _check_condition(self, data: Any) -> None:
-        spec, process = self.denoiser.backbone.spec, self.denoiser.process
-        taken, has = given_channels(process), data.cond_channels
-        needs = taken or spec.cond_channels
-        if needs == has:
-            return
-        where = "process.cond_channels" if taken else "network.cond_channels"
-        raise UserError(
-            f"{self.name} takes conditions of {needs} channels, and {data.title} gives {has}",
-            f"add --model.{where} {has}" if has else "choose Paired data with a task",
-        )
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
@@ -192,8 +156,9 @@ class DiffusionModule(LightningModule):
     def on_train_start(self) -> None:
         """Start the clock, and take to the device what Lightning does not: it is no part of the module."""
         self.noise_bins.to(self.device)
-        if isinstance(self.objective.features, torch.nn.Module):
-            self.objective.features.to(self.device)
+        self.objective.to(self.device)
+        if self.objective.needs_average:
+            self._average = (average_of(self.trainer, self),)
         for opponent in self.opponents.values():
             opponent.start(self.trainer)
         follow_schedule(self.lr_schedulers(), self._learning_rate)
@@ -201,13 +166,17 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """The objective of one batch; None skips a batch that could not be computed."""
-        unshard(self.denoiser.backbone)
+        for denoiser in (self.denoiser, *self._average):
+            unshard(denoiser.backbone)
         try:
             return self._with_others(self._training_step(batch, batch_idx))
         except ComputationError as error:
             if self.on_failure == "stop":
                 raise
             self.failure = error.what
+        finally:
+            for average in self._average:
+                reshard(average.backbone)
         for opponent in self.opponents.values():
             opponent.forget()
         if self.trainer.world_size > 1 or is_sharded(self.denoiser.backbone):
@@ -256,7 +225,8 @@ class DiffusionModule(LightningModule):
         key = (3, *self.step_key(batch_idx))
         seed_default(self._mixed(*key))
         opponent.trains(True)
-        step = Step(self.denoiser, batch, self.generator(*key), number=self.global_step)
+        average = next(iter(self._average), None)
+        step = Step(self.denoiser, batch, self.generator(*key), number=self.global_step, average=average)
         loss = self.objective.opposing_loss(name, step)
         opponent.backward(self.trainer, loss)
         opponent.trains(False)
@@ -286,8 +256,10 @@ class DiffusionModule(LightningModule):
         seed_default(self._mixed(*key))  # dropout draws from the default generators
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
         batch = self._drop_labels(batch, key)
-        step, passes = Step(self.denoiser, batch, number=self.global_step), partial(self._pass_generator, key)
-        return efforts, sandwich_losses(self.objective, step, efforts, self.sandwich, passes)
+        step = Step(self.denoiser, batch, number=self.global_step, average=next(iter(self._average), None))
+        return efforts, sandwich_losses(
+            self.objective, step, efforts, self.sandwich, partial(self._pass_generator, key)
+        )
 
     def _drop_labels(self, batch: dict[str, Tensor], key: tuple[int, ...]) -> dict[str, Tensor]:
         """The batch with -1, no label, for some of its images."""
@@ -341,7 +313,8 @@ class DiffusionModule(LightningModule):
         """The objective on held-out images, with the same times and noise every time."""
         self.objective.advance(batch_idx)  # the step would make each validation another one
         generator = self.generator(1, batch_idx, self.global_rank)
-        loss = self.objective(Step(self.denoiser, batch, generator, number=self.global_step)).loss
+        average = self.denoiser if self.objective.needs_average else None  # it has the averaged weights here
+        loss = self.objective(Step(self.denoiser, batch, generator, number=self.global_step, average=average)).loss
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -356,7 +329,7 @@ class DiffusionModule(LightningModule):
             "skipped": self.skipped,
             "parts": self.trainer.world_size * self.trainer.accumulate_grad_batches,
             "noise_bins": self.noise_bins.sums(),
-            "perceptual": self.perceptual,
+            "perceptual": self.objective.perceptual_title,
         }
         for name, opponent in self.opponents.items():
             checkpoint["denoisezoo"][f"{name}_optimizer"] = opponent.state_dict()
@@ -372,8 +345,28 @@ class DiffusionModule(LightningModule):
         for name, opponent in self.opponents.items():
             opponent.load_state_dict(found.get(f"{name}_optimizer"))
 
-    @property
-    def perceptual(self) -> str | None:
-        """What a perceptual loss looks with, for the card; None where there is no such loss."""
-        features: Any = self.objective.features
-        return None if features is None else str(features.title)
+
+class DiffusionModule(TrainingModule):
+    """The denoiser of a recipe, in training: the section `model` holds these arguments.
+
+    Args:
+        denoiser: Registry name of the backbone, or the path of a `Backbone` class, such as their.module.Net.
+        process: How images are destroyed.
+        preconditioning: How the backbone's input and output relate to the process.
+        objective: See `TrainingModule`.
+        network: Fields of the backbone's configuration to change, e.g. {num_classes: 10}; arguments of the class.
+        **training: See `TrainingModule`.
+    """
+
+    def __init__(
+        self,
+        denoiser: str,
+        process: Process,
+        preconditioning: Preconditioning,
+        objective: Objective,
+        network: dict[str, Any] | None = None,
+        **training: Any,
+    ) -> None:
+        backbone, family = build_network(denoiser, network or {})
+        made = NetworkDenoiser(backbone, process, preconditioning)
+        super().__init__(made, objective, name=denoiser.rpartition(".")[2], family=family, **training)

@@ -11,12 +11,14 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.data import ImageData
@@ -30,7 +32,7 @@ from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
-from denoisezoo.train.module import DiffusionModule, OptimizerConfig
+from denoisezoo.train.module import DiffusionModule, OptimizerConfig, TrainingModule
 from denoisezoo.train.precision import check_precision, keep_float16
 from denoisezoo.train.recipe_files import EXTENDS, IMPORTS, find_recipe, module_names, read_recipe
 from denoisezoo.train.saving import Checkpoints
@@ -136,26 +138,59 @@ def _known_keys() -> set[str]:
     """Every key that a recipe may hold: the parameters of the classes that it can build."""
     from lightning.pytorch import Trainer
 
-    classes: list[Any] = [Trainer, DiffusionModule, OptimizerConfig, Sandwich, EMA, SampleGrid, Guard, Checkpoints]
+    classes: list[Any] = [
+        Trainer,
+        DiffusionModule,
+        TrainingModule,
+        OptimizerConfig,
+        Sandwich,
+        EMA,
+        SampleGrid,
+        Guard,
+        Checkpoints,
+    ]
     for base in BASES:
         classes.extend(subclasses(base))
     keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
     keys |= {EXTENDS, IMPORTS, "class_path", "init_args"}
-    return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - {"self", "args", "kwargs"}
+    none = {"self", "args", "kwargs", "training", "name", "family"}
+    return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - none
 
 
 SECTIONS_OF_CALLBACKS = {"ema": EMA, "samples": SampleGrid, "guard": Guard, "checkpoint": Checkpoints}
 """Callbacks that every run has, and the sections that configure them."""
 
 
-class RecipeCLI(LightningCLI):
-    """LightningCLI with the callbacks that every run has, as sections of the recipe."""
+class NoModel(LightningModule):
+    """In the place of a module that is given: words say nothing of it."""
 
-    def __init__(self, args: Sequence[str], **kwargs: Any) -> None:
+
+class NoData(LightningDataModule):
+    """Likewise of data."""
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI with the callbacks that every run has, as sections of the recipe.
+
+    Args:
+        args: Words of a command line.
+        given: Module and data that are there, so that no words make them.
+        described: What the sections `model` and `data` shall say of those.
+        **kwargs: See `LightningCLI`.
+    """
+
+    def __init__(
+        self,
+        args: Sequence[str],
+        given: tuple[TrainingModule, ImageData] | None = None,
+        described: Mapping[str, Any] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> None:
+        self.given, self.described = given, described
         super().__init__(
-            model_class=DiffusionModule,
-            datamodule_class=ImageData,
-            subclass_mode_data=True,
+            model_class=NoModel if given else DiffusionModule,
+            datamodule_class=NoData if given else ImageData,
+            subclass_mode_data=given is None,
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults={
@@ -193,10 +228,17 @@ class RecipeCLI(LightningCLI):
             UserError: Naming the key.
         """
         classes = {"model": DiffusionModule, **SECTIONS_OF_CALLBACKS}
-        nothing = [key for section, cls in classes.items() for key in nulls(self.config[section], cls, section)]
-        nothing += nulls_of_class(self.config["data"], "data")
+        written = {section: cls for section, cls in classes.items() if self.config.get(section)}
+        nothing = [key for section, cls in written.items() for key in nulls(self.config[section], cls, section)]
+        nothing += nulls_of_class(self.config["data"], "data") if self.config.get("data") else []
         if nothing:
             raise UserError(f"{nothing[0]} is null", "give it a value, or leave it out")
+
+    def instantiate_classes(self) -> None:
+        """Module and data as given, or as the words say; the trainer as they say."""
+        super().instantiate_classes()
+        if self.given:
+            self.model, self.datamodule = self.given
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The trainer in its run folder."""
@@ -274,8 +316,12 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def parse_recipe(args: Sequence[str]) -> RecipeCLI:
+def parse_recipe(args: Sequence[str], **objects: Any) -> RecipeCLI:
     """Build trainer, module and data from command-line arguments in which `--config` may name a shipped recipe.
+
+    Args:
+        args: The words.
+        **objects: `given` and `described`; see `RecipeCLI`.
 
     Raises:
         UserError: Unknown recipe, key or class, or a value of the wrong type.
@@ -285,7 +331,7 @@ def parse_recipe(args: Sequence[str]) -> RecipeCLI:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            cli = RecipeCLI(resolve_configs(list(args)))
+            cli = RecipeCLI(resolve_configs(list(args)), **objects)
         except (TypeError, ValueError, RecursionError, yaml.YAMLError, MisconfigurationException) as error:
             if isinstance(error, UserError):
                 raise
@@ -339,4 +385,4 @@ def plain_config(cli: RecipeCLI) -> dict[str, Any]:
     config.pop("config", None)
     if not config.get(IMPORTS):
         config.pop(IMPORTS, None)
-    return config
+    return config | dict(cli.described)

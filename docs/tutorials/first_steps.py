@@ -56,6 +56,9 @@ print(dz.profile(["ddpm_digits", "adm_digits", "slim_ddpm_digits"], counts_only=
 #
 # A *recipe* is a YAML file; shipped ones go by name. Any key of it can be changed, and the same call again goes on
 # where training stopped. What comes back is a *run*: a denoiser with its history.
+#
+# Without a recipe, `dz.fit(denoiser, objective, images, steps=400, out="runs/mine")` trains objects in the same way: a
+# `denoiser` as above, an objective such as `dz.diffusion.Simple()`, and a tensor, a list or a data module.
 
 
 # %%

@@ -201,5 +201,5 @@ def test_levels_are_drawn_as_often_as_told(shares, expected):
     drawn = torch.tensor([objective._level(Step(Half(DownSampling(8)), BATCH, g)) for _ in range(900)])
     counts = torch.bincount(drawn, minlength=4)[1:]
     assert (counts - torch.tensor(expected)).abs().max() < 4.5 * math.sqrt(200)
-    rehearsed = [r.share for r in objective.rehearse(Half(DownSampling(8)), BATCH)]
+    rehearsed = [r.share for r in objective.cases(Step(Half(DownSampling(8)), BATCH))]
     assert rehearsed == pytest.approx([n / 900 for n in expected])

@@ -311,3 +311,21 @@ def test_the_share_of_one_image_is_whole():
     )
     with pytest.raises(UserError, match="no whole number for each of 5 images"):
         counts.per_image(5)
+
+
+def test_attention_counts_tangents_too():
+    """Q K^T and A V have two factors each, both with tangents: three products in the place of one."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    x = torch.zeros(1, 2, 6, 4, device="meta")
+    once = 2 * 2 * 6 * 6 * 4
+
+    def attend(x):
+        return F.scaled_dot_product_attention(x, x, x)
+
+    def pushed():
+        with sdpa_kernel(SDPBackend.MATH):
+            torch.func.jvp(attend, (x,), (x,))
+
+    assert count(lambda: attend(x)).macs == once
+    assert count(pushed).macs == 3 * once

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from denoisezoo.cli import main
-from denoisezoo.diffusion import UDPMLoss
+from denoisezoo.diffusion import UDPMLoss, perceptual
 from denoisezoo.errors import ComputationError
-from denoisezoo.evaluation import classifier as perceptual
 from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import read_facts, train

@@ -8,7 +8,7 @@ import torch
 from denoisezoo.data import Digits, ImageData, Paired
 from denoisezoo.data.image_data import Split
 from denoisezoo.data.store import TensorStore
-from denoisezoo.evaluation import classifier as perceptual
+from denoisezoo.diffusion import perceptual
 from denoisezoo.train import callbacks
 from denoisezoo.train.allowed import subclasses
 from denoisezoo.train.fit import train

@@ -10,13 +10,14 @@ from denoisezoo.errors import UserError
 from denoisezoo.train.fit import train
 from denoisezoo.train.recipe import parse_recipe, plain_config
 from denoisezoo.train.recipe_files import find_recipe, list_recipes
+from denoisezoo.train.suited import check_data
 
 
 @pytest.mark.parametrize("name", list_recipes())
 def test_shipped_recipes_build(name):
     with torch.device("meta"):
         cli = parse_recipe(["--config", name, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"])
-    cli.model.check_data(cli.datamodule)
+    check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
     assert cli.trainer.default_root_dir.endswith(f"runs/{name}")
     head = find_recipe(name).read_text().splitlines()
     assert head[0].startswith("# ")
@@ -81,7 +82,7 @@ def test_trainings_of_the_documentation_build(words):
     """Their options, and that losses, process and network fit each other."""
     with torch.device("meta"):
         cli = parse_recipe([*words, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"])
-    cli.model.check_data(cli.datamodule)
+    check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
 
 
 def test_the_documentation_has_four_levels():

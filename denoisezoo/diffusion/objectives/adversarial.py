@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
 from denoisezoo.diffusion.capabilities import Halving, clean_state
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
-from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, PerceptualFeatures, Rehearsal, Step
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Objective, Step
 from denoisezoo.diffusion.objectives.times import OneStage
+from denoisezoo.diffusion.perceptual import check_perceptual, perceptual_network
 from denoisezoo.errors import UserError
+
+PerceptualFeatures = Callable[[Tensor], Sequence[Tensor]]
+"""Images (B, C, H, W) in [-1, 1] to feature maps (B, C_k, H_k, W_k)."""
 
 
 class _Pair(NamedTuple):
@@ -102,11 +106,7 @@ class UDPMLoss(Objective):
         self.opponents = ("adversary",) if any(adversarial) else ()
 
     adversary: nn.Module | None
-
-    @property
-    def perceives(self) -> bool:
-        """See `Objective`."""
-        return any(self.perceptual)
+    features: PerceptualFeatures | None = None
 
     def check(self, denoiser: NetworkDenoiser) -> None:
         """Processes whose steps back double the size, of as many levels as there are weights."""
@@ -116,6 +116,13 @@ class UDPMLoss(Objective):
                 f"UDPMLoss has weights for {len(self.l1)} levels, and the process has {levels}",
                 "give l1, perceptual, adversarial and r1 a number for each level",
             )
+
+    def setup(self, denoiser: NetworkDenoiser, data: Any, folder: Path) -> None:
+        """What the perceptual loss looks with, kept in the run folder where it is trained on the data."""
+        if any(self.perceptual):
+            check_perceptual(self.vgg, data)
+            self.features = network = perceptual_network(self.vgg, data, folder)
+            self.perceptual_title = network.title
 
     def modules(self, denoiser: NetworkDenoiser) -> dict[str, nn.Module]:
         """The discriminator, where there is an adversarial loss."""
@@ -167,18 +174,15 @@ class UDPMLoss(Objective):
             judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
         return judged
 
-    def rehearse(
-        self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], effort: Effort | None = None
-    ) -> Iterator[Rehearsal]:
-        """See `Objective`."""
-        step = Step(denoiser, batch, effort=effort)
+    def cases(self, step: Step) -> Iterator[Case]:
+        """One for each level: other images, other losses. A perceptual network counts once it is there."""
         for level in range(1, len(self.l1) + 1):
 
             def losses(level: int = level) -> Tensor:
                 loss = self._denoiser_loss(step, level).loss
                 return loss if self.adversary is None else loss + self._adversary_loss(step, level)
 
-            yield Rehearsal(self.shares[level - 1] / sum(self.shares), losses)
+            yield Case(self.shares[level - 1] / sum(self.shares), losses)
 
     def _level(self, step: Step) -> int:
         """The level of a batch, by the number of `OneStage` that chooses it."""

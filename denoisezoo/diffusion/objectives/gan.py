@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.archs import Effort
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
 from denoisezoo.diffusion.capabilities import Conditioned
 from denoisezoo.diffusion.denoiser import NetworkDenoiser
 from denoisezoo.diffusion.objectives.adversarial import opposing_loss
-from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Rehearsal, Step
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
 from denoisezoo.diffusion.processes.process import ScalarProcess
 from denoisezoo.errors import UserError
 
@@ -62,13 +61,6 @@ class PlainGAN(Objective):
         with torch.no_grad():
             fake, t = self._made(step)
         return opposing_loss(lambda image: self._judge(image, t, step.batch), step.batch["image"], fake, self.r1)
-
-    def rehearse(
-        self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], effort: Effort | None = None
-    ) -> Iterator[Rehearsal]:
-        """See `Objective`: every step is alike."""
-        step = Step(denoiser, batch, effort=effort)
-        yield Rehearsal(1.0, lambda: self(step).loss + self.opposing_loss("adversary", step))
 
     def _made(self, step: Step) -> tuple[Tensor, Tensor]:
         """Images of noise, as many as the batch has (B, C, H, W), and the time (B,) of that noise."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +16,16 @@ from torch import Tensor, nn
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.capabilities import stages_of, state_shape
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
+from denoisezoo.diffusion.processes.process import Process
+from denoisezoo.errors import UncountableError
 from denoisezoo.nn.given import Given
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 OBJECTIVES: Registry[type[Objective]] = Registry("objective")
 
-PerceptualFeatures = Callable[[Tensor], Sequence[Tensor]]
-"""Images (B, C, H, W) in [-1, 1] to feature maps (B, C_k, H_k, W_k)."""
+Count = Callable[[Callable[[], object]], int]
+"""Runs a function and returns how many multiply-adds that took."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class Step:
         full_error: `Loss.error` of the full network on the same batch, times and noise, detached, where its prediction
             is to take the place of the target (in-place distillation).
         number: Optimiser steps so far.
+        average: The denoiser with averaged weights (EMA), in evaluation mode and without gradients, where the objective
+            `needs_average`; None elsewhere. In validation the denoiser itself has them.
     """
 
     denoiser: Denoiser
@@ -42,6 +50,7 @@ class Step:
     effort: Effort | None = None
     full_error: Tensor | None = None
     number: int = 0
+    average: Denoiser | None = None
 
     @property
     def given(self) -> Given:
@@ -65,44 +74,59 @@ class Loss(NamedTuple):
     error: Tensor
 
 
-class Rehearsal(NamedTuple):
-    """The losses of a stage, and the share of steps that train it."""
+class Case(NamedTuple):
+    """What a step may come to: the share of steps that do, and the sum of the losses that go backward in them, ()."""
 
     share: float
     losses: Callable[[], Tensor]
 
 
-class Objective(ABC):
+class Objective(Recorded, ABC):
     """What training makes small. The trainer serves any of them so:
 
     - `check` when training is set up;
-    - `features` is set before training, where `perceives`: a frozen network that sees images;
-    - `modules` are built, moved, saved and restored beside the denoiser;
+    - `setup` and `modules` before it begins; what `modules` returns is saved and restored beside the denoiser, and
+      every network that is an attribute moves to its device;
+    - `cost` is what a step is priced at;
     - in every step `advance`; each of the `opponents` among the modules goes backward from its `opposing_loss`, the
       objective itself goes backward into the denoiser, the modules frozen, and then all optimisers step, or none.
 
     Attributes:
         opponents: Names of those modules that train against the denoiser, each with an optimiser of its own.
-        features: What a perceptual loss compares images by.
-        vgg: File of VGG-16 weights for `features`; None for a classifier that is trained on the data.
+        needs_average: Whether `Step.average` is looked at.
+        perceptual_title: What a perceptual loss compares images by, as result cards tell it; None where there is none.
     """
 
     opponents: tuple[str, ...] = ()
-    features: PerceptualFeatures | None = None
-    vgg: str | None = None
-
-    @property
-    def perceives(self) -> bool:
-        """Whether `features` are needed."""
-        return False
+    needs_average: bool = False
+    perceptual_title: str | None = None
 
     def check(self, denoiser: NetworkDenoiser) -> None:
         """Refuse a denoiser that this objective cannot train."""
         return
 
+    def setup(self, denoiser: NetworkDenoiser, data: Any, folder: Path) -> None:
+        """Make ready what training needs besides the denoiser: a teacher, features, pairs. Most need nothing.
+
+        Args:
+            denoiser: The denoiser to be trained.
+            data: The data module, read.
+            folder: The run folder, to keep what takes long to make: a resumed run calls this again.
+
+        Raises:
+            UserError: Something is missing.
+        """
+        return
+
     def modules(self, denoiser: NetworkDenoiser) -> dict[str, nn.Module]:
         """Networks that are there for training alone, freshly built and kept by the objective; none for most."""
         return {}
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the networks that are attributes."""
+        for value in vars(self).values():
+            if isinstance(value, nn.Module):
+                value.to(device)
 
     def advance(self, number: int) -> None:
         """Become what the objective is after so many optimiser steps; most never change."""
@@ -116,31 +140,105 @@ class Objective(ABC):
         """What the opponent `name` makes small on one batch, (); no gradient reaches the denoiser."""
         raise KeyError(name)
 
-    def rehearse(
-        self, denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], effort: Effort | None = None
-    ) -> Iterator[Rehearsal]:
-        """What a step computes on one image, once for each stage of the process: on the meta device, to be counted.
+    def cost(self, denoiser: NetworkDenoiser, count: Count, effort: Effort | None = None) -> int:
+        """Multiply-adds of a training step on one image, by observing one: on the meta device nothing is computed.
 
-        By default one pass of the network; an objective that calls it more often, or calls other networks, says so.
+        All that the networks do counts, forward, backward and along tangents, of teachers, averages and opponents as
+        well. The transforms of a process are no networks, and are left out, as they are from the price of an image.
 
         Args:
-            denoiser: On the meta device.
-            batch: Of one image, likewise.
-            effort: How much of the network is trained; None is all.
+            denoiser: What is trained; it stays as it is.
+            count: See `Count`, such as `denoisezoo.profiling.counting.count` with `.macs` of what it returns.
+            effort: How much of it is trained; None is all.
+
+        Raises:
+            UncountableError: It depends on the data.
         """
-        return one_pass(denoiser, batch, effort)
+        return observe(self._cases_on_meta, denoiser, count, effort, self.needs_average)
+
+    def cases(self, step: Step) -> Iterator[Case]:
+        """What a step on one image may come to: by default one case, its own call and those of its opponents.
+
+        Tensors on the meta device have no values. An objective whose work depends on what it draws gives each case.
+
+        Args:
+            step: On the meta device.
+        """
+        yield Case(1.0, lambda: self(step).loss + sum(self.opposing_loss(name, step) for name in self.opponents))
+
+    def _cases_on_meta(self, step: Step) -> Iterator[Case]:
+        """Those of a copy whose networks have no weights."""
+        shadow = copy.copy(self)
+        assert isinstance(step.denoiser, NetworkDenoiser)
+        with torch.device("meta"):
+            shadow.modules(step.denoiser)
+        for name, value in list(vars(shadow).items()):
+            if isinstance(value, nn.Module):
+                setattr(shadow, name, copy.deepcopy(value).to("meta"))
+        return shadow.cases(step)
 
 
-def one_pass(
-    denoiser: NetworkDenoiser, batch: Mapping[str, Tensor], effort: Effort | None = None
-) -> Iterator[Rehearsal]:
-    """One pass of the network on one image at each stage of its process; see `Objective.rehearse`."""
+def network_alone(step: Step) -> Iterator[Case]:
+    """One pass of the network at each stage of its process: what an objective costs that does no more."""
+    denoiser, image = step.denoiser, step.batch["image"]
+    assert isinstance(denoiser, NetworkDenoiser)
     stages = stages_of(denoiser.process)
     for first, _ in stages:
-        side = state_shape(denoiser.process, batch["image"].shape, first)[-1]
-        x = batch["image"].new_zeros(1, denoiser.backbone.spec.in_channels, side, side)
+        side = state_shape(denoiser.process, image.shape, first)[-1]
+        x = image.new_zeros(1, denoiser.backbone.spec.in_channels, side, side)
 
         def output(x: Tensor = x) -> Tensor:
-            return denoiser.backbone(x, x.new_zeros(1), Given.of(batch), effort).sum()
+            return denoiser.backbone(x, x.new_zeros(1), step.given, step.effort).sum()
 
-        yield Rehearsal(1 / len(stages), output)
+        yield Case(1 / len(stages), output)
+
+
+def observe(
+    cases: Callable[[Step], Iterable[Case]],
+    denoiser: NetworkDenoiser,
+    count: Count,
+    effort: Effort | None = None,
+    needs_average: bool = False,
+) -> int:
+    """Multiply-adds of the cases of a step on one image, backward passes included, each by its share.
+
+    Args:
+        cases: Given a step on the meta device.
+        denoiser: Copied without weights.
+        count: See `Count`.
+        effort: How much of it is trained; None is all.
+        needs_average: Whether the step shall have an averaged denoiser.
+
+    Raises:
+        UncountableError: They depend on the data.
+    """
+    shadow = copy.deepcopy(denoiser).to("meta").train()
+    shadow.process = _untransformed(shadow.process)
+    told = shadow.blank(1, "meta")
+    batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
+    batch |= {} if told.image is None else {"cond": told.image}
+    batch |= {} if told.tokens is None else {"tokens": told.tokens}
+    average = copy.deepcopy(shadow).requires_grad_(False).eval() if needs_average else None
+    step = Step(shadow, batch, effort=effort, average=average)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return round(sum(case.share * count(partial(_backward, case)) for case in cases(step)))
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta tensor" not in str(error):
+            raise
+        raise UncountableError(
+            "the cost of a step depends on what it draws", "give its cases, see Objective"
+        ) from error
+
+
+def _backward(case: Case) -> None:
+    case.losses().backward()
+
+
+def _untransformed(process: Process) -> Process:
+    """A process whose state is the image: orthonormal transforms keep shapes, and are no work of a network."""
+    process, basis = copy.copy(process), copy.copy(process.basis)
+    for name in ("to_pixels", "from_pixels"):
+        setattr(basis, name, lambda u: u)
+    process.basis = basis
+    return process

@@ -8,14 +8,15 @@ sums over pixels; the mean differs by the constant C H W, to which Adam is blind
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.capabilities import Conditioned, clean_state
+from denoisezoo.diffusion.capabilities import Conditioned, clean_state, stages_of
 from denoisezoo.diffusion.coefficients import aligned, over_images
-from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
+from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Objective, Step, network_alone
 from denoisezoo.diffusion.objectives.times import LogNormalSigma, Times, UniformTimes
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess
 from denoisezoo.errors import UserError
@@ -52,6 +53,10 @@ class Regression(Objective):
         weighted = over_images(weight, learned) * learned
         total = weighted.mean() if self.reduction == "mean" else weighted.sum() / len(image)
         return Loss(total, per_sample.detach(), t, error)
+
+    def cases(self, step: Step) -> Iterator[Case]:
+        """A process with stages asks for smaller images, and other networks, at the times of each."""
+        return super().cases(step) if len(stages_of(step.denoiser.process)) == 1 else network_alone(step)
 
     @abstractmethod
     def weight(self, process: Process, t: Tensor, c_out: Tensor) -> Tensor:

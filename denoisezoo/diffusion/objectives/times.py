@@ -11,12 +11,13 @@ from denoisezoo.diffusion.capabilities import nearest_time, stages_of, unconditi
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 TIMES: Registry[type[Times]] = Registry("time distribution")
 
 
-class Times(ABC):
+class Times(Recorded, ABC):
     """A distribution of training times.
 
     Args:

@@ -20,6 +20,7 @@ from denoisezoo.diffusion.capabilities import Discrete, chain_length, nearest_ti
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, map_blocks, product, transpose
 from denoisezoo.diffusion.noise import Noise, standard_normal
 from denoisezoo.errors import UserError
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 PROCESSES: Registry[type[Process]] = Registry("process")
@@ -36,7 +37,7 @@ def check_finite(**arguments: Any) -> None:
             raise UserError(f"{name} is {value}", "give finite numbers")
 
 
-class Process(ABC):
+class Process(Recorded, ABC):
     """A linear Gaussian forward process. Time t runs from `t_min` (almost clean) to `t_max` (prior); 0 is the image.
 
     This is all that most processes are. What some can besides, such as losing coefficients on the way or taking a

@@ -8,18 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.coefficients import apply_blocks
-from denoisezoo.diffusion.denoiser import Prediction
+from denoisezoo.diffusion.denoiser import slope
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.first_order import require_scalar
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler, History, transfer
-
-
-def slope(process: Process, prediction: Prediction, t: Tensor) -> Tensor:
-    """du/dt along the probability flow, from a prediction at time t, () or (B,): A' u_0 + R' eps, for any process."""
-    A_dot, R_dot = process.rates(t.reshape(-1))
-    return apply_blocks(A_dot, prediction.u_0) + apply_blocks(R_dot, prediction.eps)
 
 
 @SAMPLERS.register("euler")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from denoisezoo.data import Digits, Photos
+from denoisezoo.diffusion import perceptual
+from denoisezoo.diffusion.perceptual import FILE, VGG_LAYERS, load_vgg, perceptual_network, train_classifier
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation import classifier as perceptual
-from denoisezoo.evaluation.classifier import FILE, VGG_LAYERS, load_vgg, perceptual_network, train_classifier
 
 
 @pytest.fixture(scope="module")
