@@ -1,8 +1,10 @@
-"""Processes, preconditioning, objectives, samplers and exact oracles."""
+"""Processes, codecs, preconditioning, objectives, samplers and exact oracles."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
+from denoisezoo.diffusion.codecs.haar import Haar
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
 from denoisezoo.diffusion.denoiser import (
@@ -65,6 +67,7 @@ from denoisezoo.nn.given import NOTHING, Given
 
 __all__ = [
     "CLD",
+    "CODECS",
     "DDIM",
     "DDPM",
     "DEFAULT_PROCESS",
@@ -81,6 +84,7 @@ __all__ = [
     "VP",
     "X0",
     "Blurring",
+    "Codec",
     "DPMSolverPP2M",
     "Denoiser",
     "Diagonal",
@@ -98,6 +102,7 @@ __all__ = [
     "GeometricVE",
     "Given",
     "Guided",
+    "Haar",
     "Heun",
     "Joint",
     "Likelihood",
@@ -118,6 +123,7 @@ __all__ = [
     "Objective",
     "OfCondition",
     "OneStage",
+    "Pixels",
     "PlainGAN",
     "PointsOracle",
     "Preconditioning",
@@ -146,6 +152,7 @@ __all__ = [
     "Whitened",
     "apply_blocks",
     "conditioned",
+    "create_codec",
     "create_denoiser",
     "create_sampler",
 ]
@@ -153,7 +160,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A registered class by its own name, so that a file that is added, here or by a plugin, need not be listed."""
-    for kind in ("PROCESSES", "PRECONDITIONINGS", "OBJECTIVES", "SAMPLERS"):
+    for kind in ("CODECS", "PROCESSES", "PRECONDITIONINGS", "OBJECTIVES", "SAMPLERS"):
         registry: Mapping[str, type] = globals().get(kind, {})  # submodules are asked for while they are not there yet
         for cls in registry.values() if name[:1].isupper() else ():
             if cls.__name__ == name:

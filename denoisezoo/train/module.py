@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from denoisezoo.archs import FORMAT, Effort, compile_network, create_backbone, get_variant
-from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step
+from denoisezoo.diffusion import Codec, Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step, create_codec
 from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.classifier import check_perceptual, perceptual_network
 from denoisezoo.evaluation.conditions import check_dropout
@@ -54,6 +54,8 @@ class DiffusionModule(LightningModule):
             several processes all skip the step.
         seed: Seed of times and noise; the trainer's unless given.
         adversary_optimizer: Optimiser of the second network of an adversarial objective.
+        codec: What is diffused in place of pixels, a class or a name with options such as "haar:levels=2"; pixels
+            unless given. All losses are those of latents then.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class DiffusionModule(LightningModule):
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
         adversary_optimizer: OptimizerConfig = ADAM,
+        codec: Codec | str | None = None,
     ) -> None:
         super().__init__()
         self.name, self.family = denoiser, get_variant(denoiser).family.name
@@ -80,9 +83,11 @@ class DiffusionModule(LightningModule):
             backbone = backbone.to(memory_format=torch.channels_last)
         if compile:
             compile_network(backbone)  # in place: keys of the checkpoint stay as they are
-        self.denoiser = NetworkDenoiser(backbone, process, preconditioning)
+        self.denoiser = NetworkDenoiser(backbone, process, preconditioning, create_codec(codec))
         self.objective, self.optimizer_config = objective, optimizer
         objective.check(self.denoiser)
+        if objective.perceives and not self.denoiser.codec.identity:
+            raise UserError("a perceptual loss looks at pixels, and latents are trained", "leave one of them out")
         self.opponents: dict[str, Opponent] = {}
         self.adversary_config = adversary_optimizer
         check_mode(effort, backbone.efforts, sandwich, denoiser)
@@ -115,22 +120,24 @@ class DiffusionModule(LightningModule):
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
         shadow = copy.deepcopy(self.denoiser)
-        shadow.backbone.to("meta")
+        shadow.to("meta")
         self._shadow = (shadow,)
         shard(self.denoiser.backbone, self.device_mesh["data_parallel"])
 
     def check_data(self, data: Any) -> None:
         """Refuse data of other channels, size or classes than the network takes."""
-        spec, process = self.denoiser.backbone.spec, self.denoiser.process
+        spec, process, codec = self.denoiser.backbone.spec, self.denoiser.process, self.denoiser.codec
         self._check_condition(data)
-        state, outputs = process.state_channels(data.channels), self.denoiser.outputs_for(data.channels)
+        channels, _, side = codec.latent_shape(data.channels, data.resolution, data.resolution)
+        state, outputs = process.state_channels(channels), self.denoiser.outputs_for(channels)
+        of, verb = ("images", "has") if codec.identity else ("latents", f"in codec {codec.title} has")
         for what, needs, has, cure in (
             ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
-            ("pixels a side", spec.resolution, data.resolution, f"resolution {data.resolution}"),
+            ("pixels a side", spec.resolution, side, f"resolution {side}"),
         ):
             if needs != has:
                 raise UserError(
-                    f"{self.name} takes images of {needs} {what}, and {data.title} has {has}"
+                    f"{self.name} takes {of} of {needs} {what}, and {data.title} {verb} {has}"
                     + (f" under {type(process).__name__}" if process.k > 1 and what == "channels" else ""),
                     f"add --model.network.{cure}, or choose other data",
                 )
@@ -161,19 +168,20 @@ class DiffusionModule(LightningModule):
             self._ddp_params_and_buffers_to_ignore += [f"{name}.{key}" for key in network.state_dict()]
 
     def _check_condition(self, data: Any) -> None:
-        spec, process = self.denoiser.backbone.spec, self.denoiser.process
-        needs, has = process.given_channels or spec.cond_channels, data.cond_channels
+        process, shape = self.denoiser.process, self.denoiser.cond_shape
+        needs, has = 0 if shape is None else shape[0], data.cond_channels
         if needs == has:
             return
         where = "process.cond_channels" if process.given_channels else "network.cond_channels"
+        latents = self.denoiser.codec.latent_shape(has, data.resolution, data.resolution)[0] if has else 0
         raise UserError(
             f"{self.name} takes conditions of {needs} channels, and {data.title} gives {has}",
-            f"add --model.{where} {has}" if has else "choose Paired data with a task",
+            f"add --model.{where} {latents}" if has else "choose Paired data with a task",
         )
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
-        optimizer = self.optimizer_config.build(self.denoiser)
+        optimizer = self.optimizer_config.build(self.denoiser)  # frozen weights, those of the codec, are left out
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -238,9 +246,10 @@ class DiffusionModule(LightningModule):
         self.denoiser.process.advance(self.global_step)
         self.objective.advance(self.global_step)
         size = len(batch["image"])
+        latents = self.encoded(batch, batch_idx)
         for name, opponent in self.opponents.items():
-            self._oppose(name, opponent, batch, batch_idx)
-        efforts, losses = self.losses(batch, batch_idx)
+            self._oppose(name, opponent, latents, batch_idx)
+        efforts, losses = self.losses(latents, batch_idx)
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
@@ -249,7 +258,7 @@ class DiffusionModule(LightningModule):
             self.notes.add(self.trainer, f"train/loss_at_{e:g}", x.per_sample.mean())
         return torch.stack([loss.loss for loss in losses]).sum()
 
-    def _oppose(self, name: str, opponent: Opponent, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def _oppose(self, name: str, opponent: Opponent, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """An opponent's gradient of one batch."""
         key = (3, *self.step_key(batch_idx))
         seed_default(self._mixed(*key))
@@ -278,8 +287,13 @@ class DiffusionModule(LightningModule):
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Nothing: `optimizer_step` has done it."""
 
-    def losses(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
-        """The efforts that a batch trains and their losses: the same ones each time that it is called in a step."""
+    def losses(self, batch: Mapping[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
+        """The efforts that a batch trains and their losses: the same ones each time that it is called in a step.
+
+        Args:
+            batch: From `encoded`.
+            batch_idx: Its index in the epoch.
+        """
         key = self.step_key(batch_idx)
         seed_default(self._mixed(*key))  # dropout draws from the default generators
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
@@ -287,13 +301,17 @@ class DiffusionModule(LightningModule):
         step, passes = Step(self.denoiser, batch, number=self.global_step), partial(self._pass_generator, key)
         return efforts, sandwich_losses(self.objective, step, efforts, self.sandwich, passes)
 
-    def _drop_labels(self, batch: dict[str, Tensor], key: tuple[int, ...]) -> dict[str, Tensor]:
+    def encoded(self, batch: Mapping[str, Tensor], batch_idx: int) -> Mapping[str, Tensor]:
+        """A batch of data as `losses` takes it: in latents, the same ones each time that it is called in a step."""
+        return self.denoiser.codec.to_batch(batch, self.generator(5, *self.step_key(batch_idx)))
+
+    def _drop_labels(self, batch: Mapping[str, Tensor], key: tuple[int, ...]) -> Mapping[str, Tensor]:
         """The batch with -1, no label, for some of its images."""
         if not self.label_dropout:
             return batch
         label = batch["label"]
         dropped = torch.rand(len(label), generator=self.generator(4, *key), device=self.device) < self.label_dropout
-        return batch | {"label": torch.where(dropped, -1, label)}
+        return {**batch, "label": torch.where(dropped, -1, label)}
 
     def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
         """Times and noise of one pass of a step; a step of a single pass is the first."""
@@ -339,7 +357,8 @@ class DiffusionModule(LightningModule):
         """The objective on held-out images, with the same times and noise every time."""
         self.objective.advance(batch_idx)  # the step would make each validation another one
         generator = self.generator(1, batch_idx, self.global_rank)
-        loss = self.objective(Step(self.denoiser, batch, generator, number=self.global_step)).loss
+        latents = self.denoiser.codec.to_batch(batch, generator)
+        loss = self.objective(Step(self.denoiser, latents, generator, number=self.global_step)).loss
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, product, stack_blocks, transpose
 from denoisezoo.diffusion.processes.lookup import Table
-from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
+from denoisezoo.diffusion.processes.process import PROCESSES, Clamp, Process, check_finite, clamped
 from denoisezoo.diffusion.processes.scalar import with_zero
 from denoisezoo.errors import UserError
 
@@ -100,10 +100,10 @@ class CLD(Process):
         v = torch.empty_like(image).normal_(std=self.velocity_variance**0.5, generator=generator)
         return torch.cat([image, v], dim=1)
 
-    def clip(self, u_0: Tensor) -> Tensor:
+    def clip(self, u_0: Tensor, clamp: Clamp = clamped) -> Tensor:
         """Position clipped, velocity as it is."""
         x, v = u_0.chunk(2, dim=1)
-        return torch.cat([x.clamp(-1, 1), v], dim=1)
+        return torch.cat([clamp(x, 1), v], dim=1)
 
     # Coefficients
 

@@ -9,6 +9,7 @@ one function that applies them. Reference: gDDIM, arXiv 2206.05564, section 2; E
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,15 @@ from denoisezoo.errors import UserError
 from denoisezoo.registry import Registry
 
 PROCESSES: Registry[type[Process]] = Registry("process")
+
+
+Clamp = Callable[[Tensor, float], Tensor]
+"""Clips images to [-most, most]; see `Codec.clamp`."""
+
+
+def clamped(image: Tensor, most: float) -> Tensor:
+    """Pixels clipped to [-most, most]."""
+    return image.clamp(-most, most)
 
 
 def check_finite(**arguments: Any) -> None:
@@ -101,9 +111,9 @@ class Process(ABC):
         """Become what the process is after so many optimiser steps; most never change."""
         return
 
-    def clip(self, u_0: Tensor) -> Tensor:
-        """The clean state of the image clipped to [-1, 1]."""
-        return self.encode(self.decode(u_0).clamp(-1, 1))
+    def clip(self, u_0: Tensor, clamp: Clamp = clamped) -> Tensor:
+        """The clean state of the image clipped to [-1, 1]; `clamp` does so where it is not the pixels that it is."""
+        return self.encode(clamp(self.decode(u_0), 1))
 
     def state_channels(self, channels: int) -> int:
         """Channels of the state for images of some channels."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from denoisezoo.diffusion.processes.diagonal import LogSNRProcess
 from denoisezoo.diffusion.processes.lookup import Table
-from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
+from denoisezoo.diffusion.processes.process import PROCESSES, Clamp, Process, check_finite, clamped
 from denoisezoo.diffusion.transforms import haar, haar_bands, inverse_haar
 from denoisezoo.errors import UserError
 
@@ -137,11 +137,11 @@ class MultiScale(LogSNRProcess):
         """Inverse of `encode`."""
         return self.to_pixels(state / self._scales(state))
 
-    def clip(self, u_0: Tensor) -> Tensor:
+    def clip(self, u_0: Tensor, clamp: Clamp = clamped) -> Tensor:
         """A small image stands for averages times 2 for every level that is gone."""
         assert self.resolution is not None
         most = self.resolution // u_0.shape[-1]
-        return self.encode(self.decode(u_0).clamp(-most, most))
+        return self.encode(clamp(self.decode(u_0), most))
 
     def sample_times(self, uniform: Tensor) -> Tensor:
         """Every stage gets the same share of the images, whatever its length; uniform in t within it."""
