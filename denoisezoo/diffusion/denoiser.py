@@ -193,9 +193,9 @@ class NetworkDenoiser(Denoiser):
         self.process = process
         self.preconditioning = preconditioning
         self.codec = (codec or Pixels()).requires_grad_(False).eval()
-        self._image_shape = self._shape_of_images()
+        self._image_shape = self._decoded_shape(*self.latent_shape)
         channels = process.given_channels or backbone.spec.cond_channels
-        self._cond_shape = self.codec.image_shape(channels, *self.latent_shape[1:]) if channels else None
+        self._cond_shape = self._decoded_shape(channels, *self.latent_shape[1:]) if channels else None
         self._check_outputs()
         self.efforts = backbone.efforts
         self.training = backbone.training  # else a backbone in eval mode would drop out again once `train` is passed on
@@ -204,11 +204,11 @@ class NetworkDenoiser(Denoiser):
         """A denoiser of the same process, preconditioning and codec around another network."""
         return NetworkDenoiser(backbone, self.process, self.preconditioning, self.codec)
 
-    def _shape_of_images(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images whose latents the network takes."""
-        image = self.codec.image_shape(*self.latent_shape)
-        if (made := self.codec.latent_shape(*image)) != self.latent_shape:
-            made_text, needed_text = ("x".join(map(str, shape)) for shape in (made, self.latent_shape))
+    def _decoded_shape(self, C: int, H: int, W: int) -> tuple[int, int, int]:
+        """(C, H, W) of the images whose latents (C', H', W') the network takes."""
+        image = self.codec.image_shape(C, H, W)
+        if (made := self.codec.latent_shape(*image)) != (C, H, W):
+            made_text, needed_text = ("x".join(map(str, shape)) for shape in (made, (C, H, W)))
             raise UserError(
                 f"codec {self.codec.title} makes latents of {made_text}, and the network takes {needed_text}",
                 "give the network the channels and the resolution of latents, or choose another codec",

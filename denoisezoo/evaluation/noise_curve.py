@@ -35,7 +35,7 @@ def denoising_error(
 
     Returns:
         Rows (lower log-SNR, upper log-SNR, mean error per pixel or number of a latent, number of images), noisiest
-        first. A level beyond the range of the process has no row; a process with several noise levels at a time has none.
+        first. A level beyond the range of the process has no row; a process with several noise levels has none.
     """
     process = denoiser.process if given.image is None else denoiser.process.free
     if not isinstance(process, ScalarProcess):

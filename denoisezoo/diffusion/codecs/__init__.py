@@ -10,6 +10,7 @@ import inspect
 import typing
 
 from denoisezoo.diffusion.codecs.codec import CODECS, Codec, Pixels, without_weights
+from denoisezoo.errors import UserError
 from denoisezoo.registry import import_all, parse_options
 
 __all__ = ["CODECS", "Codec", "Pixels", "create_codec", "without_weights"]
@@ -26,6 +27,9 @@ def create_codec(spec: str | Codec | None) -> Codec:
     if isinstance(spec, Codec):
         return spec
     name, _, text = ("pixels" if spec is None else spec).partition(":")
+    if not name.isidentifier():
+        cure = f"give a name, {', '.join(CODECS)}, or a class of a module that can be imported"
+        raise UserError(f"codec is {spec!r:.60}", cure)
     cls = CODECS[name]
     hints = typing.get_type_hints(cls.__init__)
     options = {key: hints.get(key, str) for key in inspect.signature(cls).parameters}
