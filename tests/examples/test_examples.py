@@ -189,7 +189,7 @@ def test_latents_are_trained_sampled_evaluated_and_priced_by_command(tmp_path, c
     )
     judged = ["evaluate", str(folder), *walk, "--num", "4", "--device", "cpu", "--json", str(tmp_path / "result.json")]
     assert cli.main(judged) == 0
-    result = json.loads((tmp_path / "result.json").read_text())
+    (result,) = json.loads((tmp_path / "result.json").read_text())
     assert (result["codec"], result["macs_per_image"]) == ("toy_autoencoder", row["macs_per_image"])
 
     from tests.examples.latents import ToyAutoencoder
@@ -209,8 +209,7 @@ def test_latents_are_trained_sampled_evaluated_and_priced_by_command(tmp_path, c
 def test_a_fitted_codec_is_given_to_a_denoiser():
     from tests.examples.latents import ToyAutoencoder
 
-    data = dz.data.Digits(batch_size=16)
-    images = data.images("train")[:64].float() / 127.5 - 1
+    images = dz.data.Digits(batch_size=16).images("train")[:64].float() / 127.5 - 1
     codec = ToyAutoencoder().fit(images, steps=30)
     assert (codec(images) - images).square().mean() < 0.5 * images.var()
     denoiser = dz.create_denoiser("ddpm_digits", codec=codec, **OF_LATENTS)
@@ -219,8 +218,6 @@ def test_a_fitted_codec_is_given_to_a_denoiser():
     assert (row["params"], row["macs_per_image"]) == (network, 2 * row["macs"] + DECODE)
     (row,) = dz.profile(denoiser, sampler="ddim", steps=2).rows()
     assert row["trajectory"][-1]["latency_ms"] > 0
-    card = dz.evaluate(denoiser, data, num=4, sampler="ddim", steps=2).card
-    assert (card.codec, card.codec_sha256, card.params) == ("toy_autoencoder", codec.weights_sha256(), network)
 
 
 # (f) A network from elsewhere.
