@@ -12,6 +12,7 @@ from denoisezoo.diffusion import (
     EDMLoss,
     Given,
     Haar,
+    Joint,
     Likelihood,
     MinSNR,
     Pixels,
@@ -164,6 +165,16 @@ def test_a_condition_is_encoded_too():
     batch = denoiser.codec.to_batch({"image": y, "cond": -y, "label": torch.tensor([1, 2])})
     assert torch.equal(batch["cond"], -Haar().encode(y))
     assert batch["label"].tolist() == [1, 2]
+
+
+def test_a_condition_within_the_state_is_encoded_too():
+    process = Joint(channels=4, cond_channels=4)
+    latent, plain = (create_denoiser(Small(8), process, codec=codec).eval() for codec in ("haar", None))
+    assert (latent.image_shape, latent.cond_shape, latent.latent_shape) == ((1, 8, 8), (1, 8, 8), (4, 4, 4))
+    y = torch.randn(2, 1, 8, 8)
+    shown = latent.sample(2, steps=2, sampler="pc", given=Given(image=y)).images
+    made = plain.sample(2, steps=2, sampler="pc", given=Given(image=Haar().encode(y))).images
+    assert torch.equal(shown, Haar().decode(made))
 
 
 def test_denoising_errors_are_of_latents():

@@ -216,8 +216,12 @@ def test_a_fitted_codec_is_given_to_a_denoiser():
     network = denoiser.backbone.num_params()
     (row,) = dz.profile(denoiser, sampler="ddim", steps=2, counts_only=True).rows()
     assert (row["params"], row["macs_per_image"]) == (network, 2 * row["macs"] + DECODE)
-    (row,) = dz.profile(denoiser, sampler="ddim", steps=2).rows()
-    assert row["trajectory"][-1]["latency_ms"] > 0
+    told = dz.create_denoiser("ddpm_digits", codec=codec, cond_channels=4, **OF_LATENTS)
+    (row,) = dz.profile(told, sampler="ddim", steps=2).rows()
+    first, *calls, last = row["trajectory"]
+    assert (first["label"], first["macs"], len(calls)) == ("encode", ENCODE, 2)
+    assert (last["label"], last["macs"], last["latency_ms"] > 0) == ("decode", DECODE, True)
+    assert row["macs_per_image"] == 2 * row["macs"] + ENCODE + DECODE
 
 
 # (f) A network from elsewhere.

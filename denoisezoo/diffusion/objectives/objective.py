@@ -27,7 +27,8 @@ class Step:
 
     Attributes:
         denoiser: The denoiser in training.
-        batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "tokens", "augment".
+        batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "tokens", "augment";
+            of a denoiser with a codec, "image" and "cond" are latents (`Codec.to_batch`).
         generator: Source of times and noise, on the device of the images.
         effort: How much of the network to train; None is all of it.
         full_error: `Loss.error` of the full network on the same batch, times and noise, detached, where its prediction

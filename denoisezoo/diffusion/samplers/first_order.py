@@ -69,7 +69,7 @@ class DDPM(GridSampler):
     Attributes:
         variance: "small", the posterior's (beta-tilde), "large", that of u_t given u_s (beta), or "learned", between
             the two where the network says so. Betas are those of the grid's own, respaced chain.
-        clip: Clip the predicted image to [-1, 1], as DDPM does.
+        clip: Clip the predicted image to [-1, 1], as DDPM does; latents of an autoencoder are left as they are.
     """
 
     variance: Literal["small", "large", "learned"] = "small"
