@@ -14,9 +14,9 @@ each noise level; a *run* is a denoiser with its history.
     denoiser.sample(16)                                              # a notebook shows the images
     dz.evaluate(run), dz.profile(name), dz.search(run, budget=0.5), dz.compare(recipes)
 
-Parts to compose are in `dz.diffusion` (processes, preconditionings, codecs, objectives, samplers), `dz.archs`, `dz.data`
-and `dz.plans`. Results print as tables, give `.rows()` and `.to_pandas()`, and show themselves in a notebook. A mistake
-of the caller is a `dz.UserError`, which says what is wrong and what to do.
+Parts to compose are in `dz.diffusion` (processes, preconditionings, codecs, objectives, samplers), `dz.archs`,
+`dz.data` and `dz.plans`. Results print as tables, give `.rows()` and `.to_pandas()`, and show themselves in a notebook.
+A mistake of the caller is a `dz.UserError`, which says what is wrong and what to do.
 """
 
 from __future__ import annotations
