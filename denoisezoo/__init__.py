@@ -2,8 +2,8 @@
 
 A *backbone* F is a raw network; a *process* says how an image is destroyed, u_t = A_t u_0 + R_t eps; a *denoiser*
 D(u_t, t) ~ E[u_0 given u_t] is a backbone with the preconditioning for one process; a *sampler* walks the reverse
-process by calling D; a *plan* says how much of the backbone to use at each noise level; a *run* is a denoiser with its
-history.
+process by calling D; a *codec* is what is diffused in place of pixels; a *plan* says how much of the backbone to use at
+each noise level; a *run* is a denoiser with its history.
 
     import denoisezoo as dz
 
@@ -15,9 +15,9 @@ history.
     denoiser.sample(16)                                              # a notebook shows the images
     dz.evaluate(run), dz.profile(name), dz.search(run, budget=0.5), dz.compare(recipes)
 
-Parts to compose are in `dz.diffusion` (processes, preconditionings, objectives, samplers), `dz.archs`, `dz.data` and
-`dz.plans`. Results print as tables, give `.rows()` and `.to_pandas()`, and show themselves in a notebook. A mistake of
-the caller is a `dz.UserError`, which says what is wrong and what to do.
+Parts to compose are in `dz.diffusion` (processes, preconditionings, codecs, objectives, samplers), `dz.archs`,
+`dz.data` and `dz.plans`. Results print as tables, give `.rows()` and `.to_pandas()`, and show themselves in a notebook.
+A mistake of the caller is a `dz.UserError`, which says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from denoisezoo.archs.info import info
     from denoisezoo.data import ImageData
     from denoisezoo.diffusion import (
+        Codec,
         Denoiser,
         Given,
         Objective,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backbone",
     "BackboneConfig",
+    "Codec",
     "Cost",
     "Denoiser",
     "Family",
@@ -90,7 +92,7 @@ _HOMES = {
     "archs": "Backbone BackboneConfig Cost Family ImageSpec create_backbone list_denoisers",
     "archs.info": "info",
     "data": "ImageData",
-    "diffusion": "Denoiser Given Objective Prediction Preconditioning Process Sampler create_denoiser",
+    "diffusion": "Codec Denoiser Given Objective Prediction Preconditioning Process Sampler create_denoiser",
     "diffusion.generate": "Samples",
     "errors": "UserError",
     "plans": "Plan",

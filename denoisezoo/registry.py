@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 import pkgutil
 import re
+import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -88,3 +89,43 @@ def import_all(package: str, path: Iterable[str]) -> None:
     """
     for module in pkgutil.iter_modules(path):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def parse_options(text: str, options: Mapping[str, Any], of: str) -> dict[str, Any]:
+    """Values of options from text such as "eta=0.5,time_grid=edm".
+
+    Args:
+        text: What is written behind a name; may be empty.
+        options: Option -> type.
+        of: What has them, as errors call it.
+
+    Raises:
+        UserError: Unknown option, or a value of the wrong type; the nearest valid names are given.
+    """
+    values: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        if key not in options:
+            raise unknown(f"option of {of}", key, options)
+        values[key] = _parse(value, options[key], f"{key} of {of}")
+    return values
+
+
+def _parse(text: str, hint: Any, what: str) -> Any:
+    """Option text as the type `hint`: bool, int, float, str, a literal, or one of these or None."""
+    if type(None) in typing.get_args(hint):
+        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        if text not in typing.get_args(hint):
+            raise unknown(what, text, typing.get_args(hint))
+        return text
+    if hint is bool:
+        if text.lower() not in {"true", "false"}:
+            raise UserError(f"{what} is {text!r}", "give true or false")
+        return text.lower() == "true"
+    if hint is str:
+        return text
+    try:
+        return int(text) if hint is int else float(text)
+    except ValueError:
+        raise UserError(f"{what} is {text!r}", f"give a {'whole ' if hint is int else ''}number") from None

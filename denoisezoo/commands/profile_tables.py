@@ -50,7 +50,8 @@ def print_trajectory(row: Row) -> None:
     if len(calls) > LONGEST_TRAJECTORY:
         title += f"; {len(calls) - 2 * half} calls in the middle are not shown"
         calls = calls[:half] + calls[-half:]
-    print_table(calls, CALL_COLUMNS, title)
+    shown = [call | {"call": call["label"]} if "label" in call else call for call in calls]
+    print_table(shown, CALL_COLUMNS, title)
 
 
 def print_notes(rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Processes, preconditioning, objectives, samplers and exact oracles."""
+"""Processes, codecs, preconditioning, objectives, samplers and exact oracles."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +13,8 @@ from denoisezoo.diffusion.capabilities import (
     Halving,
     Staged,
 )
+from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
+from denoisezoo.diffusion.codecs.haar import Haar
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
 from denoisezoo.diffusion.denoiser import (
@@ -74,6 +76,7 @@ from denoisezoo.nn.given import NOTHING, Given
 
 __all__ = [
     "CLD",
+    "CODECS",
     "DDIM",
     "DDPM",
     "DEFAULT_PROCESS",
@@ -92,6 +95,7 @@ __all__ = [
     "Basis",
     "Blurring",
     "Case",
+    "Codec",
     "ConditionInState",
     "ConditionIsMeasurement",
     "Conditioned",
@@ -115,6 +119,7 @@ __all__ = [
     "GeometricVE",
     "Given",
     "Guided",
+    "Haar",
     "HaarBasis",
     "Halving",
     "Heun",
@@ -138,6 +143,7 @@ __all__ = [
     "OfCondition",
     "OneStage",
     "PixelBasis",
+    "Pixels",
     "PlainGAN",
     "PointsOracle",
     "PositionAndVelocity",
@@ -168,6 +174,7 @@ __all__ = [
     "Whitened",
     "apply_blocks",
     "conditioned",
+    "create_codec",
     "create_denoiser",
     "create_sampler",
 ]
@@ -175,7 +182,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """A registered class by its own name, so that a file that is added, here or by a plugin, need not be listed."""
-    for kind in ("PROCESSES", "PRECONDITIONINGS", "OBJECTIVES", "SAMPLERS"):
+    for kind in ("CODECS", "PROCESSES", "PRECONDITIONINGS", "OBJECTIVES", "SAMPLERS"):
         registry: Mapping[str, type] = globals().get(kind, {})  # submodules are asked for while they are not there yet
         for cls in registry.values() if name[:1].isupper() else ():
             if cls.__name__ == name:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -15,6 +16,14 @@ from torch import Tensor
 
 from denoisezoo.diffusion.transforms import dct, haar, inverse_dct, inverse_haar
 from denoisezoo.errors import UserError
+
+Clamp = Callable[[Tensor, float], Tensor]
+"""Clips images to [-most, most]; see `Codec.clamp`."""
+
+
+def clamped(image: Tensor, most: float) -> Tensor:
+    """Pixels clipped to [-most, most]."""
+    return image.clamp(-most, most)
 
 
 class Basis(ABC):
@@ -43,9 +52,9 @@ class Basis(ABC):
         """A clean state to train on: `encode`, and what is random of it where something is."""
         return self.encode(image)
 
-    def clip(self, u_0: Tensor) -> Tensor:
-        """The clean state of the image clipped to [-1, 1]."""
-        return self.encode(self.decode(u_0).clamp(-1, 1))
+    def clip(self, u_0: Tensor, clamp: Clamp = clamped) -> Tensor:
+        """The clean state of the image clipped to [-1, 1]; `clamp` does so where it is not the pixels that it is."""
+        return self.encode(clamp(self.decode(u_0), 1))
 
     def state_channels(self, channels: int) -> int:
         """Channels of the state for images of some channels."""
@@ -139,7 +148,7 @@ class PositionAndVelocity(PixelBasis):
         v = torch.empty_like(image).normal_(std=self.velocity_std, generator=generator)
         return torch.cat([image, v], dim=1)
 
-    def clip(self, u_0: Tensor) -> Tensor:
+    def clip(self, u_0: Tensor, clamp: Clamp = clamped) -> Tensor:
         """Position clipped, velocity as it is."""
         x, v = u_0.chunk(2, dim=1)
-        return torch.cat([x.clamp(-1, 1), v], dim=1)
+        return torch.cat([clamp(x, 1), v], dim=1)

@@ -22,7 +22,7 @@ class OfCondition(Denoiser):
 
     Args:
         denoiser: Of a process that has a condition in its state.
-        cond: The condition (B, Cy, H, W).
+        cond: The condition, encoded if there is a codec, (B, Cy, H, W).
         noise: Source of the noise of y_t.
     """
 
@@ -32,7 +32,7 @@ class OfCondition(Denoiser):
         if not isinstance(joint, ConditionInState):
             raise UserError(f"{type(joint).__name__} has no condition in its state", "use a process that has, as Joint")
         self.denoiser, self.joint, self.noise = denoiser, joint, noise
-        self.process, self.efforts = joint.x, denoiser.efforts
+        self.process, self.efforts, self.codec = joint.x, denoiser.efforts, denoiser.codec
         self.y = joint.begin(cond, noise)
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
@@ -62,7 +62,7 @@ class Matched(Denoiser):
             raise UserError(f"{type(measured).__name__} takes no measurement", "use a process that does, as Measured")
         measured.check_condition(cond)
         self.denoiser, self.measured, self.cond = denoiser, measured, cond
-        self.process, self.efforts = measured.x, denoiser.efforts
+        self.process, self.efforts, self.codec = measured.x, denoiser.efforts, denoiser.codec
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """The image from u_t and y together, and the noise that it leaves in u_t."""
@@ -89,7 +89,7 @@ def conditioned(denoiser: Denoiser, given: Given, noise: Noise) -> tuple[Denoise
 
     Args:
         denoiser: The denoiser.
-        given: What the images are told.
+        given: What the images are told, the conditioning image encoded if there is a codec.
         noise: Source of the noise of y_t.
     """
     cond = given.image

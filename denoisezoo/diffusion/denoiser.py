@@ -20,6 +20,7 @@ from denoisezoo.diffusion.capabilities import (
     shown,
     stages_of,
 )
+from denoisezoo.diffusion.codecs import Codec, Pixels, create_codec
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, ScalarProcess
@@ -61,6 +62,8 @@ class Denoiser(nn.Module):
 
     Attributes:
         process: The process whose states it denoises.
+        codec: What is diffused in place of pixels; its latents are the images of the process. A denoiser around another
+            one has that one's.
         efforts: Efforts that `forward` accepts, cheapest first.
         run: Its history (`denoisezoo.Run`) where it was loaded; None elsewhere.
     """
@@ -68,6 +71,11 @@ class Denoiser(nn.Module):
     run: Any = None
     process: Process
     efforts: tuple[Effort, ...] = (1.0,)
+    codec: Codec
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codec = Pixels()
 
     @abstractmethod
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
@@ -76,7 +84,7 @@ class Denoiser(nn.Module):
         Args:
             u_t: States (B, C, H, W), float32 or float64.
             t: Times (B,), float64 where precision matters.
-            given: What else the network is told: label, conditioning image, ...
+            given: What else the network is told: label, conditioning image (its latents), ...
             effort: How much of the network to use; None is all of it.
 
         Returns:
@@ -127,7 +135,7 @@ class Denoiser(nn.Module):
             steps: Its steps.
             seed: Seed of the first image.
             plan: How much of the network to use at each noise level; all of it unless given.
-            given: What the images are told, (num, ...), on any device.
+            given: What the images are told, (num, ...), on any device; conditioning images are images, not latents.
             batch_size: Images at a time.
             progress: Show a progress bar where somebody watches.
 
@@ -163,7 +171,7 @@ class Denoiser(nn.Module):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that it makes.
+        """(C, H, W) of the images that it makes, decoded.
 
         Raises:
             UserError: It does not know.
@@ -171,7 +179,7 @@ class Denoiser(nn.Module):
         raise UserError(f"{type(self).__name__} does not know the size of its images", "call the sampler yourself")
 
     def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
-        """All that it is told of images, as zeros: what a call is priced with."""
+        """All that images are told, as zeros, the conditioning image not encoded: what sampling is priced with."""
         return NOTHING
 
     def training_error(
@@ -196,15 +204,25 @@ class Denoiser(nn.Module):
 
 
 class NetworkDenoiser(Denoiser):
-    """A backbone with the preconditioning for one process.
+    """A backbone with the preconditioning for one process, and the codec whose latents it denoises.
+
+    Size and channels of the backbone and of the process are those of latents. A conditioning image is encoded by the
+    same codec as the image, so that the backbone's `cond_channels` are channels of latents too. The codec is frozen: it
+    is moved, cast and saved with the denoiser, and is not trained, averaged or counted among its parameters.
 
     Args:
         backbone: The raw network F.
         process: The process.
         preconditioning: How F's input and output relate to u_t and u_0.
+        codec: What is diffused in place of pixels; pixels unless given. It is frozen here.
+
+    Raises:
+        UserError: Parts that do not fit.
     """
 
-    def __init__(self, backbone: Backbone, process: Process, preconditioning: Preconditioning) -> None:
+    def __init__(
+        self, backbone: Backbone, process: Process, preconditioning: Preconditioning, codec: Codec | None = None
+    ) -> None:
         super().__init__()
         preconditioning.check(process)
         check_images(process, backbone.spec.resolution, len(backbone.resolutions))
@@ -213,12 +231,31 @@ class NetworkDenoiser(Denoiser):
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning
+        self.codec = (codec or Pixels()).requires_grad_(False).eval()
+        self._image_shape = self._decoded_shape(*self.latent_shape)
+        channels = given_channels(process) or backbone.spec.cond_channels
+        self._cond_shape = self._decoded_shape(channels, *self.latent_shape[1:]) if channels else None
         self._check_outputs()
         self.efforts = backbone.efforts
         self.training = backbone.training  # else a backbone in eval mode would drop out again once `train` is passed on
 
+    def with_backbone(self, backbone: Backbone) -> NetworkDenoiser:
+        """A denoiser of the same process, preconditioning and codec around another network."""
+        return NetworkDenoiser(backbone, self.process, self.preconditioning, self.codec)
+
+    def _decoded_shape(self, C: int, H: int, W: int) -> tuple[int, int, int]:
+        """(C, H, W) of the images whose latents (C', H', W') the network takes."""
+        image = self.codec.image_shape(C, H, W)
+        if (made := self.codec.latent_shape(*image)) != (C, H, W):
+            made_text, needed_text = ("x".join(map(str, shape)) for shape in (made, (C, H, W)))
+            raise UserError(
+                f"codec {self.codec.title} makes latents of {made_text}, and the network takes {needed_text}",
+                "give the network the channels and the resolution of latents, or choose another codec",
+            )
+        return image
+
     def outputs_for(self, channels: int) -> int:
-        """Channels that a network puts out for images of so many."""
+        """Channels that a network puts out for latents of so many."""
         if self.preconditioning.of_image or isinstance(self.process, ConditionInState):
             return channels
         return self.process.basis.state_channels(channels)
@@ -228,7 +265,7 @@ class NetworkDenoiser(Denoiser):
 
         Twice as many are those of a learned variance (improved DDPM, arXiv 2102.09672): the second half is not read.
         """
-        found, channels = self.backbone.spec.out_channels, self.image_shape[0]
+        found, channels = self.backbone.spec.out_channels, self.latent_shape[0]
         if isinstance(self.process, ConditionInState):
             self.process.check_outputs(found)
             return
@@ -246,23 +283,26 @@ class NetworkDenoiser(Denoiser):
     @property
     def untrained(self) -> int:
         """Output channels that no objective trains: those of a learned variance."""
-        return max(0, self.backbone.spec.out_channels - self.process.basis.state_channels(self.image_shape[0]))
+        return max(0, self.backbone.spec.out_channels - self.process.basis.state_channels(self.latent_shape[0]))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images; the state may have more channels."""
+        """(C, H, W) of the images, before they are encoded and after latents are decoded."""
+        return self._image_shape
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C', H', W') of the images' latents, of which the process makes states; these may have more channels."""
         spec = self.backbone.spec
         return self.process.basis.image_channels(spec.in_channels), spec.resolution, spec.resolution
 
     @property
     def cond_shape(self) -> tuple[int, int, int] | None:
-        """(Cy, H, W) of the condition that it is given, whoever takes it; None where there is none."""
-        spec = self.backbone.spec
-        channels = given_channels(self.process) or spec.cond_channels
-        return (channels, spec.resolution, spec.resolution) if channels else None
+        """(Cy, H, W) of the conditioning image before it is encoded, whoever takes it; None where there is none."""
+        return self._cond_shape
 
     def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
-        """All that it is told of images, as zeros: what a call is priced with."""
+        """All that images are told, as zeros, the conditioning image not encoded: what sampling is priced with."""
         spec, B = self.backbone.spec, batch_size
         return Given(
             label=torch.zeros(B, dtype=torch.int64, device=device) if spec.num_classes else None,
@@ -369,6 +409,7 @@ def create_denoiser(
     backbone: str | Backbone,
     process: str | Process = DEFAULT_PROCESS,
     preconditioning: str | Preconditioning | None = None,
+    codec: str | Codec | None = None,
     **overrides: Any,
 ) -> NetworkDenoiser:
     """A denoiser of a network under a process.
@@ -378,6 +419,8 @@ def create_denoiser(
         process: A process, or the name of one; named ones have their defaults, for images of the network's size.
         preconditioning: How the network's input and output relate to states, or the name of such; the process's
             customary one unless given.
+        codec: What is diffused in place of pixels, or its name with options, such as "haar" or "haar:levels=2". Size
+            and channels of the network are those of its latents.
         **overrides: Fields of the named network's configuration to change, e.g. `resolution=64`.
 
     Raises:
@@ -393,4 +436,4 @@ def create_denoiser(
         preconditioning = process.default_preconditioning
     if isinstance(preconditioning, str):
         preconditioning = PRECONDITIONINGS[preconditioning]()
-    return NetworkDenoiser(backbone, process, preconditioning)
+    return NetworkDenoiser(backbone, process, preconditioning, create_codec(codec))

@@ -77,11 +77,12 @@ def generate(
         denoiser: In evaluation mode, on `device`.
         sampler: The sampler.
         num: Images to draw.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W) of the images, decoded.
         steps: Sampler steps.
         first_seed: Seed of the first image.
         batch_size: Images at a time.
-        given: What each image is told, (num, ...); of conditioning images there may be fewer, taken in turns.
+        given: What each image is told, (num, ...); of conditioning images there may be fewer, taken in turns. They are
+            images, not latents.
         image_index: Which conditioning image each image takes (num,); the i-th the i-th unless given.
         plan: Effort at each noise level.
         device: Where to sample.
@@ -93,12 +94,13 @@ def generate(
     """
     _check(num, batch_size)
     process = denoiser.process if given.image is None else unconditioned(denoiser.process)
+    latent_shape = denoiser.codec.latent_shape(*image_shape)
     index = torch.arange(num) if image_index is None else image_index
     batches, calls, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
         noise = SeedBlock(range(first_seed + low, first_seed + high))
-        u_T = sampler.prior(process, (high - low, *image_shape), steps, noise, device=device, dtype=dtype)
+        u_T = sampler.prior(process, (high - low, *latent_shape), steps, noise, device=device, dtype=dtype)
         told = given._replace(image=None).take(slice(low, high))
         if given.image is not None:
             told = told._replace(image=given.image[index[low:high]])

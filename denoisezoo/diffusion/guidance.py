@@ -41,7 +41,7 @@ class Guided(Denoiser):
             raise UserError(f"guidance interval {sigma_min} to {sigma_max} is empty", "use 0 <= sigma_min < sigma_max")
         self.denoiser, self.scale = denoiser, scale
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        self.process, self.efforts = denoiser.process, denoiser.efforts
+        self.process, self.efforts, self.codec = denoiser.process, denoiser.efforts, denoiser.codec
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`. Each image is guided by its own noise level."""

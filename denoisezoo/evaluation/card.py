@@ -55,8 +55,10 @@ class ResultCard:
         train_seconds: Wall time of training.
         train_macs: Multiply-adds of training, forward and backward.
         perceptual: Network that a perceptual loss compared images by in training; None where there was no such loss.
-        params: Parameters.
-        macs_per_image: Multiply-adds of sampling one image.
+        codec: What was diffused in place of pixels, "pixels" for nothing else.
+        codec_sha256: Hash of the codec's weights, None where it has none.
+        params: Parameters of the network, without those of the codec.
+        macs_per_image: Multiply-adds of sampling one image, decoded.
         device: "cpu" or "cuda".
         device_name: Processor or GPU.
         dtype: What the network computed in while sampling.
@@ -91,6 +93,8 @@ class ResultCard:
     train_seconds: float | None = None
     train_macs: int | None = None
     perceptual: str | None = None
+    codec: str | None = None
+    codec_sha256: str | None = None
     params: int | None = None
     macs_per_image: int | None = None
     device: str | None = None

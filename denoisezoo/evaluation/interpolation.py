@@ -29,7 +29,7 @@ class Walker:
     Attributes:
         denoiser: In evaluation mode, on `device`.
         sampler: The sampler.
-        image_shape: (C, H, W).
+        image_shape: (C, H, W) of the images, decoded.
         steps: Its steps.
         given: What images are told, (M, ...), one for each image in turns.
         plan: Effort at each noise level.
@@ -47,7 +47,7 @@ class Walker:
     def __call__(self, noise: MixedBlock, places: Sequence[int]) -> Tensor:
         """Images (B, C, H, W) float32 on the CPU; each has the label and the condition of its place."""
         process = self.denoiser.process if self.given.image is None else unconditioned(self.denoiser.process)
-        shape = (len(noise.generators), *self.image_shape)
+        shape = (len(noise.generators), *self.denoiser.codec.latent_shape(*self.image_shape))
         u_T = self.sampler.prior(process, shape, self.steps, noise, device=self.device, dtype=torch.float32)
         turns = [None if x is None else x[[place % len(x) for place in places]].to(self.device) for x in self.given]
         result = self.sampler(

@@ -25,36 +25,40 @@ def denoising_error(
 ) -> list[tuple[float, float, float, float]]:
     """Mean squared error of the predicted image at ten noise levels, with the same noise for every denoiser.
 
+    Where there is a codec, the image is that of the process, its latents.
+
     Args:
         denoiser: In evaluation mode.
         images: Held-out images (N, C, H, W) in [-1, 1].
-        given: What they are told: classes (N,), conditions (N, Cy, H, W).
+        given: What they are told: classes (N,), conditions (N, Cy, H, W), images too.
         seed: Seed of the noise.
         batch_size: Images at a time.
 
     Returns:
-        Rows (lower log-SNR, upper log-SNR, mean error per pixel, number of images), noisiest first. A level beyond the
-        range of the process has no row; a process with several noise levels at a time has none.
+        Rows (lower log-SNR, upper log-SNR, mean error per pixel or number of a latent, number of images), noisiest
+        first. A level beyond the range of the process has no row; a process with several noise levels has none.
     """
     process = denoiser.process if given.image is None else unconditioned(denoiser.process)
     if not isinstance(process, ScalarProcess):
         return []
-    images = as_image(images)
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     device = next(denoiser.parameters()).device
+    clean = denoiser.codec.encode_all(as_image(images), device, batch_size)
+    if given.image is not None:
+        given = given._replace(image=denoiser.codec.encode_all(given.image, device, batch_size))
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     rows = []
     for log_snr in LOG_SNRS:
         t = nearest_time(process, process.t_of_sigma(torch.tensor([-log_snr / 2], dtype=torch.float64).exp()))
         if not bool(within(t, process.t_min, process.t_max)):
             continue
         total = 0.0
-        for low in range(0, len(images), batch_size):
+        for low in range(0, len(clean), batch_size):
             part = slice(low, low + batch_size)
-            u_0, eps = images[part].to(device), noise[part].to(device)
+            u_0, eps = clean[part].to(device), noise[part].to(device)
             times = t.to(device).expand(len(u_0))
             source = torch.Generator(device).manual_seed(seed + 1 + low)
             subject, told = conditioned(denoiser, given.take(part).to(device), source)
             u_0_hat = subject(process.perturb(u_0, eps, times), times, told).u_0
             total += float((u_0_hat - u_0).square().mean(dim=(1, 2, 3)).sum())
-        rows.append((log_snr - 1, log_snr + 1, total / len(images), float(len(images))))
+        rows.append((log_snr - 1, log_snr + 1, total / len(clean), float(len(clean))))
     return rows

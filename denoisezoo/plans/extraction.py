@@ -72,4 +72,4 @@ def extracted(denoiser: NetworkDenoiser, efforts: Iterable[Effort], compile: boo
     wanted = {denoiser.backbone.check_effort(effort) for effort in efforts}
     networks = [denoiser.backbone.extract(effort) for effort in denoiser.backbone.efforts if effort in wanted]
     table = EffortTable(networks, compile).train(denoiser.training)
-    return NetworkDenoiser(table, denoiser.process, denoiser.preconditioning)
+    return denoiser.with_backbone(table)

@@ -1,4 +1,4 @@
-"""The price of an image: the real sampler runs once, and every denoiser call becomes a row.
+"""The price of an image: the real sampler runs once, and every call of denoiser, encoder and decoder becomes a row.
 
 Second calls of Heun, stochastic steps, ODE blocks and plans come out right because they are observed, not assumed.
 """
@@ -10,7 +10,8 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Noise, Prediction, Sampler
+from denoisezoo.diffusion.codecs import Codec, without_weights
 from denoisezoo.diffusion.samplers.sampler import EffortPlan
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
-from denoisezoo.profiling.counting import counting
+from denoisezoo.profiling.counting import count, counting
 from denoisezoo.profiling.latency import timer
 from denoisezoo.profiling.state import undisturbed
 
@@ -52,16 +54,40 @@ class Call:
 
 
 @dataclass(frozen=True)
+class CodecCall:
+    """What a sampling run has of its codec.
+
+    Attributes:
+        label: "encode" for a conditioning image, "clip" where the sampler clips images through a lossless codec, all
+            of its calls together, and "decode" for the latents at the end.
+        macs: Multiply-adds per image.
+        macs_attention: As of `Call`.
+        latency_ms: Time for the whole batch; None if it was only counted.
+    """
+
+    label: str
+    macs: int
+    macs_attention: int
+    latency_ms: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row with the keys of a denoiser call's, where they have a meaning, and its label."""
+        return dict.fromkeys(field.name for field in fields(Call)) | {"inner_nfe": 0} | asdict(self)
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """All calls of one sampling run, in order.
 
     Attributes:
         calls: One entry for each denoiser call.
         uncounted: Heavy operators without a formula, with their calls; if any, MACs are lower bounds.
+        codec: One entry for each thing that the codec does; none of pixels.
     """
 
     calls: tuple[Call, ...]
     uncounted: dict[str, int]
+    codec: tuple[CodecCall, ...] = ()
 
     @property
     def nfe(self) -> int:
@@ -75,8 +101,13 @@ class Trajectory:
 
     @property
     def macs_per_image(self) -> int:
-        """Multiply-adds of all calls, per image."""
-        return sum(call.macs for call in self.calls)
+        """Multiply-adds of all calls, those of the codec included, per image."""
+        return sum(call.macs for call in self.calls) + self.codec_macs
+
+    @property
+    def codec_macs(self) -> int:
+        """Multiply-adds of the codec, per image."""
+        return sum(call.macs for call in self.codec)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON fields `nfe, inner_nfe, macs_per_image, trajectory`."""
@@ -84,7 +115,11 @@ class Trajectory:
             "nfe": self.nfe,
             "inner_nfe": self.inner_nfe,
             "macs_per_image": self.macs_per_image,
-            "trajectory": [asdict(call) for call in self.calls],
+            "trajectory": [
+                *(call.to_dict() for call in self.codec if call.label == "encode"),
+                *(asdict(call) for call in self.calls),
+                *(call.to_dict() for call in self.codec if call.label != "encode"),
+            ],
         }
 
 
@@ -119,7 +154,7 @@ def trace(
         u_T: Initial state (B, C, H, W), on the denoiser's device; on the CPU for `counting_copy`.
         steps: Solver steps.
         plan: Effort at each noise level; None is the full network.
-        given: What the images are told: label, conditioning image, ...
+        given: What the images are told: label, conditioning image (not encoded), ...
         generator: Source of a stochastic sampler's noise.
         timed: Time each call too. The timed call is run apart from the counted one, which counting slows down.
         wrap: Puts something around the denoiser that calls it, such as guidance; every call of it is a row.
@@ -137,7 +172,8 @@ def trace(
             given=given,
             generator=generator,
         )
-    return Trajectory(tuple(observed.calls), dict(observed.uncounted))
+    of_codec = observed.codec.calls if isinstance(observed.codec, _ObservedCodec) else {}
+    return Trajectory(tuple(observed.calls), dict(observed.uncounted), tuple(of_codec.values()))
 
 
 class _Observed(Denoiser):
@@ -149,6 +185,8 @@ class _Observed(Denoiser):
         self.process, self.efforts = denoiser.process, denoiser.efforts
         self.calls: list[Call] = []
         self.uncounted: Counter[str] = Counter()
+        if not denoiser.codec.identity:
+            self.codec = _ObservedCodec(denoiser.codec, timed, self.uncounted)
         self.fields: int | None = None
         """Vector field evaluations up to now; None for a network without fields."""
 
@@ -176,6 +214,48 @@ class _Observed(Denoiser):
         if not self.calls:
             timed(call)  # warm-up: choice of kernels, first allocations
         return timed(call)
+
+
+class _ObservedCodec(Codec):
+    """A codec that writes down its calls, by their label."""
+
+    def __init__(self, codec: Codec, timed: bool, uncounted: Counter[str]) -> None:
+        super().__init__()
+        self.codec, self.timed, self.uncounted = codec, timed, uncounted
+        self.lossless = codec.lossless
+        self.calls: dict[str, CodecCall] = {}
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Encode, observed."""
+        return self._observe("encode", lambda: self.codec.encode(image, generator), image)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Decode, observed."""
+        return self._observe("decode", lambda: self.codec.decode(z), z)
+
+    def clamp(self, z: Tensor, most: float) -> Tensor:
+        """Clip, observed."""
+        return self._observe("clip", lambda: self.codec.clamp(z, most), z)
+
+    def latent_shape(self, C: int, H: int, W: int) -> tuple[int, int, int]:
+        """The codec's."""
+        return self.codec.latent_shape(C, H, W)
+
+    def _observe(self, label: str, call: Callable[[], Tensor], x: Tensor) -> Tensor:
+        """Count the call, then time it, and return what it made; x has its batch and its device."""
+        with counting(self.codec) as tally:
+            made = call()
+        counts = tally.counts().per_image(len(x))
+        self.uncounted.update(counts.uncounted)
+        before = self.calls.get(label, CodecCall(label, 0, 0, None))
+        ms = before.latency_ms
+        if self.timed:
+            timed = timer(x.device)
+            timed(call)  # warm-up: it is called but once in a walk
+            ms = (ms or 0.0) + timed(call)
+        macs, attention = before.macs + counts.macs, before.macs_attention + counts.macs_attention
+        self.calls[label] = CodecCall(label, macs, attention, ms)
+        return made
 
 
 def _sigma(denoiser: Denoiser, t: Tensor) -> float:
@@ -218,6 +298,38 @@ class _OnMeta(nn.Module):
         return torch.zeros(out.shape, dtype=out.dtype)
 
 
+class _CodecOnMeta(Codec):
+    """A codec on the meta device between tensors on the CPU: latents and images are zeros of the right shape."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec, self.lossless = without_weights(codec), codec.lossless
+
+    def encode(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Evaluate shapes only."""
+        z = self.codec.encode(image.to("meta"))
+        return torch.zeros(z.shape, dtype=z.dtype)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Evaluate shapes only."""
+        image = self.codec.decode(z.to("meta"))
+        return torch.zeros(image.shape, dtype=image.dtype)
+
+    def latent_shape(self, C: int, H: int, W: int) -> tuple[int, int, int]:
+        """The codec's."""
+        return self.codec.latent_shape(C, H, W)
+
+
+def encoding_macs(denoiser: NetworkDenoiser) -> int:
+    """Multiply-adds of encoding an image, and its conditioning image if it has one, as training does on the fly."""
+    if denoiser.codec.identity:
+        return 0
+    codec = without_weights(denoiser.codec)
+    shapes = [shape for shape in (denoiser.image_shape, denoiser.cond_shape) if shape is not None]
+    images = [torch.zeros(1, *shape, dtype=codec.dtype, device="meta") for shape in shapes]
+    return sum(count(partial(codec.encode, image)).macs for image in images)
+
+
 def counting_copy(denoiser: Denoiser) -> Denoiser:
     """A copy that answers zero, at once, and costs what `denoiser` does, to be walked on the CPU.
 
@@ -233,4 +345,7 @@ def counting_copy(denoiser: Denoiser) -> Denoiser:
     if any(parameter.device.type != "meta" for parameter in backbone.parameters()):
         backbone = copy.deepcopy(backbone).to("meta")
     stand_in: Any = _OnMeta(backbone)
-    return NetworkDenoiser(stand_in, denoiser.process, denoiser.preconditioning)
+    found = denoiser.with_backbone(stand_in)
+    if not denoiser.codec.identity:
+        found.codec = _CodecOnMeta(denoiser.codec)
+    return found

@@ -95,7 +95,7 @@ def trajectory_costs(found: Sequence[Entry]) -> Figure | None:
     y_axis = value_axis(known.heading, y, known.kind)
     caption = (
         "One mark per call of the denoiser, of the first seed. σ is that of the denoiser's own process. The sum over "
-        "a line is its MACs per image."
+        "a line is its MACs per image, without those of an encoder or decoder of latents."
     )
     return Figure(
         "trajectory", "MACs per call along the sampler's way", caption, data, _with_ends(data, x_axis, y_axis)

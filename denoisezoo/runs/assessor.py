@@ -52,8 +52,8 @@ class Assessment(Tabular):
         metrics: Figures by name.
         card: Their circumstances.
         generated: The images.
-        trajectory: Cost of every denoiser call; measured at batch 1.
-        noise_curve: Denoising error by noise level on held-out images.
+        trajectory: Cost of every call of denoiser and codec; measured at batch 1.
+        noise_curve: Denoising error by noise level on held-out images, or on their latents where there is a codec.
         latency_ms: Sampling time per image at `Settings.batch_size`.
         conditions: What the images were given, for a conditional run.
     """
@@ -207,7 +207,7 @@ def price(
     sampler = settings.build_sampler()
     device = settings.device if timed else "cpu"
     noise = SeedBlock([settings.first_seed])
-    shape = (1, *run.image_shape)
+    shape = (1, *run.denoiser.latent_shape)
     process = unconditioned(subject.process)  # of what is sampled
     u_T = sampler.prior(process, shape, settings.steps, noise, device=device, dtype=torch.float32)
     return trace(
@@ -315,7 +315,10 @@ def figures_of_task(
 
 
 def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float, float]]:
-    """Denoising error by noise level on the held-out images (the training images where nothing is held out)."""
+    """Denoising error by noise level on the held-out images (the training images where nothing is held out).
+
+    It is that of latents where there is a codec.
+    """
     split: Any = "test" if len(data.images("test")) else "train"
     label = data.labels(split)[:1024] if run.denoiser.backbone.spec.num_classes else None
     if run.denoiser.cond_shape is not None:
@@ -354,6 +357,8 @@ def make_card(
         train_seconds=run.facts.get("train_seconds"),
         train_macs=run.facts.get("train_macs"),
         perceptual=run.facts.get("perceptual"),
+        codec=run.denoiser.codec.title,
+        codec_sha256=run.denoiser.codec.weights_sha256(),
         params=sum(p.numel() for p in run.denoiser.backbone.parameters()),
         macs_per_image=trajectory.macs_per_image,
         dtype=str(settings.dtype).removeprefix("torch."),

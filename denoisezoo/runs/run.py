@@ -97,6 +97,7 @@ class Run(Tabular):
     def summary(self) -> Table:
         """What is known of its training."""
         facts = {"denoiser": self.name, "family": self.family, "weights": self.weights, "file": self.checkpoint}
+        facts |= {} if (codec := self.denoiser.codec).identity else {"codec": codec.title}
         known = [{"fact": key, "value": value} for key, value in (facts | self.facts).items() if value is not None]
         return Table(known, [Column("run", "fact"), Column("", "value")])
 
@@ -111,7 +112,7 @@ class Run(Tabular):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """(C, H, W) of the images, decoded."""
         return self.denoiser.image_shape
 
     def data(self) -> Any:

@@ -111,6 +111,8 @@ def _of_denoiser(name: str, denoiser: NetworkDenoiser, run: str | None) -> Subje
         return backbone.to("meta") if meta else backbone
 
     def wrap(backbone: Backbone) -> Denoiser:
-        return NetworkDenoiser(backbone, denoiser.process, denoiser.preconditioning)
+        device = next(backbone.parameters()).device
+        codec = copy.deepcopy(denoiser.codec).to(device)
+        return NetworkDenoiser(backbone, denoiser.process, denoiser.preconditioning, codec)
 
     return Subject(name, build, wrap, run)

@@ -153,8 +153,9 @@ def fingerprint(task: SearchTask, table: LossTable, options: EvolutionOptions) -
 def evolved_row(task: SearchTask, table: LossTable, one: Evaluated, settings: Settings) -> Row:
     """The row of a plan that evolution found, priced on its own time grid."""
     row = plan_row("nsga2", table, one.candidate.efforts, None, task)
-    macs = task.walk(Plan.from_json(row["json"]), settings).macs_per_image
-    row |= {"macs_per_image": macs, "macs_share": macs / float(task.macs[:, -1].sum())}
+    walk = task.walk(Plan.from_json(row["json"]), settings)
+    share = sum(call.macs for call in walk.calls) / float(task.macs[:, -1].sum())
+    row |= {"macs_per_image": walk.macs_per_image, "macs_share": share}
     share = one.cost / float(task.costs[:, -1].sum())
     return row | {"quality": one.quality, "sampler": settings.sampler, "cost_share": share}
 

@@ -163,7 +163,7 @@ def measure(
     seed: int = 0,
     batch_size: int = 128,
 ) -> LossTable:
-    """Measure the table.
+    """Measure the table, in the numbers that the process diffuses: of latents where there is a codec.
 
     Args:
         denoiser: In evaluation mode.
@@ -181,11 +181,12 @@ def measure(
     if per_level < 2 or len(images) < 2:
         raise UserError(f"{min(per_level, len(images))} image has no standard error", "give at least 2 held-out images")
     device = next(denoiser.parameters()).device
+    clean = denoiser.codec.encode_all(images, device, batch_size)
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for k, level in enumerate(levels):
         chosen = torch.arange(k * per_level, (k + 1) * per_level) % len(images)
-        u_0 = clean_state(denoiser.process, images[chosen], generator).to(device)
+        u_0 = clean_state(denoiser.process, clean[chosen], generator).to(device)
         eps = torch.randn(u_0.shape, generator=generator).to(device, u_0.dtype)
         t = torch.full((per_level,), level.t, dtype=torch.float64, device=device)
         told = given.take(chosen).to(device)

@@ -80,6 +80,11 @@ class SearchTask:
         return np.array([[call.macs for call in walk.calls] for walk in walks], dtype=np.float64).T
 
     @cached_property
+    def codec_macs(self) -> int:
+        """Multiply-adds of the codec per image, whatever the plan."""
+        return price(self.run, self.settings, timed=False).codec_macs
+
+    @cached_property
     def times(self) -> list[float]:
         """Times of the denoiser calls."""
         return [call.t for call in price(self.run, self.settings, timed=False).calls]
@@ -108,7 +113,7 @@ class SearchTask:
         if time is None:
             return [0.0] * len(self.efforts)
         batch, device = self.settings.batch_size, self.settings.device
-        u = torch.zeros(state_shape(denoiser.process, (batch, *self.run.image_shape), time), device=device)
+        u = torch.zeros(state_shape(denoiser.process, (batch, *denoiser.latent_shape), time), device=device)
         t = torch.full((batch,), time, dtype=torch.float64, device=device)
         with torch.inference_mode():
             timed = [latency(lambda e=e: denoiser(u, t, effort=e), u.device) for e in self.efforts]  # type: ignore[misc]
@@ -120,7 +125,8 @@ class SearchTask:
         pictures = to_float(self.data.images(held_out))
         label = self.data.labels(held_out) if self.run.denoiser.backbone.spec.num_classes else None
         denoiser = to_device(self.run, self.settings.device)
-        known = denoiser.process.basis.encode(to_float(self.data.images("train")[:PROPAGATED]))
+        some = to_float(self.data.images("train")[:PROPAGATED])
+        known = denoiser.process.basis.encode(denoiser.codec.encode_all(some, self.settings.device))
         parts = make_levels(self.times, denoiser.process, levels)
         self.spent += int(sum(self.macs[level.calls[0]].sum() for level in parts)) * images
         return measure(denoiser, pictures, parts, Propagation(known), per_level=images, given=Given(label=label))
@@ -130,9 +136,9 @@ class SearchTask:
         return price(self.run, replace(settings, plan=plan), timed=False)
 
     def cost_of(self, walk: Trajectory) -> float:
-        """What the budget counts of a walk, per image."""
+        """What the budget counts of a walk, per image: the calls of the denoiser, not what its codec takes."""
         if self.cost == "macs":
-            return float(walk.macs_per_image)
+            return float(sum(call.macs for call in walk.calls))
         rows = [dropped_at(self.run.denoiser.process, call.t) for call in walk.calls]
         efforts = [self.efforts.index(call.effort) for call in walk.calls]
         return float(sum(self.latencies[row, effort] for row, effort in zip(rows, efforts, strict=True)))
@@ -171,7 +177,7 @@ def plan_row(name: str, table: LossTable, efforts: Sequence[int], choice: Choice
     return {
         "plan": name,
         "cost_share": float(cost / task.costs[:, -1].sum()),
-        "macs_per_image": int(macs),
+        "macs_per_image": int(macs) + task.codec_macs,
         "macs_share": float(macs / task.macs[:, -1].sum()),
         "excess": float(table.excess[rows, index].sum()),
         "excess_standard_error": table.excess_error(index),

@@ -82,7 +82,7 @@ def resolution_study(
 
 def macs_of(denoiser: NetworkDenoiser, sampler: Sampler, steps: int) -> int:
     """Multiply-adds of one image, counted without weights."""
-    u_T = sampler.prior(denoiser.process, (1, *denoiser.image_shape), steps, SeedBlock([0]))
+    u_T = sampler.prior(denoiser.process, (1, *denoiser.latent_shape), steps, SeedBlock([0]))
     walked = trace(counting_copy(denoiser), sampler, u_T, steps=steps, generator=SeedBlock([0]), timed=False)
     return walked.macs_per_image
 
@@ -101,7 +101,7 @@ def times_of(
         for n, denoiser in enumerate(denoisers):
             noise = SeedBlock(range(batch))
             count = sampler.fewest(denoiser.process) if i == 0 else steps
-            shape, dtype = (batch, *denoiser.image_shape), torch.float32
+            shape, dtype = (batch, *denoiser.latent_shape), torch.float32
             u_T = sampler.prior(denoiser.process, shape, count, noise, device=device, dtype=dtype)
             ms = timer(u_T.device)(partial(sampler, denoiser, u_T, steps=count, generator=noise))
             if i:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from denoisezoo.archs.continuous_unet import with_solver
-from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.nn.solvers import ADAPTIVE, SolverError
 from denoisezoo.runs.assessor import assess, make_evaluator
 from denoisezoo.runs.run import Run
@@ -28,7 +27,7 @@ def with_other_solver(run: Run, solver: str, **fields: Any) -> Run:
     """
     denoiser = run.denoiser
     backbone = with_solver(denoiser.backbone, solver, **fields)
-    return replace(run, denoiser=NetworkDenoiser(backbone, denoiser.process, denoiser.preconditioning).eval())
+    return replace(run, denoiser=denoiser.with_backbone(backbone).eval())
 
 
 def solver_study(

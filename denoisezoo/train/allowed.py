@@ -15,12 +15,12 @@ import typing
 from typing import Any, NoReturn
 
 from denoisezoo.data import ImageData, Task
-from denoisezoo.diffusion import Objective, Preconditioning, Process, Times
+from denoisezoo.diffusion import CODECS, Codec, Objective, Preconditioning, Process, Times
 from denoisezoo.errors import UserError
 from denoisezoo.plugins import import_trusted
 
 PACKAGE = "denoisezoo."
-BASES = (Process, Preconditioning, Objective, Times, ImageData, Task)
+BASES = (Process, Preconditioning, Objective, Times, ImageData, Task, Codec)
 """What a configuration chooses by class."""
 WORD = re.compile(r"[\w./+\- ]*")
 """Text where any value is taken, which must not be YAML of something else."""
@@ -81,11 +81,25 @@ def _check_value(value: Any, hint: Any, where: str) -> Any:
     base = next((kind for kind in types if isinstance(kind, type) and issubclass(kind, BASES)), None)
     if value is None and type(None) in types:
         return None
+    if base is not None and str in types and isinstance(value, str):
+        return _check_name(value, where)
     if base is not None:
         return check_class(value, base, where)
     if config := next((kind for kind in types if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None):
         return check_arguments(value, config, where)
     _check_plain(value, where, strict=Any in types)
+    return value
+
+
+NAME = re.compile(r"(\w+)(:[\w=,.+\-]*)?")
+"""A name with options, and nothing that could be imported instead."""
+
+
+def _check_name(value: str, where: str) -> str:
+    """Refuse a name, with options, of no registered codec: it would be imported as a class."""
+    found = NAME.fullmatch(value)
+    if found is None or found[1] not in CODECS:
+        _refuse(where, f"is {_short(value)}, which is no registered name")
     return value
 
 

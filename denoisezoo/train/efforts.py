@@ -17,6 +17,7 @@ from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Step
 from denoisezoo.diffusion.objectives.objective import network_alone, observe
 from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
+from denoisezoo.profiling.trajectory import encoding_macs
 
 Mode = Literal["full", "random", "sandwich"]
 
@@ -99,7 +100,7 @@ def sandwich_losses(
 
 
 def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None, objective: Objective | None = None) -> int:
-    """Multiply-adds of forward and backward for one image, the mean over the stages of its process.
+    """Multiply-adds of training on one image, the mean over the stages of its process: encode, forward and backward.
 
     Args:
         denoiser: Counted without computing anything.
@@ -109,6 +110,11 @@ def training_macs(denoiser: NetworkDenoiser, effort: Effort | None = None, objec
     Raises:
         UncountableError: They depend on the data.
     """
+    return _macs_of_pass(denoiser, effort, objective) + encoding_macs(denoiser)
+
+
+def _macs_of_pass(denoiser: NetworkDenoiser, effort: Effort | None, objective: Objective | None) -> int:
+    """The same, of images that are encoded."""
 
     def macs(call: Callable[[], object]) -> int:
         return count(call).macs
@@ -122,9 +128,9 @@ def expected_macs(denoiser: NetworkDenoiser, mode: Mode, sandwich: Sandwich, obj
     """Multiply-adds of training on one image, on average over the efforts that a step draws; see `training_macs`."""
     if mode == "full":
         return training_macs(denoiser, None, objective)
-    macs = [training_macs(denoiser, effort, objective) for effort in denoiser.efforts]
+    macs, encoding = [_macs_of_pass(denoiser, e, objective) for e in denoiser.efforts], encoding_macs(denoiser)
     if mode == "random":
-        return round(sum(macs) / len(macs))
+        return round(sum(macs) / len(macs)) + encoding
     middle = macs[1:-1]
     drawn = min(sandwich.between, len(middle))
-    return macs[-1] + macs[0] + (round(drawn * sum(middle) / len(middle)) if drawn else 0)
+    return encoding + macs[-1] + macs[0] + (round(drawn * sum(middle) / len(middle)) if drawn else 0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -55,6 +55,8 @@ class EMA(WeightAveraging):
         mesh, pl_module._device_mesh = pl_module._device_mesh, None  # processes cannot be copied
         self._average_model = AveragedModel(pl_module, device=pl_module.device, use_buffers=True)
         average: Any = self.average(pl_module)
+        if (denoiser := getattr(pl_module, "denoiser", None)) is not None:
+            average.denoiser.codec = denoiser.codec  # frozen: it has no average, and is kept once
         pl_module._device_mesh = average._device_mesh = mesh
         average.configure_model()
 
@@ -72,7 +74,7 @@ class EMA(WeightAveraging):
         """Note which parameters the step trains, where it chooses: the module forgets its gradients after it."""
         if not getattr(pl_module, "chooses", True):
             return
-        self._parameters = self._parameters or list(pl_module.parameters())
+        self._parameters = self._parameters or _averaged(pl_module.parameters(), pl_module)
         self._trained = [parameter.grad is not None for parameter in self._parameters]
 
     def on_train_batch_end(
@@ -126,8 +128,19 @@ class EMA(WeightAveraging):
             self._swap_models(pl_module)
 
 
+T = TypeVar("T", bound=torch.Tensor)
+
+
+def _averaged(tensors: Iterable[T], module: torch.nn.Module) -> list[T]:
+    """Those that have an average: not those of a codec, which are frozen, and the same in both modules."""
+    codec: Any = getattr(getattr(module, "denoiser", None), "codec", torch.nn.Module())
+    frozen = {id(tensor) for tensor in (*codec.parameters(), *codec.buffers())}
+    return [tensor for tensor in tensors if id(tensor) not in frozen]
+
+
 def _tensors(module: torch.nn.Module) -> Tensors:
-    return [mine(parameter) for parameter in module.parameters()], list(module.buffers())
+    parameters = [mine(parameter) for parameter in _averaged(module.parameters(), module)]
+    return parameters, _averaged(module.buffers(), module)
 
 
 def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> contextlib.AbstractContextManager[None]:

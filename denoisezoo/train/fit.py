@@ -375,6 +375,8 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "family": module.family,
         "seed": module.seed,
         "perceptual": module.objective.perceptual_title,
+        "codec": (codec := module.denoiser.codec).title,
+        "codec_sha256": codec.weights_sha256(),
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,

@@ -228,7 +228,7 @@ def first_non_finite(module: LightningModule, batch: Any, batch_idx: int) -> str
         if not parameter.detach().isfinite().all():
             return f"weight {name} is not finite"
     with torch.no_grad(), _watched(module) as found:
-        module.losses(batch, batch_idx)
+        module.losses(module.encoded(batch, batch_idx), batch_idx)
     return f"first non-finite activation in {found[0]}" if found else None
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from denoisezoo.archs import FORMAT, Effort, compile_network
-from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step
+from denoisezoo.diffusion import Codec, Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step, create_codec
 from denoisezoo.diffusion.capabilities import advance, stages_of
 from denoisezoo.errors import ComputationError, UncountableError
 from denoisezoo.evaluation.conditions import check_dropout
@@ -55,6 +55,8 @@ class TrainingModule(LightningModule):
             several processes all skip the step.
         seed: Seed of times and noise; the trainer's unless given.
         adversary_optimizer: Optimiser of the second network of an adversarial objective.
+        codec: What is diffused in place of pixels, a class or a name with options such as "haar:levels=2"; pixels
+            unless given. All losses are those of latents then.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class TrainingModule(LightningModule):
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
         shadow = copy.deepcopy(self.denoiser)
-        shadow.backbone.to("meta")
+        shadow.to("meta")
         self._shadow = (shadow,)
         shard(self.denoiser.backbone, self.device_mesh["data_parallel"])
 
@@ -139,7 +141,7 @@ class TrainingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
-        optimizer = self.optimizer_config.build(self.denoiser)
+        optimizer = self.optimizer_config.build(self.denoiser)  # frozen weights, those of the codec, are left out
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -209,9 +211,10 @@ class TrainingModule(LightningModule):
         advance(self.denoiser.process, self.global_step)
         self.objective.advance(self.global_step)
         size = len(batch["image"])
+        latents = self.encoded(batch, batch_idx)
         for name, opponent in self.opponents.items():
-            self._oppose(name, opponent, batch, batch_idx)
-        efforts, losses = self.losses(batch, batch_idx)
+            self._oppose(name, opponent, latents, batch_idx)
+        efforts, losses = self.losses(latents, batch_idx)
         self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
         self.images_seen += size * self.trainer.world_size
         self.train_seconds = time.perf_counter() - self._started
@@ -220,7 +223,7 @@ class TrainingModule(LightningModule):
             self.notes.add(self.trainer, f"train/loss_at_{e:g}", x.per_sample.mean())
         return torch.stack([loss.loss for loss in losses]).sum()
 
-    def _oppose(self, name: str, opponent: Opponent, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def _oppose(self, name: str, opponent: Opponent, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """An opponent's gradient of one batch."""
         key = (3, *self.step_key(batch_idx))
         seed_default(self._mixed(*key))
@@ -250,8 +253,13 @@ class TrainingModule(LightningModule):
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Nothing: `optimizer_step` has done it."""
 
-    def losses(self, batch: dict[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
-        """The efforts that a batch trains and their losses: the same ones each time that it is called in a step."""
+    def losses(self, batch: Mapping[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
+        """The efforts that a batch trains and their losses: the same ones each time that it is called in a step.
+
+        Args:
+            batch: From `encoded`.
+            batch_idx: Its index in the epoch.
+        """
         key = self.step_key(batch_idx)
         seed_default(self._mixed(*key))  # dropout draws from the default generators
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
@@ -261,13 +269,17 @@ class TrainingModule(LightningModule):
             self.objective, step, efforts, self.sandwich, partial(self._pass_generator, key)
         )
 
-    def _drop_labels(self, batch: dict[str, Tensor], key: tuple[int, ...]) -> dict[str, Tensor]:
+    def encoded(self, batch: Mapping[str, Tensor], batch_idx: int) -> Mapping[str, Tensor]:
+        """A batch of data as `losses` takes it: in latents, the same ones each time that it is called in a step."""
+        return self.denoiser.codec.to_batch(batch, self.generator(5, *self.step_key(batch_idx)))
+
+    def _drop_labels(self, batch: Mapping[str, Tensor], key: tuple[int, ...]) -> Mapping[str, Tensor]:
         """The batch with -1, no label, for some of its images."""
         if not self.label_dropout:
             return batch
         label = batch["label"]
         dropped = torch.rand(len(label), generator=self.generator(4, *key), device=self.device) < self.label_dropout
-        return batch | {"label": torch.where(dropped, -1, label)}
+        return {**batch, "label": torch.where(dropped, -1, label)}
 
     def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
         """Times and noise of one pass of a step; a step of a single pass is the first."""
@@ -314,7 +326,8 @@ class TrainingModule(LightningModule):
         self.objective.advance(batch_idx)  # the step would make each validation another one
         generator = self.generator(1, batch_idx, self.global_rank)
         average = self.denoiser if self.objective.needs_average else None  # it has the averaged weights here
-        loss = self.objective(Step(self.denoiser, batch, generator, number=self.global_step, average=average)).loss
+        latents = self.denoiser.codec.to_batch(batch, generator)
+        loss = self.objective(Step(self.denoiser, latents, generator, number=self.global_step, average=average)).loss
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -355,6 +368,7 @@ class DiffusionModule(TrainingModule):
         preconditioning: How the backbone's input and output relate to the process.
         objective: See `TrainingModule`.
         network: Fields of the backbone's configuration to change, e.g. {num_classes: 10}; arguments of the class.
+        codec: What is diffused in place of pixels, or its name with options; pixels unless given.
         **training: See `TrainingModule`.
     """
 
@@ -365,8 +379,9 @@ class DiffusionModule(TrainingModule):
         preconditioning: Preconditioning,
         objective: Objective,
         network: dict[str, Any] | None = None,
+        codec: Codec | str | None = None,
         **training: Any,
     ) -> None:
         backbone, family = build_network(denoiser, network or {})
-        made = NetworkDenoiser(backbone, process, preconditioning)
+        made = NetworkDenoiser(backbone, process, preconditioning, create_codec(codec))
         super().__init__(made, objective, name=denoiser.rpartition(".")[2], family=family, **training)

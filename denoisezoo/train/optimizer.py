@@ -57,7 +57,7 @@ class OptimizerConfig:
         return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
 
     def build(self, module: torch.nn.Module) -> torch.optim.Optimizer:
-        """The optimiser for the parameters of `module`, fused where torch offers it."""
+        """The optimiser for the trainable parameters of `module`, fused where torch offers it."""
         with warnings.catch_warnings():  # timm scripts some optimisers as it is imported, which torch has deprecated
             warnings.simplefilter("ignore", FutureWarning)
             from timm.optim import create_optimizer_v2, get_optimizer_class, list_optimizers

@@ -19,23 +19,25 @@ def check_data(name: str, denoiser: NetworkDenoiser, data: ImageData) -> None:
     Raises:
         UserError: Naming both, and the options that would fit them together.
     """
-    spec, process = denoiser.backbone.spec, denoiser.process
-    taken, has = given_channels(process), data.cond_channels
-    needs = taken or spec.cond_channels
+    spec, process, codec = denoiser.backbone.spec, denoiser.process, denoiser.codec
+    needs, has = denoiser.cond_shape[0] if denoiser.cond_shape else 0, data.cond_channels
     if needs != has:
-        where = "process.cond_channels" if taken else "network.cond_channels"
+        where = "process.cond_channels" if given_channels(process) else "network.cond_channels"
+        latents = codec.latent_shape(has, data.resolution, data.resolution)[0] if has else 0
         raise UserError(
             f"{name} takes conditions of {needs} channels, and {data.title} gives {has}",
-            f"add --model.{where} {has}" if has else "choose Paired data with a task",
+            f"add --model.{where} {latents}" if has else "choose Paired data with a task",
         )
-    state, outputs = process.basis.state_channels(data.channels), denoiser.outputs_for(data.channels)
+    channels, _, side = codec.latent_shape(data.channels, data.resolution, data.resolution)
+    state, outputs = process.basis.state_channels(channels), denoiser.outputs_for(channels)
+    of, verb = ("images", "has") if codec.identity else ("latents", f"in codec {codec.title} has")
     for what, needs, has, cure in (
         ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
-        ("pixels a side", spec.resolution, data.resolution, f"resolution {data.resolution}"),
+        ("pixels a side", spec.resolution, side, f"resolution {side}"),
     ):
         if needs != has:
             raise UserError(
-                f"{name} takes images of {needs} {what}, and {data.title} has {has}"
+                f"{name} takes {of} of {needs} {what}, and {data.title} {verb} {has}"
                 + (f" under {type(process).__name__}" if process.basis.k > 1 and what == "channels" else ""),
                 f"add --model.network.{cure}, or choose other data",
             )

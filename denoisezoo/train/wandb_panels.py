@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def price(trainer: Trainer, pl_module: LightningModule) -> Trajectory:
     """Cost of every denoiser call for one image, counted without weights."""
     grid = next((callback for callback in trainer.callbacks if isinstance(callback, SampleGrid)), SampleGrid())
     denoiser = counting_copy(pl_module.counted)
-    noise, shape = SeedBlock([0]), (1, *pl_module.denoiser.image_shape)
+    noise, shape = SeedBlock([0]), (1, *pl_module.denoiser.latent_shape)
     u_T = grid.sampler.prior(
         unconditioned(denoiser.process), shape, grid.steps, noise, device="cpu", dtype=torch.float32
     )
@@ -76,7 +77,7 @@ def log_trajectory(tracker: Tracker, trainer: Trainer, pl_module: LightningModul
     import wandb
 
     trajectory = price(trainer, pl_module)
-    calls = json_safe(trajectory.to_dict()["trajectory"])
+    calls = json_safe([asdict(call) for call in trajectory.calls])
     table = wandb.Table(columns=CALL_COLUMNS, data=[[call[str(key)] for key in CALL_COLUMNS] for call in calls])
     sigmas = [call["sigma"] for call in calls]
     costs = [call["macs"] for call in calls]
@@ -88,7 +89,9 @@ def log_trajectory(tracker: Tracker, trainer: Trainer, pl_module: LightningModul
             "trajectory/plan_plot": steps_plot(sigmas, efforts, "effort"),
         }
     )
-    tracker.experiment.summary.update({"macs_per_image": trajectory.macs_per_image, "nfe": trajectory.nfe})
+    summary = {"macs_per_image": trajectory.macs_per_image, "nfe": trajectory.nfe}
+    summary |= {"codec_macs_per_image": trajectory.codec_macs} if trajectory.codec else {}
+    tracker.experiment.summary.update(summary)
 
 
 def steps_plot(sigmas: list[Any], values: list[Any], title: str) -> Any:

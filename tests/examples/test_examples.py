@@ -14,6 +14,7 @@ import torch
 import denoisezoo as dz
 from denoisezoo import cli
 from denoisezoo.archs.variants import _VARIANTS
+from denoisezoo.train.efforts import training_macs
 
 HERE = Path(__file__).parent
 
@@ -159,6 +160,68 @@ def test_what_was_trained_on_own_data_is_trusted_with_them(scans, tmp_path):
         samples={"every_n_steps": 0},
     )
     assert run.data().class_names == ("0", "1", "2", "3")
+
+
+# (e) Latents of an autoencoder.
+
+ENCODE = 16 * 16 * 9 * 1 * 8 + 8 * 8 * 4 * 8 * 4  # a convolution of 3x3, then one of 2x2 with stride 2
+DECODE = 8 * 8 * 4 * 4 * 8 + 16 * 16 * 9 * 8 * 1  # a transposed one of 2x2, then one of 3x3
+OF_LATENTS = {"in_channels": 4, "out_channels": 4, "resolution": 8}
+
+
+def test_latents_are_trained_sampled_evaluated_and_priced_by_command(tmp_path, capsys):
+    folder, price = tmp_path / "run", tmp_path / "price.json"
+    words = [f"--model.network.{key}={value}" for key, value in OF_LATENTS.items()]
+    words += ["--imports", "[tests.examples.latents]", "--model.codec", "toy_autoencoder", "--trainer.max_steps", "2"]
+    words += ["--trainer.accelerator", "cpu", "--samples.every_n_steps", "0", "--trainer.default_root_dir", str(folder)]
+    assert cli.main(["train", "--config", "digits/ddpm", *words]) == 0
+    walk = ["--sampler", "heun", "--steps", "2"]
+    assert cli.main(["profile", str(folder), *walk, "--counts-only", "--json", str(price)]) == 2
+    assert "whose code is not trusted" in capsys.readouterr().err
+    walk += ["--trust", "tests"]
+    assert cli.main(["profile", str(folder), *walk, "--counts-only", "--json", str(price)]) == 0
+    (row,) = json.loads(price.read_text())
+    assert row["macs_per_image"] == 3 * row["macs"] + DECODE
+    assert row["trajectory"][-1]["label"] == "decode"
+    assert "decode" in capsys.readouterr().out
+    assert (
+        cli.main(["sample", str(folder), *walk, "--num", "2", "--device", "cpu", "--out", str(tmp_path / "out")]) == 0
+    )
+    judged = ["evaluate", str(folder), *walk, "--num", "4", "--device", "cpu", "--json", str(tmp_path / "result.json")]
+    assert cli.main(judged) == 0
+    (result,) = json.loads((tmp_path / "result.json").read_text())
+    assert (result["codec"], result["macs_per_image"]) == ("toy_autoencoder", row["macs_per_image"])
+
+    from tests.examples.latents import ToyAutoencoder
+
+    fresh, run = ToyAutoencoder(), dz.load(folder, trust=("tests",)).run
+    assert result["codec_sha256"] == run.denoiser.codec.weights_sha256() == fresh.weights_sha256()
+    with_encoder, images = run.facts["train_macs"], run.facts["images_seen"]
+    assert with_encoder == images * (training_macs(dz.create_denoiser(run.denoiser.backbone)) + ENCODE)
+    kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    name = "denoiser.codec.decoder.0.weight"
+    places = [kept[state][name].data_ptr() for state in ("state_dict", "current_model_state")]
+    assert places[0] == places[1], "averaged and raw weights share the codec"
+    assert not any("codec" in str(key) for key in kept["optimizer_states"][0]["state"])
+    assert len(kept["optimizer_states"][0]["state"]) == len([*run.denoiser.backbone.parameters()])
+
+
+def test_a_fitted_codec_is_given_to_a_denoiser():
+    from tests.examples.latents import ToyAutoencoder
+
+    images = dz.data.Digits(batch_size=16).images("train")[:64].float() / 127.5 - 1
+    codec = ToyAutoencoder().fit(images, steps=30)
+    assert (codec(images) - images).square().mean() < 0.5 * images.var()
+    denoiser = dz.create_denoiser("ddpm_digits", codec=codec, **OF_LATENTS)
+    network = denoiser.backbone.num_params()
+    (row,) = dz.profile(denoiser, sampler="ddim", steps=2, counts_only=True).rows()
+    assert (row["params"], row["macs_per_image"]) == (network, 2 * row["macs"] + DECODE)
+    told = dz.create_denoiser("ddpm_digits", codec=codec, cond_channels=4, **OF_LATENTS)
+    (row,) = dz.profile(told, sampler="ddim", steps=2).rows()
+    first, *calls, last = row["trajectory"]
+    assert (first["label"], first["macs"], len(calls)) == ("encode", ENCODE, 2)
+    assert (last["label"], last["macs"], last["latency_ms"] > 0) == ("decode", DECODE, True)
+    assert row["macs_per_image"] == 2 * row["macs"] + ENCODE + DECODE
 
 
 # (f) A network from elsewhere.

@@ -116,6 +116,8 @@ class UDPMLoss(Objective):
                 f"UDPMLoss has weights for {len(self.l1)} levels, and the process has {levels}",
                 "give l1, perceptual, adversarial and r1 a number for each level",
             )
+        if any(self.perceptual) and not denoiser.codec.identity:
+            raise UserError("a perceptual loss looks at pixels, and latents are trained", "leave one of them out")
 
     def setup(self, denoiser: NetworkDenoiser, data: Any, folder: Path) -> None:
         """What the perceptual loss looks with, kept in the run folder where it is trained on the data."""

@@ -34,7 +34,8 @@ class Step:
 
     Attributes:
         denoiser: The denoiser in training.
-        batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "tokens", "augment".
+        batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "tokens", "augment";
+            of a denoiser with a codec, "image" and "cond" are latents (`Codec.to_batch`).
         generator: Source of times and noise, on the device of the images.
         effort: How much of the network to train; None is all of it.
         full_error: `Loss.error` of the full network on the same batch, times and noise, detached, where its prediction
@@ -218,6 +219,7 @@ def observe(
     batch = {"image": torch.zeros(1, *denoiser.image_shape, device="meta")}
     batch |= {} if told.image is None else {"cond": told.image}
     batch |= {} if told.tokens is None else {"tokens": told.tokens}
+    batch = dict(shadow.codec.to_batch(batch))
     average = copy.deepcopy(shadow).requires_grad_(False).eval() if needs_average else None
     step = Step(shadow, batch, effort=effort, average=average)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.basis import HaarBasis
+from denoisezoo.diffusion.basis import Clamp, HaarBasis, clamped
 from denoisezoo.diffusion.capabilities import Staged
 from denoisezoo.diffusion.processes.diagonal import LogSNRProcess
 from denoisezoo.diffusion.processes.lookup import Table
@@ -160,10 +160,10 @@ class ScaledHaarBasis(HaarBasis):
         """Inverse of `encode`."""
         return self.to_pixels(state / self._scales(state))
 
-    def clip(self, u_0: Tensor) -> Tensor:
+    def clip(self, u_0: Tensor, clamp: Clamp = clamped) -> Tensor:
         """A small image stands for averages times 2 for every level that is gone."""
         most = self.scales.shape[-1] // u_0.shape[-1]
-        return self.encode(self.decode(u_0).clamp(-most, most))
+        return self.encode(clamp(self.decode(u_0), most))
 
 
 def check_ends(ends: Sequence[float], levels: int, t_min: float) -> None:

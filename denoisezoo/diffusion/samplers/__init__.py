@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from typing import Any
 
 from denoisezoo.diffusion.samplers.sampler import (
     SAMPLERS,
@@ -20,8 +19,7 @@ from denoisezoo.diffusion.samplers.sampler import (
     StepInfo,
     transfer,
 )
-from denoisezoo.errors import UserError, unknown
-from denoisezoo.registry import import_all
+from denoisezoo.registry import import_all, parse_options
 
 __all__ = [
     "SAMPLERS",
@@ -47,31 +45,5 @@ def create_sampler(spec: str) -> Sampler:
     name, _, text = spec.partition(":")
     cls = SAMPLERS[name]
     hints = typing.get_type_hints(cls)
-    options = {option.name for option in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for item in filter(None, text.split(",")):
-        key, _, value = item.partition("=")
-        if key not in options:
-            raise unknown(f"option of sampler {name}", key, options)
-        values[key] = _parse(value, hints[key], f"{key} of sampler {name}")
-    return cls(**values)
-
-
-def _parse(text: str, hint: Any, what: str) -> Any:
-    """Option text as the type `hint`: bool, int, float, str, a literal, or one of these or None."""
-    if type(None) in typing.get_args(hint):
-        (hint,) = (part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is typing.Literal:
-        if text not in typing.get_args(hint):
-            raise unknown(what, text, typing.get_args(hint))
-        return text
-    if hint is bool:
-        if text.lower() not in {"true", "false"}:
-            raise UserError(f"{what} is {text!r}", "give true or false")
-        return text.lower() == "true"
-    if hint is str:
-        return text
-    try:
-        return int(text) if hint is int else float(text)
-    except ValueError:
-        raise UserError(f"{what} is {text!r}", f"give a {'whole ' if hint is int else ''}number") from None
+    options = {option.name: hints[option.name] for option in dataclasses.fields(cls)}
+    return cls(**parse_options(text, options, f"sampler {name}"))

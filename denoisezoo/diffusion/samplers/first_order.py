@@ -45,10 +45,16 @@ def bridge(process: DiagonalProcess, s: Tensor, t: Tensor) -> tuple[Tensor, Tens
 
 
 def clip_prediction(
-    prediction: Prediction, process: Process, u_t: Tensor, t: Tensor, *, keep_eps: bool = False
+    prediction: Prediction, call: Caller, u_t: Tensor, t: Tensor, *, keep_eps: bool = False
 ) -> Prediction:
-    """The prediction with its image clipped to [-1, 1], and the noise that then belongs to u_t, or as it was."""
-    u_0, times = process.basis.clip(prediction.u_0), t.reshape(1)
+    """The prediction with its image clipped to [-1, 1], and the noise that then belongs to u_t, or as it was.
+
+    Pixels are clipped, through the codec where it is lossless; latents of an autoencoder have no range (`Codec.clamp`).
+    """
+    if not call.codec.lossless:
+        return prediction
+    process = call.process
+    u_0, times = process.basis.clip(prediction.u_0, call.codec.clamp), t.reshape(1)
     if keep_eps:
         return dataclasses.replace(prediction, u_0=u_0)
     gap = u_t - apply_blocks(process.signal(times), u_0)
@@ -63,7 +69,7 @@ class DDPM(GridSampler):
     Attributes:
         variance: "small", the posterior's (beta-tilde), "large", that of u_t given u_s (beta), or "learned", between
             the two where the network says so. Betas are those of the grid's own, respaced chain.
-        clip: Clip the predicted image to [-1, 1], as DDPM does.
+        clip: Clip the predicted image to [-1, 1], as DDPM does; latents of an autoencoder are left as they are.
     """
 
     variance: Literal["small", "large", "learned"] = "small"
@@ -76,7 +82,7 @@ class DDPM(GridSampler):
     def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
         """Clipped, if so set."""
         prediction = call(u, t)
-        return clip_prediction(prediction, call.process, u, t, keep_eps=True) if self.clip else prediction
+        return clip_prediction(prediction, call, u, t, keep_eps=True) if self.clip else prediction
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """u_s ~ N(mean of u_s given u_t and the predicted u_0, variance)."""
@@ -149,7 +155,7 @@ class DDIM(GridSampler):
         prediction = call(u, t)
         if not self.clip:
             return prediction
-        return clip_prediction(prediction, call.process, u, t, keep_eps=self.clipped_eps == "kept")
+        return clip_prediction(prediction, call, u, t, keep_eps=self.clipped_eps == "kept")
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """u_s = A_s u_0 + sqrt(R_s^2 - std^2) eps + std z, with std = eta times the posterior's."""

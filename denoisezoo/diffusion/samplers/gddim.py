@@ -84,7 +84,7 @@ class GDDIM(GridSampler):
     def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
         """Clipped, if so set."""
         prediction = call(u, t)
-        return clip_prediction(prediction, call.process, u, t) if self.clip else prediction
+        return clip_prediction(prediction, call, u, t) if self.clip else prediction
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: list[_Step], generator: Noise) -> Tensor:
         """Section 4 of the paper; the history is the step before, with its nodes."""

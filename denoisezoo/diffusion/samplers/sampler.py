@@ -76,7 +76,7 @@ class SampleResult:
     """What a sampler returns.
 
     Attributes:
-        images: (B, C, H, W), decoded, not clipped.
+        images: (B, C, H, W), decoded by process and codec, not clipped.
         grid: The time grid (steps + 1,), float64.
         nfe: Calls of the denoiser.
     """
@@ -97,7 +97,7 @@ class Caller:
         given: Given,
         on_step: OnStep | None,
     ) -> None:
-        self.denoiser, self.process = denoiser, denoiser.process
+        self.denoiser, self.process, self.codec = denoiser, denoiser.process, denoiser.codec
         self.calls, self.plan, self.on_step = calls, plan, on_step
         self.given, self.nfe = given, 0
         self._finite: list[tuple[float, Tensor]] = []
@@ -200,7 +200,8 @@ class Sampler:
             u_T: States at the first time of the grid (B, C, H, W), from `prior`. Its dtype is the iterates'.
             steps: Solver steps N, at least 1. NFE follows from it (`nfe`).
             plan: How much of the network to use at each noise level.
-            given: What the images are told: label, conditioning image, ...
+            given: What the images are told: label, conditioning image, ... The image is encoded here, to the mean of
+                the codec's posterior.
             generator: Source of the noise of stochastic samplers.
             on_step: Called after every denoiser call.
 
@@ -211,13 +212,16 @@ class Sampler:
             UserError: Fewer than one step, or a process that the sampler cannot walk.
             ComputationError: See `Caller.check`.
         """
+        codec = denoiser.codec
+        if given.image is not None:
+            given = given._replace(image=codec.to_latents(given.image))
         denoiser, given = conditioned(denoiser, given, generator)
         process = denoiser.process
         grid = self.checked_grid(process, steps)
         call = Caller(denoiser, self.nfe(steps), plan, given, on_step)
         with torch.inference_mode():
             u_0 = self.walk(call, u_T, grid, generator)
-            images = process.basis.decode(u_0)
+            images = codec.to_images(process.basis.decode(u_0))
             call.check(images)
         return SampleResult(images, grid, call.nfe)
 
@@ -231,7 +235,7 @@ class Sampler:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """A draw of the state that a walk of `steps` steps starts from, for images of `shape` (B, C, H, W)."""
+        """A draw of the state that a walk of `steps` steps starts from, for latents of `shape` (B, C, H, W)."""
         start = float(self.checked_grid(process, steps)[0])
         return process.prior(shape, generator, t=start, device=device, dtype=dtype)
 

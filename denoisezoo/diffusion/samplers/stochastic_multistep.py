@@ -56,7 +56,7 @@ class StochasticDPMSolverPP2M(GridSampler):
     def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
         """Clipped, if so set."""
         prediction = call(u, t)
-        return clip_prediction(prediction, call.process, u, t, keep_eps=True) if self.clip else prediction
+        return clip_prediction(prediction, call, u, t, keep_eps=True) if self.clip else prediction
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: list[_Step], generator: Noise) -> Tensor:
         """One call, one step, from the last two or three calls' images; the history is the step before."""
