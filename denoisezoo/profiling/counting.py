@@ -31,6 +31,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from denoisezoo.errors import UserError
+from denoisezoo.profiling import meta_outputs
 from denoisezoo.profiling.formulas import (
     FLOPS_PER_MAC,
     attention_macs,
@@ -283,7 +284,7 @@ class _Dispatch(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        out = func(*args, **kwargs)
+        out = meta_outputs.run(func, args, kwargs)
         if self.tally.muted:
             return out
         self.tally.made(new_bytes(func, out), self.modules.paths())

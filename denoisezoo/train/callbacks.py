@@ -169,7 +169,7 @@ class Throughput(Callback):
         log_now(trainer, rates, shown=["images_per_s"])
 
 
-class Settled(Callback):
+class GarbageCollection(Callback):
     """Python's garbage collector runs when the log is due, and leaves alone what was there when training began.
 
     Modules, networks and callbacks are some hundred thousand objects, among which nothing becomes garbage; to walk
@@ -178,12 +178,16 @@ class Settled(Callback):
 
     def __init__(self) -> None:
         self._was_enabled = gc.isenabled()
+        self._frozen = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect once, and set aside what is left."""
         self._was_enabled = gc.isenabled()
+        # Python has one set of frozen objects and thaws all of it: a caller who keeps some there shall find them there.
+        self._frozen = not gc.get_freeze_count()
         gc.collect()
-        gc.freeze()
+        if self._frozen:
+            gc.freeze()
         gc.disable()
 
     def on_train_batch_end(
@@ -202,7 +206,8 @@ class Settled(Callback):
         self._restore()
 
     def _restore(self) -> None:
-        gc.unfreeze()
+        if self._frozen:
+            gc.unfreeze()
         if self._was_enabled:
             gc.enable()
 

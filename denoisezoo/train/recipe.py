@@ -25,7 +25,7 @@ from denoisezoo.files import local_path
 from denoisezoo.plugins import import_named
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import BASES, argument_types, subclasses, types_within
-from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
+from denoisezoo.train.callbacks import GarbageCollection, SampleGrid, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
@@ -199,7 +199,7 @@ class RecipeCLI(LightningCLI):
         root = local_path(trainer_config.get("default_root_dir") or "runs")
         if trainer_config.get("fast_dev_run"):  # no run, and no later one may go on from it
             root = Path(tempfile.mkdtemp(prefix="denoisezoo-fast-dev-run-"))
-        extra = [StopOnInterrupt(), Throughput(), Dashboard(), Settled()]
+        extra = [StopOnInterrupt(), Throughput(), Dashboard(), GarbageCollection()]
         chosen = as_list(trainer_config.get("plugins"))
         plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
