@@ -35,6 +35,7 @@ from denoisezoo.train.precision import check_precision, keep_float16
 from denoisezoo.train.recipe_files import EXTENDS, IMPORTS, find_recipe, module_names, read_recipe
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
+from denoisezoo.train.step_bar import with_step_bar
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
 from denoisezoo.train.wandb_panels import Dashboard
 
@@ -205,7 +206,7 @@ class RecipeCLI(LightningCLI):
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         check_precision(trainer.precision)  # a plugin may bring another
         keep_float16(trainer, trainer_config.get("precision"))
-        trainer.callbacks[:0] = extra
+        trainer.callbacks[:] = [*extra, *with_step_bar(trainer.callbacks)]
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
                 callback.dirpath = root / FOLDER
