@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
-import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import yaml
 
@@ -37,40 +35,10 @@ from denoisezoo.search.search import search as search_plans
 from denoisezoo.train.fit import train as train_words
 from denoisezoo.train.recipe_files import find_recipe, read_recipe
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Judged: TypeAlias = "Run | Denoiser | str | os.PathLike[str]"
 """A run, a denoiser, or the path of a run."""
 
 
-def of_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Let the errors of a function speak of its arguments.
-
-    Those of the parts that commands and functions share name command-line options, which have the names of arguments
-    with dashes: `--trainer.max_steps` is the change trainer.max_steps. What stands between backticks is a command.
-    """
-
-    def argument(option: re.Match[str]) -> str:
-        return option[1].replace("-", "_")
-
-    def reworded(text: str) -> str:
-        parts = text.split("`")
-        parts[::2] = [re.sub(r"(?<![\w-])--([a-z][\w.-]*)", argument, part) for part in parts[::2]]
-        return "`".join(parts)
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            error.what, error.cure = reworded(error.what), reworded(error.cure)
-            error.args = (f"{error.what}; {error.cure}",)
-            raise
-
-    return call
-
-
-@of_arguments
 def load(path: str | os.PathLike[str], *, weights: str = "ema", trust: Sequence[str] = ()) -> NetworkDenoiser:
     """Load a trained denoiser.
 
@@ -92,7 +60,6 @@ def load(path: str | os.PathLike[str], *, weights: str = "ema", trust: Sequence[
     return load_run(path, weights, trust).denoiser
 
 
-@of_arguments
 def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) -> Run:
     """Train a recipe in its run folder; the same call again goes on where it stopped.
 
@@ -177,7 +144,6 @@ def _run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequen
     return run if data is None else run.on(data)
 
 
-@of_arguments
 def evaluate(
     subject: Judged,
     data: ImageData | None = None,
@@ -218,7 +184,6 @@ def evaluate(
         return assess(run, images, settings, evaluator, report)
 
 
-@of_arguments
 def profile(
     subjects: Priced | Sequence[Priced],
     *,
@@ -257,7 +222,6 @@ def profile(
     return Profile(rows, priced.counters)
 
 
-@of_arguments
 def search(
     subject: Judged,
     budget: float | Sequence[float] = 0.5,
@@ -317,7 +281,6 @@ def search(
     return search_plans(run, settings, options, run.folder / "search" if out is None else Path(out))
 
 
-@of_arguments
 def compare(
     recipes: Sequence[str | os.PathLike[str]],
     *,
@@ -364,7 +327,7 @@ def compare(
     inline = launcher == LAUNCHERS[0]
     names = [os.fspath(recipe) for recipe in recipes]
     planned = plan_jobs(names, [*seeds], limits, folder, wandb=wandb, inline=inline, settings=settings)
-    with only_writer(folder, "wait until it has ended, or give another --out"):
+    with only_writer(folder, "wait until it has ended, or give another `out`"):
         launched = None if inline else launch(planned, launcher, folder, dict(launcher_options or {}), jobs)
         outcome = compare_jobs(
             planned, settings, folder, title=title, command=command, launched=launched, report=write_report

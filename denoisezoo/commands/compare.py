@@ -7,7 +7,6 @@ the same terms.
 from __future__ import annotations
 
 import argparse
-import inspect
 import shlex
 import sys
 from pathlib import Path
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from denoisezoo.commands.arguments import refuse_file, terms_of
 
     refuse_file(args.out)
-    outcome = inspect.unwrap(compare)(  # errors speak of options then, and not of arguments
+    outcome = compare(
         args.recipes,
         budget=args.budget,
         seeds=args.seeds,

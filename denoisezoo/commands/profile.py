@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.commands.arguments import interval
+from denoisezoo.commands.options import with_options
 from denoisezoo.commands.output import add_output_arguments, write_rows
 from denoisezoo.commands.profile_tables import print_rows
 from denoisezoo.errors import UserError, unknown
@@ -173,7 +174,7 @@ def deliver(rows: list[Row], args: argparse.Namespace) -> int:
 
         write_trajectories(args.plot, priced)
     for row in failed:
-        print(f"{row['name']} failed: {row['error']}", file=sys.stderr)
+        print(f"{row['name']} failed: {with_options(str(row['error']))}", file=sys.stderr)
     return int(bool(failed))
 
 

@@ -141,7 +141,7 @@ def plan_jobs(
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
         cli.model.check_data(cli.datamodule)
         if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
-            raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
+            raise UserError(f"{name} trains in several processes", "add `launcher=local`, or set its devices to 1")
         if settings is not None and features is not None:
             check_terms(settings, label(name), cli.model)
             features.check(cli.model.denoiser.image_shape)
@@ -253,7 +253,7 @@ def check_budget(job: Job, run: Run) -> None:
     steps = run.facts["train_steps"]
     if 0 <= job.steps < steps:
         raise UserError(
-            f"{job.folder} was trained for {steps} steps, and this budget is {job.steps}", "give another --out"
+            f"{job.folder} was trained for {steps} steps, and this budget is {job.steps}", "give another `out`"
         )
 
 

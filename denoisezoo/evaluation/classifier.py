@@ -172,7 +172,7 @@ def train_classifier(data: Any, steps: int) -> tuple[Classifier, float]:
     if len(labels.unique()) < 2 or int(labels.min()) < 0:
         raise UserError(
             f"{data.title} has no classes to train a perceptual network on",
-            "give VGG-16 weights with --model.objective.vgg PATH, or no weight in --model.objective.perceptual",
+            "give a file of VGG-16 weights, `model.objective.vgg`, or no weight in `model.objective.perceptual`",
         )
     images = data.images("train")
     with torch.random.fork_rng(devices=[]):

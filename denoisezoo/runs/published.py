@@ -50,7 +50,7 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
     if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
         raise UserError(
             f"{len(bad)} of the {len(tensors)} tensors of {run.name} hold NaN or infinity, first {bad[0]}",
-            "export an earlier checkpoint, or --weights raw or ema, whichever is finite",
+            "export an earlier checkpoint, or `weights=raw` or ema, whichever is finite",
         )
     header = {"version": __version__, "format": FORMAT, "weights": run.weights}
     header |= {"recipe": json_safe(run.config), "card": _card(run)}
@@ -104,7 +104,8 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise UserError(f"{path} is damaged or no safetensors file ({reason})", CURE) from error
     if not text:
-        raise UserError(f"{path} is no file of denoisezoo: its header lacks {KEY!r}", "give one that `export` wrote")
+        what = f"{path} is no file of denoisezoo: its header lacks {KEY!r}"
+        raise UserError(what, "give one that `denoisezoo export` wrote")
     return _checked(path, text, tensors), tensors
 
 

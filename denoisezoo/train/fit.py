@@ -94,7 +94,7 @@ def train(args: Sequence[str]) -> TrainResult:
     folder = Path(cli.trainer.default_root_dir)
     with contextlib.ExitStack() as held:
         if cli.trainer.is_global_zero:  # the other processes of the run share its folder
-            held.enter_context(only_writer(folder, "wait until it ends, or give another --trainer.default_root_dir"))
+            held.enter_context(only_writer(folder, "wait until it ends, or give another `trainer.default_root_dir`"))
         return _train(cli, folder)
 
 
@@ -136,7 +136,7 @@ def warn_untrained(model: DiffusionModule) -> None:
     if untrained := model.denoiser.untrained:
         print(
             f"warning: {untrained} of the {outputs} output channels of {model.name} are of a learned variance, which "
-            f"no objective trains; --model.network.out_channels {outputs - untrained} leaves them out",
+            f"no objective trains; `model.network.out_channels={outputs - untrained}` leaves them out",
             file=sys.stderr,
         )
 
@@ -228,7 +228,7 @@ def steps_done(
     if key := first_difference(theirs, ours):
         raise UserError(
             f"{folder} holds a run with another {key}",
-            f"give another --trainer.default_root_dir, or delete {folder}",
+            f"give another `trainer.default_root_dir`, or delete {folder}",
         )
     check_format(checkpoint, found["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
     check_resumable(found, checkpoint)
@@ -250,7 +250,7 @@ def identify(data: ImageData, known: dict[str, Any], folder: Path) -> dict[str, 
     if what := difference(known, identity):
         raise UserError(
             f"the data {data.title} have changed since {folder} was trained on them: {what}",
-            "put them back as they were, or give another --trainer.default_root_dir",
+            "put them back as they were, or give another `trainer.default_root_dir`",
         )
     return {**identity, "origin": origin_of(folder)}
 

@@ -127,7 +127,7 @@ class Guard(Callback):
         if self.in_row > self.max_in_row:
             raise ComputationError(
                 f"{self.in_row} steps in a row could not be computed ({pl_module.failure})",
-                "leave out --model.on_failure skip to stop at the first, and see what it says",
+                "leave out `model.on_failure=skip` to stop at the first, and see what it says",
             )
 
     def _good(self, trainer: Trainer, losses: list[Tensor], gradients: Sequence[Tensor] = ()) -> bool:
