@@ -168,14 +168,21 @@ def csv_text(rows: Iterable[Row]) -> str:
 
 
 def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
-    """A nested row as one level with dotted keys; a list, and an object whose keys are no names, stay one JSON cell."""
+    """A nested row as one level with dotted keys; a list, and an object whose keys are no names, stay one JSON cell.
+
+    A dash is part of a name (torch-fidelity), a dot is not (encoder.0, of which a network has hundreds).
+    """
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        if isinstance(value, Mapping) and value and all(str(inner).isidentifier() for inner in value):
+        if isinstance(value, Mapping) and value and all(map(_is_name, value)):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, Mapping | list) else value
     return flat
+
+
+def _is_name(key: Any) -> bool:
+    return str(key).replace("-", "_").isidentifier()
 
 
 def human(number: float) -> str:

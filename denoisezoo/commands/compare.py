@@ -10,10 +10,14 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denoisezoo.compare.budget import Budget
 from denoisezoo.compare.launching import LAUNCHERS, parse_options
 from denoisezoo.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from denoisezoo.runs.terms import Terms
 
 
 def seeds(text: str) -> list[int]:
@@ -75,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from denoisezoo.commands.arguments import refuse_file, terms_of
 
     refuse_file(args.out)
+    terms: Terms = {**terms_of(args), "features": args.features, "lpips": args.lpips}
     outcome = compare(
         args.recipes,
         budget=args.budget,
@@ -86,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
         launcher=args.launcher,
         launcher_options=args.launcher_options,
         jobs=args.jobs,
-        features=args.features,
-        lpips=args.lpips,
-        **terms_of(args),
+        **terms,
     )
     if outcome.status:
         print("interrupted; run the same command again to go on", file=sys.stderr)

@@ -32,6 +32,7 @@ COST_OF_MISSING = {
     "pytest": "running the tests",
     "pytest-xdist": "make test, which runs the tests in two processes; pytest alone does without",
     "hypothesis": "running the tests",
+    "scipy": "running the tests",
     "ruff": "make lint",
     "mypy": "make lint",
     "types-pyyaml": "make lint",

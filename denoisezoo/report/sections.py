@@ -11,10 +11,10 @@ from denoisezoo.files import json_safe
 from denoisezoo.report.columns import column, explain, glossary
 from denoisezoo.report.markup import Html, code, facts, join, named, plain, said, table_box, tag
 from denoisezoo.report.page import Page, bullets, note
-from denoisezoo.report.rows import flatten
 from denoisezoo.report.summary import Entry, shown_keys
 from denoisezoo.report.table import choice_tables, floor_note, results_table
 from denoisezoo.report.verdict import Name, Sentence, automatic_notes, verdict
+from denoisezoo.tables import flatten
 
 CSV_NAME, JSONL_NAME = "results.csv", "results.jsonl"
 NO_PLOTLY = (
@@ -152,7 +152,7 @@ def cards_section(page: Page) -> Html:
 
 def _card(page: Page, entry: Entry) -> Html:
     runs = [*entry.runs, *entry.failed]
-    columns = [flatten(run.card) for run in runs]
+    columns = [flatten(json_safe(dict(run.card))) for run in runs]
     keys = dict.fromkeys(key for card in columns for key in card)
     heads = [tag("th", f"seed {run.seed}", scope="col") for run in runs]
     head = tag("thead", tag("tr", tag("th", "Fact", scope="col"), *heads))
