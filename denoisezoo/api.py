@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, Unpack
+from typing import Any, Literal, TypeAlias, Unpack, overload
 
 import yaml
 
@@ -26,6 +26,7 @@ from denoisezoo.progress import progress_bar
 from denoisezoo.report import write_report
 from denoisezoo.runs.assessor import Assessment, assess, make_evaluator
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
+from denoisezoo.runs.ratios import Ratios, price_ratios
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.subjects import Priced, find_subjects
 from denoisezoo.runs.terms import Terms, make_settings
@@ -184,22 +185,50 @@ def evaluate(
         return assess(run, images, settings, evaluator, report)
 
 
+@overload
 def profile(
-    subjects: Priced | Sequence[Priced],
+    subjects: Sequence[Priced],
     *,
+    compare: Literal[True],
     process: str | None = None,
     resolution: int | None = None,
     trust: Sequence[str] = (),
     **terms: Any,
-) -> Profile:
+) -> Ratios: ...
+
+
+@overload
+def profile(
+    subjects: Priced | Sequence[Priced],
+    *,
+    compare: Literal[False] = False,
+    process: str | None = None,
+    resolution: int | None = None,
+    trust: Sequence[str] = (),
+    **terms: Any,
+) -> Profile: ...
+
+
+def profile(
+    subjects: Priced | Sequence[Priced],
+    *,
+    compare: bool = False,
+    process: str | None = None,
+    resolution: int | None = None,
+    trust: Sequence[str] = (),
+    **terms: Any,
+) -> Profile | Ratios:
     """What networks cost: parameters, MACs (1 MAC = 1 multiply-add), latency and memory; with a sampler, a whole image.
 
         dz.profile("*cifar10", counts_only=True)                      # in seconds, without weights
         dz.profile(denoiser, sampler="heun", steps=18).rows()[0]["macs_per_image"]
+        dz.profile(["ddpm_digits", "adm_digits"], compare=True)       # ratios, timed in turns
 
     Args:
         subjects: A name or pattern, the path of a run, a backbone, a denoiser or a run, or several of them. What is
             given as an object is priced in a copy.
+        compare: Of two subjects, the second's cost over the first's, single calls of both timed in turns: unlike two
+            rows of a busy machine, their ratio can be trusted, and has an interval. See `Ratios`.
         process: Process for networks that have none; the zoo's default unless given.
         resolution: Size of the images for registered names.
         trust: Packages whose code the recipe of a path may name.
@@ -214,10 +243,13 @@ def profile(
         UserError: An unknown name or term, terms that contradict each other, or a device or type that does not work.
     """
     if wrong := next((name for name in terms if name not in PricingTerms.__dataclass_fields__), None):
-        raise unknown("argument", wrong, [*PricingTerms.__dataclass_fields__, "process", "resolution", "trust"])
+        own = ("compare", "process", "resolution", "trust")
+        raise unknown("argument", wrong, [*PricingTerms.__dataclass_fields__, *own])
     priced = PricingTerms(**terms)
     several = subjects if isinstance(subjects, Sequence) and not isinstance(subjects, str) else [subjects]
     with trusting(trust):
+        if compare:
+            return price_ratios(list(find_subjects(several, process, resolution)), priced)
         rows = [row for subject in find_subjects(several, process, resolution) for row in price_rows(subject, priced)]
     return Profile(rows, priced.counters)
 

@@ -12,6 +12,7 @@ import yaml
 
 import denoisezoo as dz
 from denoisezoo import cli
+from denoisezoo.search.search import SearchResult
 
 LAZY = """
 import sys, denoisezoo as dz
@@ -120,6 +121,26 @@ def test_an_object_is_priced_as_its_name_is():
     assert row["macs"] == dz.info("ddpm_digits").rows()[0]["macs"]
     assert next(denoiser.parameters()).device.type == "cpu"
     assert "MACs/image" in by_name._repr_html_()
+    assert "plotly" in by_name._repr_html_()
+    (line,) = by_name.plot()["data"]
+    assert line["y"] == [call["macs"] for call in by_name.rows()[0]["trajectory"]]
+    assert dz.profile("ddpm_digits", counts_only=True).plot() is None
+
+
+def test_a_plot_needs_plotly_and_a_table_does_not(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    shown = dz.profile("ddpm_digits", counts_only=True, sampler="heun", steps=2)._repr_html_()
+    assert "MACs/image" in shown
+    assert "plotly" not in shown
+
+
+def test_two_networks_are_compared_by_ratios():
+    ratios = dz.profile(["ddpm_tiny", "adm_tiny"], compare=True, counts_only=True)
+    a, b = (dz.info(name).rows()[0] for name in ("ddpm_tiny", "adm_tiny"))
+    (row,) = ratios.rows()
+    assert (row["macs_ratio"], row["params_ratio"]) == (b["macs"] / a["macs"], b["params"] / a["params"])
+    assert "latency_ratio" not in row
+    assert str(ratios).startswith("adm_tiny over ddpm_tiny")
 
 
 def test_pricing_leaves_an_object_as_it_is():
@@ -137,6 +158,7 @@ def test_pricing_leaves_an_object_as_it_is():
     [
         (lambda: dz.profile("ddpm_digitz"), "unknown denoiser 'ddpm_digitz'; did you mean ddpm_digits"),
         (lambda: dz.profile("ddpm_digits", count_only=True), "unknown argument 'count_only'; did you mean counts_only"),
+        (lambda: dz.profile("ddpm_digits", compare=True), "`compare` takes two networks, not 1"),
         (lambda: dz.profile("ddpm_digits", sampler="heun"), "`sampler` is given without `steps`"),
         (lambda: dz.profile("ddpm_digits", counts_only=True, training=True), "`training` is measured"),
         (lambda: dz.evaluate(dz.create_denoiser("ddpm_digits")), "DDPM has no recipe that names its data; give data"),
@@ -170,6 +192,19 @@ def test_what_is_compared_prints_as_a_table(recipe, tmp_path):
     assert (row["name"], row["card"]["train_steps"], row["error"]) == ("recipe", 2, None)
     assert result.report.is_file()
     assert "fd_pixels" in str(result)
+    (points,) = result.plot()["data"]
+    assert (points["x"], points["y"]) == ([row["costs"]["macs_per_image"]], [row["metrics"]["fd_pixels"]])
+
+
+def test_a_search_draws_its_front():
+    front = [{"cost_share": 1.0, "excess": 0.0}, {"cost_share": 0.4, "excess": 0.1}]
+    plans = [{"plan": "exact 0.5", "cost_share": 0.4, "excess": 0.1}, {"plan": "nsga2", "cost_share": 0.3}]
+    plot = SearchResult(None, front, plans, 1.0, 1, None, None, "latency").plot()
+    drawn = {line["name"]: (line["x"], line["y"]) for line in plot["data"]}
+    assert drawn == {
+        "exact front": ([0.4, 1.0], [0.1, 0.0]), "exact 0.5": ([0.4], [0.1]), "nsga2": ([0.3], [None]),
+    }  # fmt: skip
+    assert plot["layout"]["xaxis"]["title"]["text"] == "share of full latency"
 
 
 def test_a_copy_of_a_loaded_denoiser_shares_its_history(trained):

@@ -25,7 +25,7 @@ from denoisezoo.progress import progress_bar
 from denoisezoo.runs.assessor import Assessment, assess, check_guidance, make_evaluator
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.terms import Settings
-from denoisezoo.tables import Column, Table, Tabular, human
+from denoisezoo.tables import Column, Table, Tabular, human, scatter
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import parse_recipe
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome(Tabular):
-    """What a comparison gave; prints as a table of its runs.
+    """What a comparison gave; prints as a table of its runs, a notebook shows quality by price.
 
     Attributes:
         records: One record for each job that was reached.
@@ -93,6 +93,16 @@ class Outcome(Tabular):
             Column("error", "error"),
         ]
         return Table(self.rows(), shown)
+
+    def plot(self) -> dict[str, Any] | None:
+        """Quality by price, a point for each run; the report has more."""
+        if self.quality is None:
+            return None
+        points: dict[str, list[tuple[Any, Any]]] = {}
+        for run in self.records:
+            if run.metrics.get(self.quality) is not None and "macs_per_image" in run.costs:
+                points.setdefault(run.name, []).append((run.costs["macs_per_image"], run.metrics[self.quality]))
+        return scatter(points, "MACs per image", self.quality)
 
 
 def expand(recipes: list[str]) -> list[str]:

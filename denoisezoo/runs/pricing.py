@@ -22,6 +22,7 @@ from denoisezoo.profiling.profile import Row, Walk, count_backbone, profile_back
 from denoisezoo.profiling.profile_columns import COUNTERS, columns
 from denoisezoo.profiling.second_opinion import differences, fvcore_fields
 from denoisezoo.profiling.setting import Setting, parse_dtype, variants_of
+from denoisezoo.profiling.trajectory_plot import trajectory_plot
 from denoisezoo.runs.subjects import Subject
 from denoisezoo.tables import Table, Tabular
 
@@ -112,7 +113,7 @@ class PricingTerms:
 
 @dataclass(frozen=True)
 class Profile(Tabular):
-    """What networks cost; prints as a table.
+    """What networks cost; prints as a table, a notebook shows under it where an image's cost lies.
 
     Attributes:
         data: The rows, with the keys of `denoisezoo profile --json`.
@@ -125,6 +126,10 @@ class Profile(Tabular):
     def summary(self) -> Table:
         """The main figures of each row."""
         return Table(self.data, columns(self.data, self.counters))
+
+    def plot(self) -> dict[str, Any] | None:
+        """Where along the noise levels an image's cost lies, if a sampler was priced."""
+        return trajectory_plot(self.data)
 
 
 def price_rows(subject: Subject, terms: PricingTerms) -> list[Row]:
