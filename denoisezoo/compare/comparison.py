@@ -111,17 +111,17 @@ def expand(recipes: list[str]) -> list[str]:
     Raises:
         UserError: A name or pattern that matches nothing.
     """
-    found: list[str] = []
+    names: list[str] = []
     for name in recipes:
         matching = (
             [r for r in list_recipes() if fnmatch.fnmatchcase(r, name)] if any(c in name for c in "*?[") else [name]
         )
         if not matching:
             raise unknown("recipe", name, list_recipes())
-        found += [r for r in matching if r not in found]
-    for name in found:
+        names += [r for r in matching if r not in names]
+    for name in names:
         find_recipe(name)
-    return found
+    return names
 
 
 def plan_jobs(
@@ -380,17 +380,17 @@ class Bench:
         )
 
 
-def costs(run: Run, found: Assessment) -> dict[str, Any]:
+def costs(run: Run, assessment: Assessment) -> dict[str, Any]:
     """What a run costs, by the report's names."""
-    seconds, images = found.card.train_seconds, found.card.images_seen
+    seconds, images = assessment.card.train_seconds, assessment.card.images_seen
     return {
-        "params": found.card.params,
-        "macs_per_call": max(call.macs for call in found.trajectory.calls),
-        "macs_per_image": found.trajectory.macs_per_image,
-        "nfe": found.trajectory.nfe,
-        "latency_ms_per_image": found.latency_ms,
+        "params": assessment.card.params,
+        "macs_per_call": max(call.macs for call in assessment.trajectory.calls),
+        "macs_per_image": assessment.trajectory.macs_per_image,
+        "nfe": assessment.trajectory.nfe,
+        "latency_ms_per_image": assessment.latency_ms,
         "train_seconds": seconds,
-        "train_macs": found.card.train_macs,
+        "train_macs": assessment.card.train_macs,
         "images_per_s_training": images / seconds if images and seconds else None,
     }
 

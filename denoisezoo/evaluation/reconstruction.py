@@ -134,12 +134,12 @@ def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | Non
     Returns:
         None where no condition has so many.
     """
-    samples, found, index = unit(samples), [], index.to(samples.device)
+    samples, spreads, index = unit(samples), [], index.to(samples.device)
     for condition in index.unique():
         mine = samples[index == condition][:draws]
         if len(mine) == draws:
-            found.append(((mine + 1) * 127.5).std(0, correction=0).mean())
-    return float(torch.stack(found).mean()) if found else None
+            spreads.append(((mine + 1) * 127.5).std(0, correction=0).mean())
+    return float(torch.stack(spreads).mean()) if spreads else None
 
 
 def joint_features(features: Features, pair: Pair) -> Tensor:

@@ -82,10 +82,10 @@ def _card(run: Run) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is none."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -123,9 +123,9 @@ def _checked(path: str | os.PathLike[str], text: str, tensors: dict[str, Tensor]
 
 def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 of a header and of the names, types, shapes and bytes of tensors."""
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

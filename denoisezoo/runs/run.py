@@ -185,13 +185,13 @@ def load_run(path: str | os.PathLike[str], weights: str = "ema", trust: Collecti
 def _load(file: Path, weights: str) -> Run:
     if file.suffix == SUFFIX:
         return _load_published(file, weights)
-    found = read_checkpoint(file)
-    state: Any = found.get("state_dict" if weights == "ema" else "current_model_state")
+    content = read_checkpoint(file)
+    state: Any = content.get("state_dict" if weights == "ema" else "current_model_state")
     if not holds_tensors(state):
         raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or `weights=ema`")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
-    run = _make_run(file, folder, found["denoisezoo"], state, weights, _facts(found, folder))
-    return replace(run, known=data_known(found))
+    run = _make_run(file, folder, content["denoisezoo"], state, weights, _facts(content, folder))
+    return replace(run, known=data_known(content))
 
 
 def _load_published(file: Path, weights: str) -> Run:
@@ -235,10 +235,10 @@ def _make_run(
     )
 
 
-def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _facts(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
-    facts = {k: found["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
-    facts |= {"train_steps": found.get("global_step"), "train_macs": None}
+    facts = {k: content["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
+    facts |= {"train_steps": content.get("global_step"), "train_macs": None}
     written = read_summary(folder)
     if written.get("train_steps") == facts["train_steps"]:
         facts["train_macs"] = written.get("train_macs")

@@ -21,7 +21,7 @@ from denoisezoo.profiling.roofline import known_peaks, peaks
 from denoisezoo.ranks import gather, share
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done
-from denoisezoo.train.sharding import whole
+from denoisezoo.train.sharding import full_weights
 
 
 class SampleGrid(Callback):
@@ -85,7 +85,7 @@ class SampleGrid(Callback):
         denoiser.eval()
         weights = averaged_weights(trainer, pl_module) if averaged else contextlib.nullcontext()
         try:
-            with weights, whole(denoiser.backbone):
+            with weights, full_weights(denoiser.backbone):
                 return self._images(denoiser, pl_module.device)
         finally:
             denoiser.train(was_training)

@@ -121,7 +121,7 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
     result = None
     try:
         begin = checkpoint if done else None
-        with quiet(), honest_exits(), together(cli.trainer, folder), resuming(begin):
+        with quiet(), honest_exits(), one_error_for_all(cli.trainer, folder), resuming(begin):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=begin, weights_only=True)
         result = finish(cli, folder)
     finally:
@@ -153,7 +153,7 @@ def check_samples(cli: RecipeCLI) -> None:
 
 
 @contextlib.contextmanager
-def together(trainer: Any, folder: Path) -> Iterator[None]:
+def one_error_for_all(trainer: Any, folder: Path) -> Iterator[None]:
     """Among several processes, tell of one that has gone in one line, and once what all of them have met.
 
     Raises:
@@ -219,20 +219,20 @@ def steps_done(
     """
     if checkpoint is None:
         return 0, {}
-    found = read_checkpoint(checkpoint)
-    known = data_known(found)
+    content = read_checkpoint(checkpoint)
+    known = data_known(content)
     # Data that are known again may have been moved.
-    theirs, ours = kept(found["denoisezoo"]["recipe"], bool(known)), kept(config, bool(known))
-    if found["denoisezoo"].get("parts") == parts:  # the same parts of a step, whoever computes them one after another
+    theirs, ours = kept(content["denoisezoo"]["recipe"], bool(known)), kept(config, bool(known))
+    if content["denoisezoo"].get("parts") == parts:  # the same parts of a step, whoever computes them one after another
         ours["trainer"]["accumulate_grad_batches"] = theirs["trainer"]["accumulate_grad_batches"]
     if key := first_difference(theirs, ours):
         raise UserError(
             f"{folder} holds a run with another {key}",
             f"give another `trainer.default_root_dir`, or delete {folder}",
         )
-    check_format(checkpoint, found["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
-    check_resumable(found, checkpoint)
-    return int(found["global_step"]), known
+    check_format(checkpoint, content["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
+    check_resumable(content, checkpoint)
+    return int(content["global_step"]), known
 
 
 def identify(data: ImageData, known: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -346,8 +346,8 @@ def first_difference(a: Any, b: Any, path: str = "") -> str | None:
     if isinstance(a, dict) and isinstance(b, dict):
         for key in [*a, *(k for k in b if k not in a)]:
             inside = f"{path}.{key}" if path else str(key)
-            if found := first_difference(a.get(key), b.get(key), inside):
-                return found
+            if difference := first_difference(a.get(key), b.get(key), inside):
+                return difference
         return None
     return None if a == b else path or "configuration"
 

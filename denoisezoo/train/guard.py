@@ -23,7 +23,7 @@ from denoisezoo.train.checkpoint import newest_checkpoint
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import bin_names, bin_of
 from denoisezoo.train.precision import loss_scale
-from denoisezoo.train.sharding import all_finite, whole
+from denoisezoo.train.sharding import all_finite, full_weights
 from denoisezoo.train.sharding import norms as norms_of
 
 SCALE_FLOOR = 1.0
@@ -158,7 +158,7 @@ class Guard(Callback):
         batches: Any,
     ) -> DivergenceError:
         norms = norms_of(list(gradients.values()))
-        with whole(pl_module.denoiser.backbone), trainer.precision_plugin.train_step_context():
+        with full_weights(pl_module.denoiser.backbone), trainer.precision_plugin.train_step_context():
             found = [first_non_finite(pl_module, *batch) for batch in batches]
         where = first_of_all(trainer, next(filter(None, found), None)) or _gradient(list(gradients), norms)
         rate = trainer.optimizers[0].param_groups[0]["lr"]

@@ -164,7 +164,7 @@ def reshard(network: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def whole(network: nn.Module) -> Iterator[None]:
+def full_weights(network: nn.Module) -> Iterator[None]:
     """Within it the weights are whole."""
     unshard(network)
     try:
