@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import os
-import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, Unpack
+from typing import Any, Literal, TypeAlias, Unpack, overload
 
 import yaml
 from torch import Tensor
@@ -23,13 +21,14 @@ from denoisezoo.compare.launching import LAUNCHERS
 from denoisezoo.data import ImageData, Source
 from denoisezoo.data.source_images import as_data
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Objective
-from denoisezoo.errors import UserError, rewording, unknown
+from denoisezoo.errors import UserError, unknown
 from denoisezoo.locking import only_writer
 from denoisezoo.plugins import trusting
 from denoisezoo.progress import progress_bar
 from denoisezoo.report import write_report
 from denoisezoo.runs.assessor import Assessment, assess, make_evaluator
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
+from denoisezoo.runs.ratios import Ratios, price_ratios
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.subjects import Priced, find_subjects
 from denoisezoo.runs.terms import Terms, make_settings
@@ -41,36 +40,10 @@ from denoisezoo.train.fit import train as train_words
 from denoisezoo.train.objects import make_optimizer, train_objects
 from denoisezoo.train.recipe_files import find_recipe, read_recipe
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Judged: TypeAlias = "Run | Denoiser | str | os.PathLike[str]"
 """A run, a denoiser, or the path of a run."""
 
 
-def of_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """Let the errors of a function speak of its arguments.
-
-    Those of the parts that commands and functions share name command-line options, which have the names of arguments
-    with dashes: `--trainer.max_steps` is the change trainer.max_steps. What stands between backticks is a command.
-    """
-
-    def argument(option: re.Match[str]) -> str:
-        return option[1].replace("-", "_")
-
-    def reworded(text: str) -> str:
-        parts = text.split("`")
-        parts[::2] = [re.sub(r"(?<![\w-])--([a-z][\w.-]*)", argument, part) for part in parts[::2]]
-        return "`".join(parts)
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with rewording(reworded):
-            return function(*args, **kwargs)
-
-    return call
-
-
-@of_arguments
 def load(
     path: str | os.PathLike[str],
     *,
@@ -99,7 +72,6 @@ def load(
     return load_run(path, weights, trust, into).denoiser
 
 
-@of_arguments
 def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) -> Run:
     """Train a recipe in its run folder; the same call again goes on where it stopped.
 
@@ -131,7 +103,6 @@ def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) ->
     return load_run(result.folder, trust=sorted(packages))
 
 
-@of_arguments
 def fit(
     denoiser: NetworkDenoiser,
     objective: Objective,
@@ -192,7 +163,6 @@ def _run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequen
     return run if data is None else run.on(data)
 
 
-@of_arguments
 def evaluate(
     subject: Judged,
     data: ImageData | None = None,
@@ -233,23 +203,50 @@ def evaluate(
         return assess(run, images, settings, evaluator, report)
 
 
-@of_arguments
+@overload
 def profile(
-    subjects: Priced | Sequence[Priced],
+    subjects: Sequence[Priced],
     *,
+    compare: Literal[True],
     process: str | None = None,
     resolution: int | None = None,
     trust: Sequence[str] = (),
     **terms: Any,
-) -> Profile:
+) -> Ratios: ...
+
+
+@overload
+def profile(
+    subjects: Priced | Sequence[Priced],
+    *,
+    compare: Literal[False] = False,
+    process: str | None = None,
+    resolution: int | None = None,
+    trust: Sequence[str] = (),
+    **terms: Any,
+) -> Profile: ...
+
+
+def profile(
+    subjects: Priced | Sequence[Priced],
+    *,
+    compare: bool = False,
+    process: str | None = None,
+    resolution: int | None = None,
+    trust: Sequence[str] = (),
+    **terms: Any,
+) -> Profile | Ratios:
     """What networks cost: parameters, MACs (1 MAC = 1 multiply-add), latency and memory; with a sampler, a whole image.
 
         dz.profile("*cifar10", counts_only=True)                      # in seconds, without weights
         dz.profile(denoiser, sampler="heun", steps=18).rows()[0]["macs_per_image"]
+        dz.profile(["ddpm_digits", "adm_digits"], compare=True)       # ratios, timed in turns
 
     Args:
         subjects: A name or pattern, the path of a run, a backbone, a denoiser or a run, or several of them. What is
             given as an object is priced in a copy.
+        compare: Of two subjects, the second's cost over the first's, single calls of both timed in turns: unlike two
+            rows of a busy machine, their ratio can be trusted, and has an interval. See `Ratios`.
         process: Process for networks that have none; the zoo's default unless given.
         resolution: Size of the images for registered names.
         trust: Packages whose code the recipe of a path may name.
@@ -264,15 +261,17 @@ def profile(
         UserError: An unknown name or term, terms that contradict each other, or a device or type that does not work.
     """
     if wrong := next((name for name in terms if name not in PricingTerms.__dataclass_fields__), None):
-        raise unknown("argument", wrong, [*PricingTerms.__dataclass_fields__, "process", "resolution", "trust"])
+        own = ("compare", "process", "resolution", "trust")
+        raise unknown("argument", wrong, [*PricingTerms.__dataclass_fields__, *own])
     priced = PricingTerms(**terms)
     several = subjects if isinstance(subjects, Sequence) and not isinstance(subjects, str) else [subjects]
     with trusting(trust):
+        if compare:
+            return price_ratios(list(find_subjects(several, process, resolution)), priced)
         rows = [row for subject in find_subjects(several, process, resolution) for row in price_rows(subject, priced)]
     return Profile(rows, priced.counters)
 
 
-@of_arguments
 def search(
     subject: Judged,
     budget: float | Sequence[float] = 0.5,
@@ -332,7 +331,6 @@ def search(
     return search_plans(run, settings, options, run.folder / "search" if out is None else Path(out))
 
 
-@of_arguments
 def compare(
     recipes: Sequence[str | os.PathLike[str]],
     *,
@@ -379,7 +377,7 @@ def compare(
     inline = launcher == LAUNCHERS[0]
     names = [os.fspath(recipe) for recipe in recipes]
     planned = plan_jobs(names, [*seeds], limits, folder, wandb=wandb, inline=inline, settings=settings)
-    with only_writer(folder, "wait until it has ended, or give another --out"):
+    with only_writer(folder, "wait until it has ended, or give another `out`"):
         launched = None if inline else launch(planned, launcher, folder, dict(launcher_options or {}), jobs)
         outcome = compare_jobs(
             planned, settings, folder, title=title, command=command, launched=launched, report=write_report

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from denoisezoo import __version__
 from denoisezoo.allocator import keep_freed_memory
+from denoisezoo.commands.options import with_options
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.plugins import trusting
 
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", EXIT_INTERRUPTED, debug)
     except UserError as error:
-        return fail(str(error), EXIT_USAGE, debug)
+        return fail(with_options(str(error)), EXIT_USAGE, debug)
     except ModuleNotFoundError as error:
         return fail(f"the package {error.name} is missing; install it, or see denoisezoo doctor", EXIT_ERROR, debug)
     except OSError as error:

@@ -56,7 +56,7 @@ def check_trusted(module: str, what: str) -> None:
     if package not in _trusted.get():
         raise UserError(
             f"{what}, of the package {package}, whose code is not trusted",
-            f"if it is yours, or you have read it, add --trust {package} (in Python trust=({package!r},))",
+            f"if it is yours, or you have read it, trust it: `trust={package}`",
         )
 
 

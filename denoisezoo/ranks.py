@@ -49,6 +49,6 @@ def gather(rows: Tensor) -> Tensor:
     longest = max(int(size) for size in sizes)
     padded = torch.zeros(longest, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
     padded[: len(rows)] = rows
-    found = [torch.empty_like(padded) for _ in range(world_size)]
-    dist.all_gather(found, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(found, sizes, strict=True)])
+    parts = [torch.empty_like(padded) for _ in range(world_size)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])

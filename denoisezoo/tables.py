@@ -129,6 +129,13 @@ class Tabular(ABC):
         """A picture that a notebook shows under the table; None where there is none."""
         return None
 
+    def plot(self) -> dict[str, Any] | None:
+        """What a notebook draws under the table where plotly is installed: `data` and `layout` as plotly takes them.
+
+        None where there is nothing to draw.
+        """
+        return None
+
     def rows(self) -> list[dict[str, Any]]:
         """All that is known, in rows of plain values."""
         return self.summary().rows()
@@ -149,11 +156,44 @@ class Tabular(ABC):
         return str(self.summary())
 
     def _repr_html_(self) -> str:
-        picture = self.png()
-        if picture is None:
-            return self.summary()._repr_html_()
-        image = f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-        return f"{self.summary()._repr_html_()}<br>{image}"
+        parts = [self.summary()._repr_html_()]
+        if (picture := self.png()) is not None:
+            parts.append(f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}">')
+        if (plot := self.plot()) is not None:
+            parts.append(_drawn(plot))
+        return "<br>".join(filter(None, parts))
+
+
+def scatter(points: Mapping[str, Sequence[tuple[Any, Any]]], x: str, y: str) -> dict[str, Any]:
+    """A plot of points (x, y), as plotly takes it; several of one name are joined in their order along x.
+
+    Args:
+        points: Name -> points.
+        x: What the horizontal axis shows.
+        y: What the vertical axis shows.
+    """
+    traces = [
+        {
+            "type": "scatter",
+            "name": name,
+            "mode": "lines+markers" if len(line) > 1 else "markers",
+            "x": [point[0] for point in line],
+            "y": [point[1] for point in line],
+        }
+        for name, line in ((name, sorted(of_name)) for name, of_name in points.items())
+    ]
+    layout = {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, "template": "plotly_white"}
+    return {"data": traces, "layout": layout}
+
+
+def _drawn(plot: dict[str, Any]) -> str:
+    """A plot as HTML; nothing where plotly is not installed."""
+    try:
+        import plotly.graph_objects as go
+    except ModuleNotFoundError:
+        return ""
+    # With the library inside, each of them would add four megabytes to a notebook.
+    return str(go.Figure(plot).to_html(include_plotlyjs="cdn", full_html=False))
 
 
 def csv_text(rows: Iterable[Row]) -> str:
@@ -168,14 +208,21 @@ def csv_text(rows: Iterable[Row]) -> str:
 
 
 def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
-    """A nested row as one level with dotted keys; a list, and an object whose keys are no names, stay one JSON cell."""
+    """A nested row as one level with dotted keys; a list, and an object whose keys are no names, stay one JSON cell.
+
+    A dash is part of a name (torch-fidelity), a dot is not (encoder.0, of which a network has hundreds).
+    """
     flat: dict[str, Any] = {}
     for key, value in row.items():
-        if isinstance(value, Mapping) and value and all(str(inner).isidentifier() for inner in value):
+        if isinstance(value, Mapping) and value and all(map(_is_name, value)):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, Mapping | list) else value
     return flat
+
+
+def _is_name(key: Any) -> bool:
+    return str(key).replace("-", "_").isidentifier()
 
 
 def human(number: float) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from denoisezoo.runs.terms import Settings, Terms
 
 
-def whole(least: int) -> Callable[[str], int]:
+def at_least(least: int) -> Callable[[str], int]:
     """A parser of whole numbers that are at least `least`."""
 
     def parse(text: str) -> int:
@@ -63,11 +63,11 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile."""
     group = parser.add_argument_group("sampling")
     group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
-    group.add_argument("--steps", type=whole(1), default=18, help="sampler steps (%(default)s)")
+    group.add_argument("--steps", type=at_least(1), default=18, help="sampler steps (%(default)s)")
     shown = "as many as reference images" if num is None else str(num)
-    group.add_argument("--num", type=whole(1), default=num, help=f"images to generate ({shown})")
-    group.add_argument("--seed", type=whole(0), default=0, help="seed of the first image; image i has seed + i")
-    group.add_argument("--batch-size", type=whole(1), default=256, help="images at a time (%(default)s)")
+    group.add_argument("--num", type=at_least(1), default=num, help=f"images to generate ({shown})")
+    group.add_argument("--seed", type=at_least(0), default=0, help="seed of the first image; image i has seed + i")
+    group.add_argument("--batch-size", type=at_least(1), default=256, help="images at a time (%(default)s)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
     group.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16 or float64")
     group.add_argument(
@@ -77,7 +77,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     group.add_argument(
         "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
     )
-    group.add_argument("--draws", type=whole(1), default=5, help="samples of each condition (%(default)s)")
+    group.add_argument("--draws", type=at_least(1), default=5, help="samples of each condition (%(default)s)")
     group.add_argument("--compile", action="store_true", help="compile the network first")
 
 
@@ -103,10 +103,10 @@ def run_of(args: argparse.Namespace) -> Run:
     from denoisezoo.runs.run import load_run, with_places, with_task
     from denoisezoo.train.places import PLACES
 
-    found = load_run(args.run, args.weights)
+    trained = load_run(args.run, args.weights)
     places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}
-    found = with_places(found, places) if places else found
-    return with_task(found, args.task) if args.task else found
+    trained = with_places(trained, places) if places else trained
+    return with_task(trained, args.task) if args.task else trained
 
 
 def terms_of(args: argparse.Namespace) -> Terms:

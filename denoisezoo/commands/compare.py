@@ -7,14 +7,17 @@ the same terms.
 from __future__ import annotations
 
 import argparse
-import inspect
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from denoisezoo.compare.budget import Budget
 from denoisezoo.compare.launching import LAUNCHERS, parse_options
 from denoisezoo.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from denoisezoo.runs.terms import Terms
 
 
 def seeds(text: str) -> list[int]:
@@ -30,15 +33,15 @@ seeds.__name__ = "list of whole numbers"
 
 def budget(text: str) -> Budget:
     """`images=N,macs=N,minutes=N`, any of them."""
-    found: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for part in text.split(","):
         key, _, value = part.partition("=")
         if key not in Budget.__dataclass_fields__:
             raise argparse.ArgumentTypeError(str(unknown("budget", key, Budget.__dataclass_fields__)))
-        found[key] = float(value)
-        if not 0 < found[key] < float("inf"):
+        limits[key] = float(value)
+        if not 0 < limits[key] < float("inf"):
             raise argparse.ArgumentTypeError(f"{part!r} should be positive and finite")
-    return Budget(**found)
+    return Budget(**limits)
 
 
 budget.__name__ = "budget such as images=64000"
@@ -46,7 +49,7 @@ budget.__name__ = "budget such as images=64000"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.arguments import add_sampling_arguments, file_path, whole
+    from denoisezoo.commands.arguments import add_sampling_arguments, at_least, file_path
 
     parser.add_argument(
         "recipes", metavar="RECIPE", nargs="+", help="recipe files, or names or patterns of shipped ones"
@@ -66,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launcher-options", type=parse_options, default={}, help="of submitit, e.g. partition=gpu,timeout_min=600"
     )
-    parser.add_argument("--jobs", type=whole(1), default=1, help="trainings at once with --launcher local (1)")
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="trainings at once with --launcher local (1)")
     add_sampling_arguments(parser, num=None)
 
 
@@ -76,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     from denoisezoo.commands.arguments import refuse_file, terms_of
 
     refuse_file(args.out)
-    outcome = inspect.unwrap(compare)(  # errors speak of options then, and not of arguments
+    terms: Terms = {**terms_of(args), "features": args.features, "lpips": args.lpips}
+    outcome = compare(
         args.recipes,
         budget=args.budget,
         seeds=args.seeds,
@@ -87,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
         launcher=args.launcher,
         launcher_options=args.launcher_options,
         jobs=args.jobs,
-        features=args.features,
-        lpips=args.lpips,
-        **terms_of(args),
+        **terms,
     )
     if outcome.status:
         print("interrupted; run the same command again to go on", file=sys.stderr)

@@ -32,6 +32,7 @@ COST_OF_MISSING = {
     "pytest": "running the tests",
     "pytest-xdist": "make test, which runs the tests in two processes; pytest alone does without",
     "hypothesis": "running the tests",
+    "scipy": "running the tests",
     "ruff": "make lint",
     "mypy": "make lint",
     "types-pyyaml": "make lint",
@@ -105,16 +106,16 @@ def devices() -> Iterator[dict[str, Any]]:
     """Accelerators."""
     import torch
 
-    found: list[dict[str, Any]] = []
+    gpus: list[dict[str, Any]] = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
-        found.append({"device": f"cuda:{index}", "name": properties.name, "memory_bytes": properties.total_memory})
+        gpus.append({"device": f"cuda:{index}", "name": properties.name, "memory_bytes": properties.total_memory})
     if torch.backends.mps.is_available():
-        found.append({"device": "mps", "name": "Apple GPU", "memory_bytes": None})
-    names = [f"{device['device']} {device['name']}" for device in found]
-    sizes = [f", {human_bytes(device['memory_bytes'])}" if device["memory_bytes"] else "" for device in found]
+        gpus.append({"device": "mps", "name": "Apple GPU", "memory_bytes": None})
+    names = [f"{device['device']} {device['name']}" for device in gpus]
+    sizes = [f", {human_bytes(device['memory_bytes'])}" if device["memory_bytes"] else "" for device in gpus]
     text = "; ".join(map("".join, zip(names, sizes, strict=True)))
-    yield fact("GPU", found, text or "none", None if found else "speed: everything runs on the CPU")
+    yield fact("GPU", gpus, text or "none", None if gpus else "speed: everything runs on the CPU")
 
 
 def abilities() -> Iterator[dict[str, Any]]:
@@ -138,13 +139,13 @@ def find_compiler() -> str | None:
 
 def packages() -> list[dict[str, Any]]:
     """Declared packages, required ones first, each with its version (None if absent) and what its absence costs."""
-    found: dict[str, dict[str, Any]] = {}
+    declared: dict[str, dict[str, Any]] = {}
     for requirement in metadata.requires("denoisezoo") or []:
         name = re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0].lower()
         extra = re.search(r"extra\s*==\s*[\"']([^\"']+)", requirement)
-        found.setdefault(name, package(name, extra[1] if extra else None))
-    found.setdefault("triton", package("triton", "CUDA"))
-    return sorted(found.values(), key=lambda item: (item["extra"] != "denoisezoo", item["extra"], item["name"]))
+        declared.setdefault(name, package(name, extra[1] if extra else None))
+    declared.setdefault("triton", package("triton", "CUDA"))
+    return sorted(declared.values(), key=lambda item: (item["extra"] != "denoisezoo", item["extra"], item["name"]))
 
 
 def package(name: str, extra: str | None) -> dict[str, Any]:

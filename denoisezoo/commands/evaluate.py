@@ -43,24 +43,24 @@ def run(args: argparse.Namespace) -> int:
 
     with joined() as rank:
         settings = settings_of(args, features=args.features, split=args.split, lpips=args.lpips)
-        found = run_of(args)
-        out = args.out or found.folder / "evaluation"
+        trained = run_of(args)
+        out = args.out or trained.folder / "evaluation"
         with output_folder(out, rank):
-            return _evaluate(args, rank, found, settings, out)
+            return _evaluate(args, rank, trained, settings, out)
 
 
-def _evaluate(args: argparse.Namespace, rank: int, found: Run, settings: Settings, out: Path) -> int:
-    from denoisezoo.commands.output import write_rows
+def _evaluate(args: argparse.Namespace, rank: int, trained: Run, settings: Settings, out: Path) -> int:
+    from denoisezoo.commands.output import print_summary, write_rows
     from denoisezoo.evaluation.neighbours import neighbour_grid
     from denoisezoo.files import write_json
     from denoisezoo.pictures import save_png
     from denoisezoo.progress import progress_bar
     from denoisezoo.runs.assessor import assess, make_evaluator
 
-    data = found.data()
+    data = trained.data()
     evaluator = make_evaluator(data, settings)
     with progress_bar("sampling", args.num or len(evaluator.reference)) as progress:
-        result = assess(found, data, settings, evaluator, progress)
+        result = assess(trained, data, settings, evaluator, progress)
     if rank:
         return 0
     images = result.generated.images
@@ -71,19 +71,6 @@ def _evaluate(args: argparse.Namespace, rank: int, found: Run, settings: Setting
     row |= {"data_changed": data.changed} if data.changed else {}
     write_json(out / "result.json", row)
     write_rows([row], args)
-    print_result(result.metrics, result.card.as_dict())
+    print_summary(result)
     print(f"samples, neighbours and the whole row: {out}")
     return 0
-
-
-def print_result(metrics: dict[str, float], card: dict[str, object]) -> None:
-    """The metrics as a table, and the parts of the card that one looks for first."""
-    from denoisezoo.commands.output import Column, print_table
-
-    rows = [{"metric": name, "value": value} for name, value in metrics.items()]
-    print_table(rows, (Column("metric", "metric"), Column("value", "value", "{:.4g}".format, right=True)))
-    shown = ["dataset", "split", "num_generated", "num_reference", "weights", "sampler", "steps", "nfe", "seeds"]
-    shown += ["images_seen", "train_steps", "macs_per_image"]
-    shown += [key for key in ("num_conditions", "guidance") if card[key] is not None]
-    facts = [{"fact": key, "value": card[key]} for key in shown]
-    print_table(facts, (Column("card", "fact"), Column("", "value")))

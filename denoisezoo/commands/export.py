@@ -26,12 +26,12 @@ def run(args: argparse.Namespace) -> int:
     from denoisezoo.runs.published import SUFFIX, publish
     from denoisezoo.runs.run import load_run
 
-    found = load_run(args.run, args.weights)
-    out = args.out or found.folder / f"{found.name}{SUFFIX}"
+    trained = load_run(args.run, args.weights)
+    out = args.out or trained.folder / f"{trained.name}{SUFFIX}"
     if out.is_dir():
         raise UserError(f"--out {out} is a folder", "give the name of a file")
     if out.suffix != SUFFIX:
         raise UserError(f"--out {out} does not end in {SUFFIX}", f"give a name that ends in {SUFFIX}")
-    header = publish(found, out)
-    print(f"{found.name}, {header['weights']} weights, {header['card']['params']:,} parameters: {out}")
+    header = publish(trained, out)
+    print(f"{trained.name}, {header['weights']} weights, {header['card']['params']:,} parameters: {out}")
     return 0

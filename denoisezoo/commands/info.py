@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the entry."""
     from denoisezoo.archs.info import info
 
-    found = info(args.name)
-    write_rows(found.rows(), args)
-    print(found)
+    described = info(args.name)
+    write_rows(described.rows(), args)
+    print(described)
     return 0

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from denoisezoo.commands.arguments import file_path
 from denoisezoo.files import write_json, write_text
-from denoisezoo.tables import Column, Row, Table, csv_text
+from denoisezoo.tables import Column, Row, Table, Tabular, csv_text
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,11 @@ def write_rows(rows: Sequence[Row], args: argparse.Namespace) -> None:
         write_json(args.json, [dict(row) for row in rows])
     if args.csv:
         write_text(args.csv, csv_text(rows))
+
+
+def print_summary(result: Tabular) -> None:
+    """Print the table of a result on standard output."""
+    result.summary().print(Console(file=sys.stdout, highlight=False))
 
 
 def print_table(rows: Sequence[Row], columns: Sequence[Column], title: str = "") -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.commands.arguments import interval
-from denoisezoo.commands.output import add_output_arguments, write_rows
+from denoisezoo.commands.options import with_options
+from denoisezoo.commands.output import add_output_arguments, print_summary, write_rows
 from denoisezoo.commands.profile_tables import print_rows
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.plugins import trusting
@@ -111,9 +112,12 @@ def run(args: argparse.Namespace) -> int:
     terms = terms_of(args)
     subjects = list(find_subjects(args.names, args.process, args.resolution))
     if args.compare:
-        from denoisezoo.commands.profile_ratios import compare
+        from denoisezoo.runs.ratios import price_ratios
 
-        return compare(subjects, terms.settings(), args)
+        ratios = price_ratios(subjects, terms)
+        write_rows(ratios.rows(), args)
+        print_summary(ratios)
+        return 0
     rows: list[Row] = []
     alone = len(subjects) > 1 and not args.counts_only
     try:
@@ -173,7 +177,7 @@ def deliver(rows: list[Row], args: argparse.Namespace) -> int:
 
         write_trajectories(args.plot, priced)
     for row in failed:
-        print(f"{row['name']} failed: {row['error']}", file=sys.stderr)
+        print(f"{row['name']} failed: {with_options(str(row['error']))}", file=sys.stderr)
     return int(bool(failed))
 
 

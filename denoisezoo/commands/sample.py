@@ -25,7 +25,13 @@ ROWS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.arguments import add_data_arguments, add_sampling_arguments, file_path, task_options, whole
+    from denoisezoo.commands.arguments import (
+        add_data_arguments,
+        add_sampling_arguments,
+        at_least,
+        file_path,
+        task_options,
+    )
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
     add_sampling_arguments(parser, num=36)
@@ -37,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
     parser.add_argument(
-        "--interpolate", type=whole(2), metavar="N", help="also N images between the latents of each two of the first"
+        "--interpolate",
+        type=at_least(2),
+        metavar="N",
+        help="also N images between the latents of each two of the first",
     )
     parser.add_argument(
         "--perturb", type=_share, metavar="S", help="also the first with a share S of each draw of noise replaced"
@@ -60,12 +69,12 @@ def run(args: argparse.Namespace) -> int:
 
     with joined() as rank:
         settings = settings_of(args, condition=args.condition, label=args.label)
-        found = run_of(args)
+        trained = run_of(args)
         name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
-        out = args.out or found.folder / "samples" / name
+        out = args.out or trained.folder / "samples" / name
         with output_folder(out, rank):
             refuse_others(out, args)
-            return _sample(args, rank, found, settings, out)
+            return _sample(args, rank, trained, settings, out)
 
 
 def refuse_others(out: Path, args: argparse.Namespace) -> None:
@@ -83,7 +92,7 @@ def refuse_others(out: Path, args: argparse.Namespace) -> None:
         raise UserError(f"{out} holds {what} of another call, such as {others[0]}", "give another --out, or delete it")
 
 
-def _sample(args: argparse.Namespace, rank: int, found: Run, settings: Settings, out: Path) -> int:
+def _sample(args: argparse.Namespace, rank: int, trained: Run, settings: Settings, out: Path) -> int:
     from denoisezoo.evaluation.conditions import sample_picture
     from denoisezoo.files import write_json
     from denoisezoo.pictures import image_grid, save_png
@@ -91,23 +100,23 @@ def _sample(args: argparse.Namespace, rank: int, found: Run, settings: Settings,
     from denoisezoo.runs.assessor import calls_for, draw_with, prepare
 
     with progress_bar("sampling", args.num) as progress:
-        denoiser = prepare(found, settings)
-        generated = draw_with(denoiser, found, settings, args.num, steps=args.steps, progress=progress)
+        denoiser = prepare(trained, settings)
+        generated = draw_with(denoiser, trained, settings, args.num, steps=args.steps, progress=progress)
     if rank:
         return 0
-    pictures, latents = _latents(args, found, denoiser, settings)
+    pictures, latents = _latents(args, trained, denoiser, settings)
     (out / NOTE).unlink(missing_ok=True)  # of other images; the new one comes last
     for name, (images, columns) in pictures.items():
         save_png(image_grid(images, columns), out / f"{name}.png")
     for i, image in enumerate(generated.images):
         save_png(image_grid(image[None], scale=1, gap=0), out / f"{args.seed + i:06d}.png")
-    conditions = found.conditions(args.num, args.draws, args.condition)
+    conditions = trained.conditions(args.num, args.draws, args.condition)
     save_png(sample_picture(generated.images, conditions), out / "grid.png")
-    nfe = calls_for(found, settings, generated)
+    nfe = calls_for(trained, settings, generated)
     note = {
-        "run": str(found.checkpoint),
-        "denoiser": found.name,
-        "weights": found.weights,
+        "run": str(trained.checkpoint),
+        "denoiser": trained.name,
+        "weights": trained.weights,
         "sampler": args.sampler,
         "steps": args.steps,
         "nfe": nfe,
@@ -124,21 +133,21 @@ def _sample(args: argparse.Namespace, rank: int, found: Run, settings: Settings,
 
 
 def _latents(
-    args: argparse.Namespace, found: Run, denoiser: NetworkDenoiser, settings: Settings
+    args: argparse.Namespace, trained: Run, denoiser: NetworkDenoiser, settings: Settings
 ) -> tuple[dict[str, tuple[Tensor, int]], dict[str, Any]]:
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
     from denoisezoo.diffusion import Given
     from denoisezoo.evaluation.interpolation import Walker, interpolate, perturb
     from denoisezoo.runs.assessor import labels_for
 
-    conditions = found.conditions(args.num, args.draws, args.condition)
+    conditions = trained.conditions(args.num, args.draws, args.condition)
     walk = Walker(
         settings.guided(denoiser),
         settings.build_sampler(),
-        found.image_shape,
+        trained.image_shape,
         args.steps,
         Given(
-            label=labels_for(found, settings, args.num, conditions),
+            label=labels_for(trained, settings, args.num, conditions),
             image=None if conditions is None else conditions.pair.y[conditions.index(args.num)],
         ),
         settings.plan,

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.arguments import add_sampling_arguments, file_path, output_folder, refuse_file, whole
+from denoisezoo.commands.arguments import add_sampling_arguments, at_least, file_path, output_folder, refuse_file
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.files import write_json, write_text
@@ -78,18 +78,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
     parser.add_argument("--out", type=file_path, help="folder for plans, tables and the page (RUN/search)")
     table = parser.add_argument_group("exact")
-    table.add_argument("--levels", type=whole(1), default=24, help="noise levels of a plan at most (%(default)s)")
-    table.add_argument("--images", type=whole(2), default=128, help="held-out images at each level (%(default)s)")
-    table.add_argument("--min-segment", type=whole(1), default=1, help="levels that an effort lasts at least (1)")
+    table.add_argument("--levels", type=at_least(1), default=24, help="noise levels of a plan at most (%(default)s)")
+    table.add_argument("--images", type=at_least(2), default=128, help="held-out images at each level (%(default)s)")
+    table.add_argument("--min-segment", type=at_least(1), default=1, help="levels that an effort lasts at least (1)")
     table.add_argument(
         "--switch-penalty", type=not_negative, default=0.01, metavar="P",
         help="loss of a change of effort, as a share of what the cheapest effort loses everywhere (%(default)s)",
     )  # fmt: skip
     evolution = parser.add_argument_group("nsga2")
-    evolution.add_argument("--trials", type=whole(1), help="evaluations in all (60)")
-    evolution.add_argument("--population", type=whole(2), help="plans of a generation (20)")
+    evolution.add_argument("--trials", type=at_least(1), help="evaluations in all (60)")
+    evolution.add_argument("--population", type=at_least(2), help="plans of a generation (20)")
     evolution.add_argument("--genome", choices=("segments", "levels"), help="what evolves (segments)")
-    evolution.add_argument("--segments", type=whole(1), help="segments of a plan at most (6)")
+    evolution.add_argument("--segments", type=at_least(1), help="segments of a plan at most (6)")
     evolution.add_argument("--mutation", type=not_negative, help="chance to redraw a gene (one gene in all)")
     evolution.add_argument(
         "--grids", type=lambda text: text.split(","), metavar="G,...", help="time grids to choose from"
@@ -109,8 +109,8 @@ def run(args: argparse.Namespace) -> int:
     if args.plan:
         raise UserError("--plan is given to a search for one", "leave it out")
     settings = settings_of(args, features=args.features)
-    found = load_run(args.run, args.weights)
-    out = args.out or found.folder / "search"
+    trained = load_run(args.run, args.weights)
+    out = args.out or trained.folder / "search"
     refuse_file(out)
     options = SearchOptions(
         budget=args.budget,
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as held:
         if evolution is None:
             held.enter_context(output_folder(out))
-        result = search(found, settings, options, out)
+        result = search(trained, settings, options, out)
         if evolution is not None:  # its workers share the folder, and take turns to write
             held.enter_context(output_folder(out, wait=True))
         write(result, out, args)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.arguments import add_sampling_arguments, file_path, settings_of, task_options, whole
+from denoisezoo.commands.arguments import add_sampling_arguments, at_least, file_path, settings_of, task_options
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.commands.profile import numbers, show_progress
 from denoisezoo.errors import UserError
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-sizes", metavar="N,...", type=numbers(int, 1), default=[1, 8], help="of resolutions (1,8)"
     )
-    parser.add_argument("--rounds", type=whole(1), default=3, help="of resolutions: walks, the fastest counts (3)")
+    parser.add_argument("--rounds", type=at_least(1), default=3, help="of resolutions: walks, the fastest counts (3)")
     parser.add_argument("--channels-last", action="store_true", help="of resolutions: the layout of both networks")
     parser.add_argument(
         "--snr", metavar="DB,...", type=numbers(float, -100), default=[-20, -15, -10, -5, 0, 5, 10, 15, 20],
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="of channel: options to change"
     )
-    parser.add_argument("--memory-batch", type=whole(1), default=16, metavar="B", help="batch of memory (16)")
+    parser.add_argument("--memory-batch", type=at_least(1), default=16, metavar="B", help="batch of memory (16)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
     parser.add_argument("--out", type=file_path, help="page to write (study_NAME.html)")
     add_sampling_arguments(parser, num=NUM)

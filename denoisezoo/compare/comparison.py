@@ -25,7 +25,7 @@ from denoisezoo.progress import progress_bar
 from denoisezoo.runs.assessor import Assessment, assess, check_guidance, make_evaluator
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.terms import Settings
-from denoisezoo.tables import Column, Table, Tabular, human
+from denoisezoo.tables import Column, Table, Tabular, human, scatter
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.recipe import parse_recipe
@@ -62,7 +62,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome(Tabular):
-    """What a comparison gave; prints as a table of its runs.
+    """What a comparison gave; prints as a table of its runs, a notebook shows quality by price.
 
     Attributes:
         records: One record for each job that was reached.
@@ -95,6 +95,16 @@ class Outcome(Tabular):
         ]
         return Table(self.rows(), shown)
 
+    def plot(self) -> dict[str, Any] | None:
+        """Quality by price, a point for each run; the report has more."""
+        if self.quality is None:
+            return None
+        points: dict[str, list[tuple[Any, Any]]] = {}
+        for run in self.records:
+            if run.metrics.get(self.quality) is not None and "macs_per_image" in run.costs:
+                points.setdefault(run.name, []).append((run.costs["macs_per_image"], run.metrics[self.quality]))
+        return scatter(points, "MACs per image", self.quality)
+
 
 def expand(recipes: list[str]) -> list[str]:
     """Recipes of names, paths and patterns, each once.
@@ -102,17 +112,17 @@ def expand(recipes: list[str]) -> list[str]:
     Raises:
         UserError: A name or pattern that matches nothing.
     """
-    found: list[str] = []
+    names: list[str] = []
     for name in recipes:
         matching = (
             [r for r in list_recipes() if fnmatch.fnmatchcase(r, name)] if any(c in name for c in "*?[") else [name]
         )
         if not matching:
             raise unknown("recipe", name, list_recipes())
-        found += [r for r in matching if r not in found]
-    for name in found:
+        names += [r for r in matching if r not in names]
+    for name in names:
         find_recipe(name)
-    return found
+    return names
 
 
 def plan_jobs(
@@ -142,7 +152,7 @@ def plan_jobs(
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
         check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
         if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
-            raise UserError(f"{name} trains in several processes", "add --launcher local, or set its devices to 1")
+            raise UserError(f"{name} trains in several processes", "add `launcher=local`, or set its devices to 1")
         if settings is not None and features is not None:
             check_terms(settings, label(name), cli.model)
             features.check(cli.model.denoiser.image_shape)
@@ -254,7 +264,7 @@ def check_budget(job: Job, run: Run) -> None:
     steps = run.facts["train_steps"]
     if 0 <= job.steps < steps:
         raise UserError(
-            f"{job.folder} was trained for {steps} steps, and this budget is {job.steps}", "give another --out"
+            f"{job.folder} was trained for {steps} steps, and this budget is {job.steps}", "give another `out`"
         )
 
 
@@ -371,17 +381,17 @@ class Bench:
         )
 
 
-def costs(run: Run, found: Assessment) -> dict[str, Any]:
+def costs(run: Run, assessment: Assessment) -> dict[str, Any]:
     """What a run costs, by the report's names."""
-    seconds, images = found.card.train_seconds, found.card.images_seen
+    seconds, images = assessment.card.train_seconds, assessment.card.images_seen
     return {
-        "params": found.card.params,
-        "macs_per_call": max(call.macs for call in found.trajectory.calls),
-        "macs_per_image": found.trajectory.macs_per_image,
-        "nfe": found.trajectory.nfe,
-        "latency_ms_per_image": found.latency_ms,
+        "params": assessment.card.params,
+        "macs_per_call": max(call.macs for call in assessment.trajectory.calls),
+        "macs_per_image": assessment.trajectory.macs_per_image,
+        "nfe": assessment.trajectory.nfe,
+        "latency_ms_per_image": assessment.latency_ms,
         "train_seconds": seconds,
-        "train_macs": found.card.train_macs,
+        "train_macs": assessment.card.train_macs,
         "images_per_s_training": images / seconds if images and seconds else None,
     }
 

@@ -57,12 +57,12 @@ class Kept:
     def load(self) -> RunRecord | None:
         """The record; None where there is none, or where it is damaged or lacks a picture."""
         try:
-            found = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-            record = RunRecord.from_json(found["record"])
-            whole = found["terms"] == self.terms and self.samples.is_file() and self.neighbours.is_file()
+            kept = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            record = RunRecord.from_json(kept["record"])
+            usable = kept["terms"] == self.terms and self.samples.is_file() and self.neighbours.is_file()
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return record if whole else None
+        return record if usable else None
 
     def save(self, record: RunRecord) -> None:
         """Keep a record, whose pictures are there.
@@ -82,7 +82,7 @@ def terms_of(run: Run, data: ImageData, settings: Settings, evaluator: Evaluator
         "plan": settings.plan and settings.plan.to_json(),
         "lpips": settings.lpips and sha256(settings.lpips),
     }
-    found: dict[str, Any] = json_safe(
+    terms: dict[str, Any] = json_safe(
         {
             "checkpoint": None if run.checkpoint is None else sha256(run.checkpoint),
             "weights": run.weights,
@@ -96,7 +96,7 @@ def terms_of(run: Run, data: ImageData, settings: Settings, evaluator: Evaluator
             "threads": torch.get_num_threads(),
         }
     )
-    return found
+    return terms
 
 
 @cache

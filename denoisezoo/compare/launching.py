@@ -17,7 +17,7 @@ def parse_options(text: str) -> dict[str, Any]:
     """`partition=gpu,timeout_min=600` as submitit takes it; whole numbers become numbers."""
     pairs = [part.partition("=") for part in text.split(",") if part]
     if any(not key or not equals for key, equals, _ in pairs):
-        raise UserError(f"--launcher-options {text!r} is not KEY=VALUE,KEY=VALUE", "e.g. partition=gpu,timeout_min=600")
+        raise UserError(f"launcher options {text!r} are not KEY=VALUE,KEY=VALUE", "e.g. partition=gpu,timeout_min=600")
     return {key: int(value) if value.isdigit() else value for key, _, value in pairs}
 
 
@@ -30,13 +30,13 @@ def make_executor(launcher: str, folder: Path, options: dict[str, Any]) -> Any:
     try:
         import submitit
     except ImportError:
-        raise UserError(f"--launcher {launcher} needs submitit", "pip install 'denoisezoo[cluster]'") from None
+        raise UserError(f"`launcher={launcher}` needs submitit", "pip install 'denoisezoo[cluster]'") from None
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=launcher)
         executor.update_parameters(**{"timeout_min": 60 * 24, "name": "denoisezoo", **options})
     except (RuntimeError, NameError, TypeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"--launcher {launcher}: {reason}", "see docs/distributed.md") from error
+        raise UserError(f"`launcher={launcher}`: {reason}", "see docs/distributed.md") from error
     return executor
 
 

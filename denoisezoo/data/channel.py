@@ -111,11 +111,11 @@ class Channel(Task):
 
     def check_images(self, image: Tensor) -> None:
         """`power` must be theirs: else the SNR of the symbols is another than `snr_db`."""
-        found = float(image.square().mean())
-        if not 1 / LARGEST_ERROR <= self.power / found <= LARGEST_ERROR:
+        measured = float(image.square().mean())
+        if not 1 / LARGEST_ERROR <= self.power / measured <= LARGEST_ERROR:
             raise UserError(
-                f"power is {self.power:g}, and the mean square of a pixel of these data is {found:.3f}",
-                f"give power {found:.3f}",
+                f"power is {self.power:g}, and the mean square of a pixel of these data is {measured:.3f}",
+                f"give power {measured:.3f}",
             )
 
     def cond_channels(self, channels: int) -> int:

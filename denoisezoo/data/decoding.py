@@ -120,10 +120,10 @@ def is_deep(file: Image.Image, content: bytes) -> bool:
         place = content.find(PIXI)
         return place >= 0 and max(content[place + 9 : place + 9 + content[place + 8]]) > 8
     for tile in getattr(file, "tile", ()):
-        found = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        if any(isinstance(arg, str) and ";16" in arg for arg in found):
+        arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if any(isinstance(arg, str) and ";16" in arg for arg in arguments):
             return True
-        if tile.codec_name.startswith("ppm") and found[-1] > 255:  # the largest value
+        if tile.codec_name.startswith("ppm") and arguments[-1] > 255:  # the largest value
             return True
     return False
 

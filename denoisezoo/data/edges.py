@@ -54,9 +54,9 @@ def _thin(right: Tensor, down: Tensor) -> Tensor:
 
 def _follow(weak: Tensor, strong: Tensor) -> Tensor:
     """Weak edges that touch a strong one, through other weak ones."""
-    found = strong
+    reached = strong
     while True:
-        grown = (F.max_pool2d(found.float(), 3, 1, 1) > 0) & weak
-        if torch.equal(grown, found):
-            return found
-        found = grown
+        grown = (F.max_pool2d(reached.float(), 3, 1, 1) > 0) & weak
+        if torch.equal(grown, reached):
+            return reached
+        reached = grown

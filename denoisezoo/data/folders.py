@@ -20,6 +20,19 @@ class FileImages(ImageData):
 
     Broken images and sizes are found while decoding: at the start where the images fit in `memory_limit_gb`, else when
     a batch needs them.
+
+    Args:
+        path: The folder or the zip file.
+        resolution: Height and width in pixels.
+        test_path: A folder, or a zip file, of held-out images.
+        holdout_every: Without `test_path`, every so-many-th image of each class is held out; 0 holds out none.
+        resize: Cut the middle square from each image and resize it, instead of refusing any size but `resolution`.
+        channels: 3 for RGB (grey images are converted), 1 for grey.
+        batch_size: Images per optimiser step, over all devices together.
+        horizontal_flip: Mirror each training image with probability one half.
+        labels: Give class labels with the batches.
+        seed: Seed of the order and of the flips.
+        memory_limit_gb: Decoded images larger than this are decoded batch by batch instead.
     """
 
     source_class: ClassVar[type[ImageFiles]]
@@ -120,21 +133,7 @@ class FileImages(ImageData):
 
 @DATASETS.register("image_folder")
 class ImageFolder(FileImages):
-    """A folder of images, one sub-folder per class.
-
-    Args:
-        path: The folder; images in sub-folders of any depth count.
-        resolution: Height and width in pixels.
-        test_path: A folder of held-out images.
-        holdout_every: Without `test_path`, every so-many-th image of each class is held out; 0 holds out none.
-        resize: Cut the middle square from each image and resize it, instead of refusing any size but `resolution`.
-        channels: 3 for RGB (grey images are converted), 1 for grey.
-        batch_size: Images per optimiser step, over all devices together.
-        horizontal_flip: Mirror each training image with probability one half.
-        labels: Give class labels with the batches.
-        seed: Seed of the order and of the flips.
-        memory_limit_gb: Decoded images larger than this are decoded batch by batch instead.
-    """
+    """A folder of images, one sub-folder per class; images in sub-folders of any depth count."""
 
     dataset = "image_folder"
     source_class = FolderSource
@@ -142,21 +141,7 @@ class ImageFolder(FileImages):
 
 @DATASETS.register("image_zip")
 class ImageZip(FileImages):
-    """A zip file of images, `CLASS/NAME.jpg`.
-
-    Args:
-        path: The zip file.
-        resolution: Height and width in pixels.
-        test_path: A zip file of held-out images.
-        holdout_every: Without `test_path`, every so-many-th image of each class is held out; 0 holds out none.
-        resize: Cut the middle square from each image and resize it, instead of refusing any size but `resolution`.
-        channels: 3 for RGB (grey images are converted), 1 for grey.
-        batch_size: Images per optimiser step, over all devices together.
-        horizontal_flip: Mirror each training image with probability one half.
-        labels: Give class labels with the batches.
-        seed: Seed of the order and of the flips.
-        memory_limit_gb: Decoded images larger than this are decoded batch by batch instead.
-    """
+    """A zip file of images, `CLASS/NAME.jpg`."""
 
     dataset = "image_zip"
     source_class = ZipSource

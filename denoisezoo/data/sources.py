@@ -98,7 +98,7 @@ class FolderSource(ImageFiles):
         """
         if not self.path.is_dir():
             what = "is not a folder" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path} {what}", "give the path of a folder of images (--data.path)")
+            raise UserError(f"{self.path} {what}", "give the path of a folder of images (`data.path`)")
         return [path.relative_to(self.path).as_posix() for path in _files(self.path)]
 
     def read(self, name: str) -> bytes:
@@ -139,7 +139,7 @@ class ZipSource(ImageFiles):
         """
         if not self.path.is_file():
             what = "is not a file" if self.path.exists() else "does not exist"
-            raise UserError(f"{self.path} {what}", "give the path of a zip file of images (--data.path)")
+            raise UserError(f"{self.path} {what}", "give the path of a zip file of images (`data.path`)")
         try:
             self.zip = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, UnicodeDecodeError) as error:

@@ -56,13 +56,13 @@ class PerceptualNetwork(nn.Module):
         """Feature maps of images (B, C, H, W) in [-1, 1], as many as their size allows."""
         h = images.expand(-1, self.channels, -1, -1) if images.shape[1] == 1 else images
         h = (h / 2 + 0.5 - self.mean) / self.std
-        found = []
+        maps = []
         for i, stage in enumerate(self.stages):
             if i and min(h.shape[-2:]) < 2:
                 break  # there is nothing left to pool
             h = stage(h)
-            found.append(h)
-        return found
+            maps.append(h)
+        return maps
 
 
 def check_perceptual(vgg: str | None, data: Any) -> None:
@@ -151,8 +151,8 @@ class Classifier(nn.Module):
         h = images
         for stage in self.stages:
             h = stage(h)
-        found: Tensor = self.head(h.mean((2, 3)))
-        return found
+        logits: Tensor = self.head(h.mean((2, 3)))
+        return logits
 
 
 def train_classifier(data: Any, steps: int) -> tuple[Classifier, float]:
@@ -196,8 +196,8 @@ def accuracy_of(classifier: Classifier, data: Any) -> float:
     """Share of held-out images that are classified right."""
     split = "test" if len(data.images("test")) else "train"
     images, labels = data.images(split), data.labels(split)
-    found = torch.cat([classifier(to_float(part)).argmax(1) for part in images.split(512)])
-    return float((found == labels).float().mean())
+    predicted = torch.cat([classifier(to_float(part)).argmax(1) for part in images.split(512)])
+    return float((predicted == labels).float().mean())
 
 
 def _keep(classifier: Classifier, accuracy: float, data: Any, path: Path) -> None:

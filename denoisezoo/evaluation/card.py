@@ -131,8 +131,8 @@ class ResultCard:
     def as_row(self) -> dict[str, str | int | float | bool | None]:
         """The fields for one line of CSV; `versions` becomes columns such as `version_torch`."""
         row = self.as_dict()
-        found = row.pop("versions")
-        return row | {f"version_{name.replace('-', '_')}": version for name, version in found.items()}
+        installed = row.pop("versions")
+        return row | {f"version_{name.replace('-', '_')}": version for name, version in installed.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ResultCard:
@@ -162,11 +162,11 @@ def device_name(device: str) -> str | None:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that a number may depend on; one that is not installed is left out."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 @cache

@@ -115,7 +115,7 @@ def from_files(path: str | os.PathLike[str], shape: tuple[int, int, int], draws:
 
     path, (channels, side, _) = local_path(path), shape
     if channels not in (1, 3):
-        raise UserError(f"this network's condition has {channels} channels, no picture", "leave --condition out")
+        raise UserError(f"this network's condition has {channels} channels, no picture", "leave `condition` out")
     if not path.exists():
         raise UserError(f"there is no condition {path}", "give an image file or a folder of them")
     source = FolderSource(path) if path.is_dir() else OneImage(path)

@@ -31,9 +31,9 @@ class Recogniser:
     def figures(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """`class_accuracy` of images (N, C, H, W) in [-1, 1] with classes (N,), and that of clean images beside it."""
         parts = as_image(images).float().clamp(-1, 1).split(512)
-        found = torch.cat([self.classifier(part).argmax(1) for part in parts])
+        predicted = torch.cat([self.classifier(part).argmax(1) for part in parts])
         return {
-            "class_accuracy": float((found == labels).double().mean()),
+            "class_accuracy": float((predicted == labels).double().mean()),
             "class_accuracy_clean": self.accuracy,
         }
 

@@ -42,15 +42,19 @@ def unit(image: Tensor) -> Tensor:
     return as_image(image).double().clamp(-1, 1)
 
 
-def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Peak signal-to-noise ratio (N,) in dB of images (N, C, H, W) in [-1, 1], clamped to it; at most 100.
+def psnr(a: Tensor, b: Tensor, mask: Tensor | None = None, *, clamp: bool = True) -> Tensor:
+    """Peak signal-to-noise ratio (N,) in dB of images (N, C, H, W) in [-1, 1]; at most 100.
 
     Args:
         a: Images.
         b: Images.
         mask: Which pixels count (N, 1, H, W), 0 or 1; all unless given.
+        clamp: Clamp both to [-1, 1] first, as a picture is shown; not so for a signal that is measured as it came,
+            such as an image with noise.
     """
-    squared = (unit(a) - unit(b)).square() / 4
+    # torchmetrics has no mask, and averages the error of a batch before the logarithm unless it is told dimensions.
+    x, y = ((unit(image) if clamp else as_image(image).double()) for image in (a, b))
+    squared = (x - y).square() / 4
     if mask is None:
         error = squared.flatten(1).mean(1)
     else:
@@ -64,6 +68,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Only whole windows count; for images below 11 pixels the window is as large as they are.
     """
+    # torchmetrics reflects images at their borders, crops what it made of that, and has nothing left below 11 pixels.
     a, b = ((unit(image) + 1) / 2 for image in (a, b))
     channels, size = a.shape[1], min(11, *a.shape[-2:])
     place = torch.arange(size, dtype=torch.float64, device=a.device) - (size - 1) / 2
@@ -129,12 +134,12 @@ def diversity(samples: Tensor, index: Tensor, draws: int = DRAWS) -> float | Non
     Returns:
         None where no condition has so many.
     """
-    samples, found, index = unit(samples), [], index.to(samples.device)
+    samples, spreads, index = unit(samples), [], index.to(samples.device)
     for condition in index.unique():
         mine = samples[index == condition][:draws]
         if len(mine) == draws:
-            found.append(((mine + 1) * 127.5).std(0, correction=0).mean())
-    return float(torch.stack(found).mean()) if found else None
+            spreads.append(((mine + 1) * 127.5).std(0, correction=0).mean())
+    return float(torch.stack(spreads).mean()) if spreads else None
 
 
 def joint_features(features: Features, pair: Pair) -> Tensor:

@@ -32,6 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from denoisezoo.errors import UserError
 from denoisezoo.nn.forward_mode import has_tangent
+from denoisezoo.profiling import meta_outputs
 from denoisezoo.profiling.formulas import (
     FLOPS_PER_MAC,
     attention_macs,
@@ -284,7 +285,7 @@ class _Dispatch(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        out = func(*args, **kwargs)
+        out = meta_outputs.run(func, args, kwargs)
         if self.tally.muted:
             return out
         self.tally.made(new_bytes(func, out), self.modules.paths())

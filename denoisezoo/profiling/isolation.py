@@ -46,5 +46,5 @@ def _deliver(work: Work, name: str, terms: Any, sender: multiprocessing.connecti
 
 def _ended(exitcode: int | None) -> str:
     if exitcode == -9:
-        return "killed, most likely for lack of memory; use a smaller --batch-size"
+        return "killed, most likely for lack of memory; use a smaller `batch_size`"
     return f"its process ended with status {exitcode}"

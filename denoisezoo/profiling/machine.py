@@ -54,7 +54,7 @@ def parse_device(text: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"{text!r} is no device", "use auto, cpu, cuda, cuda:0 or mps") from None
     if not _exists(device):
-        raise UserError(f"this machine has no device {text}", "use --device cpu, or see denoisezoo doctor")
+        raise UserError(f"this machine has no device {text}", "use `device=cpu`, or see `denoisezoo doctor`")
     return device
 
 

@@ -109,7 +109,7 @@ def _check(walk: Walk, backbone: Backbone) -> None:
     if walk.plan is not None:
         walk.plan.check(backbone.efforts)
     if walk.guidance is not None and not backbone.spec.num_classes:
-        raise UserError("this network has no classes to guide to", "leave --guidance out, or price one with classes")
+        raise UserError("this network has no classes to guide to", "leave `guidance` out, or price one with classes")
 
 
 def _that_fits(backbone: Backbone, setting: Setting, effort: Effort, asked: int, counts: Counts) -> Row:

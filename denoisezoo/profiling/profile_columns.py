@@ -96,11 +96,11 @@ def latency_text(timing: Any) -> str | None:
 
 def roofline_text(row: Any) -> str | None:
     """What bounds the call, and how much of that peak it reaches."""
-    found = row["roofline"]
-    if not found:
+    bounds = row["roofline"]
+    if not bounds:
         return None
-    share = max(found["share_flops"], found["share_bytes"])
-    return f"{share:.0%} {found['bound']}"
+    share = max(bounds["share_flops"], bounds["share_bytes"])
+    return f"{share:.0%} {bounds['bound']}"
 
 
 def cold_text(row: Any) -> str | None:

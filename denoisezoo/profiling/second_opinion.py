@@ -121,7 +121,7 @@ def _analysis(network: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
         try:
             from fvcore.nn import FlopCountAnalysis
         except ImportError:
-            raise UserError("fvcore is not installed", "pip install fvcore, or use --counter torch") from None
+            raise UserError("fvcore is not installed", "pip install fvcore, or use `counter=torch`") from None
         analysis: Any = FlopCountAnalysis(network, inputs)
         analysis = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         analysis.total()  # traces, and keeps the result

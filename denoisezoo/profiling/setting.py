@@ -99,7 +99,7 @@ def variants_of(setting: Setting, names: Sequence[str]) -> list[Setting]:
         if name != "all" and name not in VARIANTS:
             raise unknown("variant", name, ["all", *VARIANTS])
         if name.startswith("cuda_graphs") and not on_cuda:
-            raise UserError(f"variant {name} needs a CUDA device", "leave it out, or use --device cuda")
+            raise UserError(f"variant {name} needs a CUDA device", "leave it out, or use `device=cuda`")
         chosen += [v for v in VARIANTS if on_cuda or not v.startswith("cuda")] if name == "all" else [name]
     return [replace(setting, variant=name, **VARIANTS[name]) for name in dict.fromkeys(chosen)]
 
@@ -167,9 +167,10 @@ class explained:  # noqa: N801 (reads as a statement where it is used)
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
             what = f"memory is too small for a batch of {self.batch_size} {where}"
-            raise OutOfMemoryError(what, "use a smaller --batch-size") from error
+            raise OutOfMemoryError(what, "use a smaller `batch_size`") from error
         if "not implemented for" in text:
-            raise UserError(f"a layer does not run {where}", "use another --dtype or --device") from error
+            raise UserError(f"a layer does not run {where}", "use another `dtype` or `device`") from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-            raise UserError(f"torch.compile fails here: {reason}", "leave --compile out; see doctor") from error
+            cure = "leave `compile` out; see `denoisezoo doctor`"
+            raise UserError(f"torch.compile fails here: {reason}", cure) from error

@@ -18,7 +18,7 @@ POINTS = 50  # of a smoothed curve: few enough to average the noise of single ba
 Rows = list[tuple[float, float]]
 
 
-def training_figures(found: Sequence[Entry]) -> list[Figure]:
+def training_figures(entries: Sequence[Entry]) -> list[Figure]:
     """All figures of this module that the records have data for."""
     builders: tuple[Callable[[Sequence[Entry]], Figure | None], ...] = (
         loss_curves,
@@ -26,7 +26,7 @@ def training_figures(found: Sequence[Entry]) -> list[Figure]:
         trajectory_costs,
         training_speed,
     )
-    return [figure for build in builders if (figure := build(found)) is not None]
+    return [figure for build in builders if (figure := build(entries)) is not None]
 
 
 def smoothed(curve: Iterable[tuple[float, float]], first: float, last: float, bins: int = POINTS) -> Rows:
@@ -42,12 +42,12 @@ def smoothed(curve: Iterable[tuple[float, float]], first: float, last: float, bi
     ]
 
 
-def loss_curves(found: Sequence[Entry]) -> Figure | None:
+def loss_curves(entries: Sequence[Entry]) -> Figure | None:
     """Training loss over steps: one bold line per denoiser, its seeds faint."""
-    drawn = [entry for entry in found if any(run.loss_curve for run in entry.runs)]
+    drawn = [entry for entry in entries if any(run.loss_curve for run in entry.runs)]
     if not drawn:
         return None
-    looks = styles(found)
+    looks = styles(entries)
     steps = finite(step for entry in drawn for run in entry.runs for step, _ in run.loss_curve)
     first, last = min(steps, default=0.0), max(steps, default=1.0)
     data: list[Trace] = []
@@ -65,12 +65,12 @@ def loss_curves(found: Sequence[Entry]) -> Figure | None:
     return Figure("loss", "Training loss", caption, data, _with_ends(data, *axes))
 
 
-def loss_by_noise(found: Sequence[Entry]) -> Figure | None:
+def loss_by_noise(entries: Sequence[Entry]) -> Figure | None:
     """Mean loss in each bin of log-SNR: at which noise levels a denoiser is good."""
-    drawn = [entry for entry in found if any(run.loss_by_noise for run in entry.runs)]
+    drawn = [entry for entry in entries if any(run.loss_by_noise for run in entry.runs)]
     if not drawn:
         return None
-    looks = styles(found)
+    looks = styles(entries)
     data = [_line(entry, looks[entry.name], _noise_bins(entry.runs), marked=True) for entry in drawn]
     x, y = ([value for trace in data for value in trace[axis]] for axis in "xy")
     axes = linear_axis("← noise · log-SNR · image →", x, zero=False), value_axis("Mean loss (lower is better)", y)
@@ -81,10 +81,10 @@ def loss_by_noise(found: Sequence[Entry]) -> Figure | None:
     return Figure("noise", "Loss by noise level", caption, data, _with_ends(data, *axes))
 
 
-def trajectory_costs(found: Sequence[Entry]) -> Figure | None:
+def trajectory_costs(entries: Sequence[Entry]) -> Figure | None:
     """MACs of each call of the denoiser along the sampler's way from noise to image."""
-    looks = styles(found)
-    data = [_calls(entry, looks[entry.name]) for entry in found]
+    looks = styles(entries)
+    data = [_calls(entry, looks[entry.name]) for entry in entries]
     data = [trace for trace in data if trace["x"]]
     if not data:
         return None
@@ -102,13 +102,13 @@ def trajectory_costs(found: Sequence[Entry]) -> Figure | None:
     )
 
 
-def training_speed(found: Sequence[Entry]) -> Figure | None:
+def training_speed(entries: Sequence[Entry]) -> Figure | None:
     """Bars of training images per second."""
     known = column("images_per_s_training")
-    drawn = [entry for entry in reversed(found) if entry.mean(known.key) is not None]
+    drawn = [entry for entry in reversed(entries) if entry.mean(known.key) is not None]
     if not drawn:
         return None
-    looks, stats = styles(found), [entry.stat(known.key) for entry in drawn]
+    looks, stats = styles(entries), [entry.stat(known.key) for entry in drawn]
     bars: Trace = {
         "type": "bar",
         "orientation": "h",

@@ -32,16 +32,16 @@ class Figure:
     layout: dict[str, Any] = field(default_factory=dict)
 
 
-def pareto_figures(comparison: Comparison, found: Sequence[Entry]) -> list[Figure]:
+def pareto_figures(comparison: Comparison, entries: Sequence[Entry]) -> list[Figure]:
     """Quality against MACs per image, latency per image and parameters, each where it was measured."""
-    figures = (pareto(comparison, found, cost) for cost in COSTS)
+    figures = (pareto(comparison, entries, cost) for cost in COSTS)
     return [figure for figure in figures if figure is not None]
 
 
-def pareto(comparison: Comparison, found: Sequence[Entry], cost: str) -> Figure | None:
+def pareto(comparison: Comparison, entries: Sequence[Entry], cost: str) -> Figure | None:
     """Quality against one cost: means with error bars, seeds as faint dots, the front as steps, the floor dashed."""
-    quality, looks = comparison.quality, styles(found)
-    drawn = [e for e in found if e.mean(quality) is not None and (e.mean(cost) or 0.0) > 0]
+    quality, looks = comparison.quality, styles(entries)
+    drawn = [e for e in entries if e.mean(quality) is not None and (e.mean(cost) or 0.0) > 0]
     if not drawn:
         return None
     priced, judged = column(cost), column(quality)

@@ -71,7 +71,7 @@ def _summary_line(page: Page) -> str:
     runs = page.comparison.runs
     families = len({run.family for run in runs})
     seeds = len({run.seed for run in runs})
-    counts = ((len(page.found), "denoiser"), (families, "family"), (seeds, "training seed"), (len(runs), "run"))
+    counts = ((len(page.entries), "denoiser"), (families, "family"), (seeds, "training seed"), (len(runs), "run"))
     parts = [f"{n} {word if n == 1 else word.replace('family', 'familie') + 's'}" for n, word in counts]
     return " · ".join([*parts, page.comparison.created]).rstrip(" ·")
 

@@ -27,21 +27,21 @@ class Page:
     drawable: bool = True
 
     @cached_property
-    def found(self) -> list[Entry]:
+    def entries(self) -> list[Entry]:
         """The denoisers, best first."""
         return entries(self.comparison)
 
     @cached_property
     def styles(self) -> dict[str, Style]:
         """Colour and shape of each denoiser."""
-        return styles(self.found)
+        return styles(self.entries)
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
         """All figures that the records have data for; none when they cannot be drawn."""
         if not self.drawable:
             return {}
-        drawn = [*pareto_figures(self.comparison, self.found), *training_figures(self.found)]
+        drawn = [*pareto_figures(self.comparison, self.entries), *training_figures(self.entries)]
         return {figure.key: figure for figure in drawn}
 
     def plot(self, key: str, size: str = "") -> Html:
@@ -56,7 +56,7 @@ class Page:
     def plots(self, *keys: str) -> Html:
         """Several figures beside each other, below each other where many denoisers need room; empty without any."""
         drawn = [plot for key in keys if (plot := self.plot(key))]
-        if len(self.found) > CROWD:
+        if len(self.entries) > CROWD:
             return join(drawn)
         return tag("div", *drawn, class_="columns") if drawn else Html("")
 
@@ -67,7 +67,7 @@ class Page:
     def gallery(self, what: str) -> tuple[list[Html], list[Png]]:
         """A card per denoiser with the picture `what` ("samples") of its first seed that has one, and the pictures."""
         cards, shown = [], []
-        for entry in self.found:
+        for entry in self.entries:
             pictures = ((run, self.image(getattr(run, what))) for run in entry.runs)
             run, png = next(((run, png) for run, png in pictures if png), (entry.first, None))
             head = named(self.styles[entry.name], entry.name)

@@ -11,25 +11,14 @@ from typing import Any
 
 from denoisezoo.compare.records import Comparison, RunRecord
 from denoisezoo.files import atomic_path, json_safe, write_text
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one level with dotted keys; lists as JSON."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(json_safe(value)) if isinstance(value, list | tuple) else value
-    return flat
+from denoisezoo.tables import flatten
 
 
 def result_row(run: RunRecord) -> dict[str, Any]:
     """One run as one flat row: who it is, metrics, costs, and its card under keys `card.*`."""
     who = {key: getattr(run, key) for key in ("name", "denoiser", "family", "process", "seed", "error")}
-    row = who | dict(run.metrics) | dict(run.costs) | flatten(run.card, "card.") | {"command": run.command}
-    safe: dict[str, Any] = json_safe(row)
-    return safe
+    figures: dict[str, Any] = json_safe(dict(run.metrics) | dict(run.costs))
+    return who | figures | flatten(json_safe(dict(run.card)), "card.") | {"command": run.command}
 
 
 def result_rows(comparison: Comparison) -> list[dict[str, Any]]:

@@ -105,13 +105,13 @@ def sigma_of(log_snr: float) -> float | None:
 
 def plan_traces(table: LossTable, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A line for each chosen plan."""
-    found = []
+    traces = []
     for row in rows:
         if "budget" in row:
             plan = Plan.from_json(row["json"])
             effort = [plan.effort(level.log_snr) for level in table.levels]
-            found.append(line(f"{row['plan']} ({row['cost_share']:.2f} of the cost)", table, effort, "hvh"))
-    return found
+            traces.append(line(f"{row['plan']} ({row['cost_share']:.2f} of the cost)", table, effort, "hvh"))
+    return traces
 
 
 def loss_traces(table: LossTable) -> list[dict[str, Any]]:

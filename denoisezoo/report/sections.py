@@ -11,10 +11,10 @@ from denoisezoo.files import json_safe
 from denoisezoo.report.columns import column, explain, glossary
 from denoisezoo.report.markup import Html, code, facts, join, named, plain, said, table_box, tag
 from denoisezoo.report.page import Page, bullets, note
-from denoisezoo.report.rows import flatten
 from denoisezoo.report.summary import Entry, shown_keys
 from denoisezoo.report.table import choice_tables, floor_note, results_table
 from denoisezoo.report.verdict import Name, Sentence, automatic_notes, verdict
+from denoisezoo.tables import flatten
 
 CSV_NAME, JSONL_NAME = "results.csv", "results.jsonl"
 NO_PLOTLY = (
@@ -53,15 +53,16 @@ def all_sections() -> list[Section]:
 
 def verdict_section(page: Page) -> Html:
     """The answer in words, the short answers, what to beware of, and what was equal."""
-    found, comparison = verdict(page.comparison), page.comparison
+    conclusion, comparison = verdict(page.comparison), page.comparison
     answers = [
-        tag("div", tag("dt", a.question), tag("dd", tag("strong", a.name), tag("span", a.value))) for a in found.answers
+        tag("div", tag("dt", a.question), tag("dd", tag("strong", a.name), tag("span", a.value)))
+        for a in conclusion.answers
     ]
     return join(
         [
-            tag("p", _sentence(found.headline), class_="headline"),
+            tag("p", _sentence(conclusion.headline), class_="headline"),
             tag("dl", *answers, class_="answers") if answers else "",
-            bullets(_sentence(sentence) for sentence in found.sentences) if found.sentences else "",
+            bullets(_sentence(sentence) for sentence in conclusion.sentences) if conclusion.sentences else "",
             note(explain(comparison.quality)),
             _beware(page),
             tag(
@@ -84,7 +85,7 @@ def _beware(page: Page) -> Html:
 def pareto_section(page: Page) -> Html:
     """Quality against each cost, and which denoiser to take for a budget."""
     main, others = page.plot("pareto-macs_per_image"), page.plots("pareto-latency_ms_per_image", "pareto-params")
-    tables = choice_tables(page.comparison, page.found)
+    tables = choice_tables(page.comparison, page.entries)
     if not tables:
         return tag("p", f"No run has both a finite {column(page.comparison.quality).label} and a cost.")
     choice = join([tag("h3", "Which one for your budget?"), tag("p", BUDGET)])
@@ -93,10 +94,10 @@ def pareto_section(page: Page) -> Html:
 
 def results_section(page: Page) -> Html:
     """The table of everything."""
-    if not page.found:
+    if not page.entries:
         return tag("p", "There is no run.")
     hint = "Click a heading to sort. ★ marks the best of its column; ↓ lower is better, ↑ higher is better."
-    table = results_table(page.comparison, page.found)
+    table = results_table(page.comparison, page.entries)
     return join(
         [tag("p", hint), table, note(floor_note(page.comparison), *glossary(shown_keys(page.comparison)), UNITS)]
     )
@@ -147,12 +148,12 @@ def trajectory_section(page: Page) -> Html:
 def cards_section(page: Page) -> Html:
     """The result card of each denoiser, with the command of each of its runs."""
     how = "What each number was measured with; a fact on which the seeds agree is shown once."
-    return join([tag("p", how), *(_card(page, entry) for entry in page.found)])
+    return join([tag("p", how), *(_card(page, entry) for entry in page.entries)])
 
 
 def _card(page: Page, entry: Entry) -> Html:
     runs = [*entry.runs, *entry.failed]
-    columns = [flatten(run.card) for run in runs]
+    columns = [flatten(json_safe(dict(run.card))) for run in runs]
     keys = dict.fromkeys(key for card in columns for key in card)
     heads = [tag("th", f"seed {run.seed}", scope="col") for run in runs]
     head = tag("thead", tag("tr", tag("th", "Fact", scope="col"), *heads))

@@ -25,7 +25,7 @@ def graph_objects() -> Any:
     try:
         import plotly.graph_objects
     except ImportError:
-        raise UserError("plotly is not installed", "pip install plotly, or use --json and --csv only") from None
+        raise UserError("plotly is not installed", "pip install plotly, or take the rows alone") from None
     return plotly.graph_objects
 
 

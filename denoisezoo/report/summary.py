@@ -76,8 +76,8 @@ def entries(comparison: Comparison) -> list[Entry]:
     by_name: dict[str, list[RunRecord]] = {}
     for run in comparison.runs:
         by_name.setdefault(run.name, []).append(run)
-    found = [_entry(name, runs) for name, runs in by_name.items()]
-    return sorted(found, key=lambda entry: badness(entry, comparison.quality))
+    entries = [_entry(name, runs) for name, runs in by_name.items()]
+    return sorted(entries, key=lambda entry: badness(entry, comparison.quality))
 
 
 def _entry(name: str, runs: list[RunRecord]) -> Entry:
@@ -105,9 +105,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def front_of(found: Iterable[Entry], cost: str, quality: str) -> list[Entry]:
+def front_of(entries: Iterable[Entry], cost: str, quality: str) -> list[Entry]:
     """The denoisers on the Pareto front of quality against a cost, cheapest first; those without both are left out."""
-    priced = [e for e in found if e.mean(cost) is not None and e.mean(quality) is not None]
+    priced = [e for e in entries if e.mean(cost) is not None and e.mean(quality) is not None]
     return [priced[i] for i in pareto_front([(badness(e, cost), badness(e, quality)) for e in priced])]
 
 

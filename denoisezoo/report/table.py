@@ -17,26 +17,26 @@ BUDGETS = {
 }
 
 
-def results_table(comparison: Comparison, found: Sequence[Entry]) -> Html:
+def results_table(comparison: Comparison, entries: Sequence[Entry]) -> Html:
     """One row per denoiser, best first; a click on a heading sorts, and the best value of each column is marked."""
-    columns, looks = [column(key) for key in shown_keys(comparison)], styles(found)
+    columns, looks = [column(key) for key in shown_keys(comparison)], styles(entries)
     heads = [_head("Denoiser"), *(_head(c.heading, number=True, direction=c.direction) for c in columns)]
     heads += [_head("Family"), _head("Process"), _head("Seeds", number=True)]
-    best = {known.key: _best(known, found) for known in columns}
-    rows = [_row(entry, looks[entry.name], columns, best) for entry in found]
+    best = {known.key: _best(known, entries) for known in columns}
+    rows = [_row(entry, looks[entry.name], columns, best) for entry in entries]
     table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="sortable")
     return table_box(table, "All results")
 
 
-def choice_tables(comparison: Comparison, found: Sequence[Entry]) -> Html:
+def choice_tables(comparison: Comparison, entries: Sequence[Entry]) -> Html:
     """For each cost: from which budget on which denoiser gives the best images."""
-    tables = [_choices(comparison, found, cost, heading) for cost, heading in BUDGETS.items()]
+    tables = [_choices(comparison, entries, cost, heading) for cost, heading in BUDGETS.items()]
     return tag("div", *(table for table in tables if table), class_="columns")
 
 
-def _choices(comparison: Comparison, found: Sequence[Entry], cost: str, heading: str) -> Html:
-    quality, known, looks = column(comparison.quality), column(cost), styles(found)
-    front = front_of(found, cost, comparison.quality)
+def _choices(comparison: Comparison, entries: Sequence[Entry], cost: str, heading: str) -> Html:
+    quality, known, looks = column(comparison.quality), column(cost), styles(entries)
+    front = front_of(entries, cost, comparison.quality)
     if not front:
         return Html("")
     rows = []
@@ -91,9 +91,9 @@ def _cell_text(entry: Entry, known: Column) -> str:
     return format_spread(stat.mean, stat.std, known.kind) if stat else "–"
 
 
-def _best(known: Column, found: Sequence[Entry]) -> float | None:
+def _best(known: Column, entries: Sequence[Entry]) -> float | None:
     """The best signed value of a column, where there is a better direction and a difference to show."""
-    values = {badness(entry, known.key) for entry in found if entry.mean(known.key) is not None}
+    values = {badness(entry, known.key) for entry in entries if entry.mean(known.key) is not None}
     return min(values) if known.better and len(values) > 1 else None
 
 

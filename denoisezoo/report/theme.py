@@ -38,13 +38,13 @@ class Style:
     dash: str = DASHES[0]
 
 
-def styles(found: Iterable[Entry]) -> dict[str, Style]:
+def styles(entries: Iterable[Entry]) -> dict[str, Style]:
     """The style of each denoiser by name. Families take colours by name, so that ranks do not change them."""
-    found = list(found)
+    entries = list(entries)
     result = {}
-    for index, family in enumerate(sorted({entry.family for entry in found})):
+    for index, family in enumerate(sorted({entry.family for entry in entries})):
         (shape, path), colour = SHAPES[index % len(SHAPES)], f"var(--f{index % COLOURS})"
-        members = sorted(entry.name for entry in found if entry.family == family)
+        members = sorted(entry.name for entry in entries if entry.family == family)
         for place, name in enumerate(members):
             result[name] = Style(colour, shape, path, DASHES[place % len(DASHES)])
     return result

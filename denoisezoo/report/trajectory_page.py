@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from denoisezoo.files import write_text
+from denoisezoo.profiling.trajectory_plot import trajectory_plot
 from denoisezoo.report.study_page import graph_objects
 
 
@@ -20,27 +21,5 @@ def write_trajectories(path: str | os.PathLike[str], rows: Sequence[Mapping[str,
     Raises:
         UserError: plotly is not installed, or the path cannot be written.
     """
-    go = graph_objects()
-    figure = go.Figure([trace(row) for row in rows if "trajectory" in row])
-    figure.update_layout(
-        title="What an image costs, call by call",
-        xaxis={"title": "sigma, noise relative to the image", "type": "log", "autorange": "reversed"},
-        yaxis={"title": "MACs of a call, per image", "rangemode": "tozero"},
-        template="plotly_white",
-        showlegend=True,
-    )
+    figure = graph_objects().Figure(trajectory_plot(rows))
     write_text(path, figure.to_html(include_plotlyjs=True, full_html=True))
-
-
-def trace(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The calls of one row, in their order; a call without any signal has no place on the axis."""
-    calls = [call for call in row["trajectory"] if call["sigma"] is not None and 0 < call["sigma"] < float("inf")]
-    total = f"{row['macs_per_image']:.3e} MACs per image, NFE {row['nfe']}"
-    return {
-        "type": "scatter",
-        "name": f"{row['name']}, {row['sampler']}, {row['steps']} steps: {total}",
-        "x": [call["sigma"] for call in calls],
-        "y": [call["macs"] for call in calls],
-        "mode": "lines+markers",
-        "line": {"shape": "hvh"},
-    }

@@ -184,9 +184,9 @@ def _spread_sentence(judged: Sequence[Entry], tied: Sequence[Entry], quality: st
     return ["Every other denoiser differs from it by more than the seeds' spread."]
 
 
-def _names(found: Iterable[Entry]) -> list[str]:
+def _names(entries: Iterable[Entry]) -> list[str]:
     """Names in a sentence: A, B and C."""
-    names = [Name(entry.name) for entry in found]
+    names = [Name(entry.name) for entry in entries]
     parts: list[str] = []
     for index, name in enumerate(names):
         parts += [*([" and " if index == len(names) - 1 else ", "] if index else []), name]

@@ -128,12 +128,12 @@ def check_guidance(settings: Settings, name: str, num_classes: int, label_dropou
     if settings.guidance is None:
         return
     if not num_classes:
-        cure = "train on data with labels, --data.labels true --model.network.num_classes N --model.label_dropout 0.1"
+        cure = "train on data with labels, `data.labels=true` `model.network.num_classes=N` `model.label_dropout=0.1`"
         raise UserError(f"{name} knows no class labels to guide by", cure)
     if label_dropout == 0:
         raise UserError(
             f"{name} is trained with a label on every image, and guidance also asks it without",
-            "train it with --model.label_dropout 0.1",
+            "train it with `model.label_dropout=0.1`",
         )
 
 
@@ -182,7 +182,7 @@ def labels_for(run: Run, settings: Settings, num: int, conditions: Conditions | 
     needed = settings.guidance is not None or not run.label_dropout
     if classes and found is None and needed:
         why = "guidance needs labels" if settings.guidance is not None else f"{run.name} always had labels in training"
-        raise UserError(f"{why}, and nothing says those of these conditions", f"give --label, 0 to {classes - 1}")
+        raise UserError(f"{why}, and nothing says those of these conditions", f"give `label`, 0 to {classes - 1}")
     return found
 
 
@@ -248,7 +248,7 @@ def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
     """
     if not len(reference := data.images(settings.split)):
         raise UserError(
-            f"{data.title} has no held-out images", "give --split train or all, or hold some out when you train"
+            f"{data.title} has no held-out images", "give `split=train` or all, or hold some out when you train"
         )
     held_out = data.images("test")
     return Evaluator(

@@ -22,6 +22,7 @@ from denoisezoo.profiling.profile import Row, Walk, count_backbone, profile_back
 from denoisezoo.profiling.profile_columns import COUNTERS, columns
 from denoisezoo.profiling.second_opinion import differences, fvcore_fields
 from denoisezoo.profiling.setting import Setting, parse_dtype, variants_of
+from denoisezoo.profiling.trajectory_plot import trajectory_plot
 from denoisezoo.runs.subjects import Subject
 from denoisezoo.tables import Table, Tabular
 
@@ -74,17 +75,17 @@ class PricingTerms:
                 raise unknown("counter", name, COUNTERS)
         for value, name in ((self.steps, "steps"), (self.runs, "runs"), *((b, "batch_size") for b in self.batch_sizes)):
             if value is not None and value < 1:
-                raise UserError(f"{name} is {value}", "give a whole number of at least 1")
+                raise UserError(f"`{name}` is {value}", "give a whole number of at least 1")
         if self.counts_only and (self.variants or self.training):
             what = "variants" if self.variants else "training"
-            raise UserError(f"{what} is measured, and counts_only measures nothing", "leave one of them out")
+            raise UserError(f"`{what}` is measured, and `counts_only` measures nothing", "leave one of them out")
         if self.guidance_interval and self.guidance is None:
-            raise UserError("guidance_interval is given without guidance", "give both, e.g. guidance 2")
+            raise UserError("`guidance_interval` is given without `guidance`", "give both, e.g. `guidance=2`")
         if self.sampler is not None and self.steps is None:
-            raise UserError("sampler is given without steps", "give both, e.g. sampler heun and steps 18")
+            raise UserError("`sampler` is given without `steps`", "give both, e.g. `sampler=heun` and `steps=18`")
         for name in ("steps", "plan", "guidance") if self.sampler is None else ():
             if getattr(self, name) is not None:
-                raise UserError(f"{name} is given without sampler", "give both, e.g. sampler heun and steps 18")
+                raise UserError(f"`{name}` is given without `sampler`", "give both, e.g. `sampler=heun` and `steps=18`")
 
     def settings(self) -> list[Setting]:
         """How to run the networks: one setting, or one for each variant.
@@ -112,7 +113,7 @@ class PricingTerms:
 
 @dataclass(frozen=True)
 class Profile(Tabular):
-    """What networks cost; prints as a table.
+    """What networks cost; prints as a table, a notebook shows under it where an image's cost lies.
 
     Attributes:
         data: The rows, with the keys of `denoisezoo profile --json`.
@@ -125,6 +126,10 @@ class Profile(Tabular):
     def summary(self) -> Table:
         """The main figures of each row."""
         return Table(self.data, columns(self.data, self.counters))
+
+    def plot(self) -> dict[str, Any] | None:
+        """Where along the noise levels an image's cost lies, if a sampler was priced."""
+        return trajectory_plot(self.data)
 
 
 def price_rows(subject: Subject, terms: PricingTerms) -> list[Row]:

@@ -50,7 +50,7 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
     if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
         raise UserError(
             f"{len(bad)} of the {len(tensors)} tensors of {run.name} hold NaN or infinity, first {bad[0]}",
-            "export an earlier checkpoint, or --weights raw or ema, whichever is finite",
+            "export an earlier checkpoint, or `weights=raw` or ema, whichever is finite",
         )
     header = {"version": __version__, "format": FORMAT, "weights": run.weights}
     header |= {"recipe": json_safe(run.config), "card": _card(run)}
@@ -84,10 +84,10 @@ def _card(run: Run) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is none."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -106,7 +106,8 @@ def read_published(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[s
         reason = (str(error) or type(error).__name__).splitlines()[0][:80]
         raise UserError(f"{path} is damaged or no safetensors file ({reason})", CURE) from error
     if not text:
-        raise UserError(f"{path} is no file of denoisezoo: its header lacks {KEY!r}", "give one that `export` wrote")
+        what = f"{path} is no file of denoisezoo: its header lacks {KEY!r}"
+        raise UserError(what, "give one that `denoisezoo export` wrote")
     return _checked(path, text, tensors), tensors
 
 
@@ -124,9 +125,9 @@ def _checked(path: str | os.PathLike[str], text: str, tensors: dict[str, Tensor]
 
 def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
     """SHA-256 of a header and of the names, types, shapes and bytes of tensors."""
-    found = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

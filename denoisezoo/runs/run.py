@@ -145,7 +145,7 @@ class Run(Tabular):
         shape = self.denoiser.cond_shape
         if shape is None:
             if path is not None:
-                raise UserError(f"{self.name} takes no condition", "leave --condition out")
+                raise UserError(f"{self.name} takes no condition", "leave `condition` out")
             return None
         return held_out(self.data(), num, draws) if path is None else from_files(path, shape, draws)
 
@@ -194,19 +194,19 @@ def load_run(
 def _load(file: Path, weights: str, into: NetworkDenoiser | None) -> Run:
     if file.suffix == SUFFIX:
         return _load_published(file, weights, into)
-    found = read_checkpoint(file)
-    state: Any = found.get("state_dict" if weights == "ema" else "current_model_state")
+    content = read_checkpoint(file)
+    state: Any = content.get("state_dict" if weights == "ema" else "current_model_state")
     if not holds_tensors(state):
-        raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or --weights ema")
+        raise UserError(f"{file} holds no {weights} weights", "take another checkpoint of the run, or `weights=ema`")
     folder = file.parent.parent if file.parent.name == FOLDER else file.parent
-    run = _make_run(file, folder, found["denoisezoo"], state, weights, _facts(found, folder), into)
-    return replace(run, known=data_known(found))
+    run = _make_run(file, folder, content["denoisezoo"], state, weights, _facts(content, folder), into)
+    return replace(run, known=data_known(content))
 
 
 def _load_published(file: Path, weights: str, into: NetworkDenoiser | None) -> Run:
     header, state = read_published(file)
     if header["weights"] != weights:
-        raise UserError(f"{file} holds the {header['weights']} weights alone", f"give --weights {header['weights']}")
+        raise UserError(f"{file} holds the {header['weights']} weights alone", f"give `weights={header['weights']}`")
     card = header["card"]
     facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
     run = _make_run(file, file.parent, header, state, weights, facts, into)
@@ -257,10 +257,10 @@ def _make_run(
     )
 
 
-def _facts(found: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _facts(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
-    facts = {k: found["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
-    facts |= {"train_steps": found.get("global_step"), "train_macs": None}
+    facts = {k: content["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
+    facts |= {"train_steps": content.get("global_step"), "train_macs": None}
     written = read_summary(folder)
     if written.get("train_steps") == facts["train_steps"]:
         facts["train_macs"] = written.get("train_macs")
@@ -280,7 +280,7 @@ def with_task(run: Run, options: dict[str, Any]) -> Run:
     config = copy.deepcopy(run.config)
     task = config["data"].get("init_args", {}).get("task")
     if task is None:
-        raise UserError(f"{run.name} was trained without a task", "leave --task out")
+        raise UserError(f"{run.name} was trained without a task", "leave `task` out")
     known = task.setdefault("init_args", {})
     for key in options:
         if key not in known:
@@ -303,8 +303,8 @@ def with_places(run: Run, places: dict[str, str]) -> Run:
     *_, innermost = levels(config["data"])
     for key, place in places.items():
         if key not in innermost:
-            known = [f"--data.{name}" for name in PLACES if name in innermost]
-            cure = f"give {' or '.join(known)}" if known else f"leave --data.{key} out"
+            known = [f"`data.{name}`" for name in PLACES if name in innermost]
+            cure = f"give {' or '.join(known)}" if known else f"leave `data.{key}` out"
             raise UserError(f"the data of {run.name} have no {key}", cure)
         innermost[key] = os.path.abspath(place)
     return replace(run, config=config)

@@ -98,9 +98,9 @@ def _at_hand(subject: Backbone | Denoiser | Run, process: str | None, resolution
 
 def _refuse(name: str, process: str | None, resolution: int | None) -> None:
     if process is not None:
-        raise UserError(f"{name} has a process of its own", "leave process out")
+        raise UserError(f"{name} has a process of its own", "leave `process` out")
     if resolution is not None:
-        raise UserError(f"{name} was made for images of one size", "leave resolution out")
+        raise UserError(f"{name} was made for images of one size", "leave `resolution` out")
 
 
 def _of_denoiser(name: str, denoiser: NetworkDenoiser, run: str | None) -> Subject:

@@ -135,10 +135,10 @@ def make_settings(**terms: Unpack[Terms]) -> Settings:
         if name not in Terms.__annotations__:
             raise unknown("argument", name, Terms.__annotations__)
         if name in LEAST and value is not None and value < LEAST[name]:
-            raise UserError(f"{name} is {value}", f"give a whole number of at least {LEAST[name]}")
+            raise UserError(f"`{name}` is {value}", f"give a whole number of at least {LEAST[name]}")
     interval = values.pop("guidance_interval", None)
     if interval is not None and values.get("guidance") is None:
-        raise UserError("guidance_interval is given without guidance", "give both, e.g. guidance=2")
+        raise UserError("`guidance_interval` is given without `guidance`", "give both, e.g. `guidance=2`")
     values["guidance_interval"] = EVERYWHERE if interval is None else interval
     values["first_seed"] = values.pop("seed", 0)
     values["device"] = str(parse_device(str(values.get("device", "auto"))))

@@ -165,6 +165,6 @@ def best_measured(rows: Sequence[Row], share: float, cost: str) -> Row:
     affordable = [row for row in rows if row["cost_share"] <= share * (1 + 1e-9)]
     if not affordable:
         raise UserError(
-            f"evolution found no plan at {share:g} of the full {cost}", "give more --trials, or a larger budget"
+            f"evolution found no plan at {share:g} of the full {cost}", "give more `trials`, or a larger budget"
         )
     return min(affordable, key=lambda row: row["quality"]) | {"plan": f"nsga2 {share:g}"}

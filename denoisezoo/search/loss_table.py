@@ -53,8 +53,8 @@ class Level:
 
 def _log_snr(process: Process, times: Sequence[float]) -> Floats:
     """Log-SNR of times, -inf where no signal is left."""
-    found: Floats = process.log_snr(torch.tensor(list(times), dtype=torch.float64)).numpy()
-    return np.maximum(found, -1400.0)  # exp(700) is the largest noise level that a double holds
+    log_snr: Floats = process.log_snr(torch.tensor(list(times), dtype=torch.float64)).numpy()
+    return np.maximum(log_snr, -1400.0)  # exp(700) is the largest noise level that a double holds
 
 
 def make_levels(times: Sequence[float], process: Process, most: int) -> list[Level]:
@@ -203,8 +203,8 @@ def _row(
     loss = torch.stack([error.double().square().mean(dim=(1, 2, 3)).cpu() for error in errors], dim=1)
     effect = torch.stack([propagation.effect(_whole(error, size), level.sigma).cpu() for error in errors], dim=1)
     effect = level.step**2 * effect
-    found = (loss.mean(dim=0), _paired(loss), effect.mean(dim=0), _paired(effect))
-    return tuple(values.numpy() for values in found)  # type: ignore[return-value]
+    statistics = (loss.mean(dim=0), _paired(loss), effect.mean(dim=0), _paired(effect))
+    return tuple(values.numpy() for values in statistics)  # type: ignore[return-value]
 
 
 def _paired(values: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def _error(
     parts = []
     for low in range(0, len(u_t), batch_size):
         part = slice(low, low + batch_size)
-        found = denoiser(u_t[part], t[part], given.take(part), effort).u_0
+        u_0_hat = denoiser(u_t[part], t[part], given.take(part), effort).u_0
         # A network that enlarges also answers what enters the state next.
-        parts.append(found - u_0[part, :, : found.shape[-2], : found.shape[-1]])
+        parts.append(u_0_hat - u_0[part, :, : u_0_hat.shape[-2], : u_0_hat.shape[-1]])
     return torch.cat(parts)

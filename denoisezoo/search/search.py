@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from denoisezoo.search.evolved_front import EvolutionOptions, best_measured, evo
 from denoisezoo.search.exact import Choice, best, exact_front, rounded_up
 from denoisezoo.search.loss_table import LossTable
 from denoisezoo.search.task import Row, SearchTask, plan_row
-from denoisezoo.tables import Column, Table, Tabular
+from denoisezoo.tables import Column, Table, Tabular, scatter
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class SearchResult(Tabular):
-    """What a search has found; prints as a table of its plans.
+    """What a search has found; prints as a table of its plans, a notebook shows the front.
 
     Attributes:
         table: The loss table.
@@ -101,6 +101,12 @@ class SearchResult(Tabular):
     def summary(self) -> Table:
         """The plans of the budgets, of each effort alone, and of what evolution found."""
         return Table(self.plans, columns(self.cost, self.quality), "plans")
+
+    def plot(self) -> dict[str, Any]:
+        """The exact front and the plans: what is lost by what is spent."""
+        front = [(row["cost_share"], row["excess"]) for row in self.front]
+        chosen = {row["plan"]: [(row["cost_share"], row.get("excess"))] for row in self.plans}
+        return scatter({"exact front": front, **chosen}, f"share of full {self.cost}", "excess loss")
 
 
 def columns(cost: str, quality: str | None) -> list[Column]:

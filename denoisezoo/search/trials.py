@@ -38,7 +38,8 @@ def open_storage(text: str) -> Any:
     try:
         import optuna
     except ImportError:
-        raise UserError("optuna is not installed", "pip install 'denoisezoo[search]', or use --method exact") from None
+        cure = "pip install 'denoisezoo[search]', or search without evolution"
+        raise UserError("optuna is not installed", cure) from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         if "://" in text:
@@ -53,7 +54,7 @@ def open_storage(text: str) -> Any:
         return optuna.storages.JournalStorage(JournalFileBackend(text, lock_obj=lock))
     except Exception as error:  # optuna, SQLAlchemy and json each have their own
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"the study {text} cannot be read: {first}", "delete it, or give another --storage") from error
+        raise UserError(f"the study {text} cannot be read: {first}", "delete it, or give another `storage`") from error
 
 
 class SharedStudy:
@@ -87,7 +88,7 @@ class SharedStudy:
         except Exception as error:
             raise self.damaged(type(error).__name__) from error
         if found not in (None, fingerprint):
-            raise UserError(f"the study {storage} is about another search ({found})", "give another --storage")
+            raise UserError(f"the study {storage} is about another search ({found})", "give another `storage`")
         me = f"{worker_name()}:{time.time_ns()}"
         self._note("joined", me)
         self.rank = self._noted("joined").index(me)
@@ -96,7 +97,7 @@ class SharedStudy:
 
     def damaged(self, what: str) -> UserError:
         """The error of a study whose content is not what a search writes."""
-        return UserError(f"the study {self.storage} is damaged: {what}", "delete it, or give another --storage")
+        return UserError(f"the study {self.storage} is damaged: {what}", "delete it, or give another `storage`")
 
     # What workers agree on
 

@@ -55,7 +55,7 @@ def numbered(folder: str | Path) -> list[Path]:
     """The numbered checkpoints of a run, oldest first."""
     found = sorted((local_path(folder) / FOLDER).glob("step_*.ckpt"))
     if not found:
-        raise UserError(f"{folder} holds no numbered checkpoints", "train with --checkpoint.keep_all true")
+        raise UserError(f"{folder} holds no numbered checkpoints", "train with `checkpoint.keep_all=true`")
     return found
 
 

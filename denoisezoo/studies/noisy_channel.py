@@ -133,7 +133,8 @@ def reception(runs: Sequence[Run], settings: Settings) -> Reception:
 def _check(run: Run) -> None:
     """Refuse a run that knows no channel."""
     if not isinstance(getattr(run.data(), "task", None), Channel):
-        raise UserError(f"{run.folder} was not trained on a channel", "train one, e.g. --config digits/channel_concat")
+        cure = "train one, e.g. `denoisezoo train --config digits/channel_concat`"
+        raise UserError(f"{run.folder} was not trained on a channel", cure)
 
 
 def samples_of(run: Run, images: int, settings: Settings) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from denoisezoo.diffusion import Denoiser, ScalarProcess
 from denoisezoo.diffusion.capabilities import nearest_time
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.reconstruction import psnr, ssim
 from denoisezoo.pixels import to_float
 from denoisezoo.runs.run import Run
 from denoisezoo.studies.study import Plot, Row, Study, titles_of
@@ -53,12 +54,12 @@ def robustness_study(
             noisy = images + 2 * eps * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
             for n in steps:
                 progress(f"{title} eps {eps:g}, {n} steps")
-                found = denoise(run.denoiser, noisy, 2 * eps, n)
+                denoised = denoise(run.denoiser, noisy, 2 * eps, n)
                 row: Row = {"run": title, "name": run.name, "eps": eps, "steps": n, "images": len(images)}
-                psnr = psnr_of(found.images, images)
-                row |= {"noisy_psnr": float(psnr_of(noisy, images).mean()), "psnr": float(psnr.mean())}
-                row |= {"psnr_standard_error": float(psnr.std() / math.sqrt(len(psnr)))}
-                row |= {"ssim": float(ssim_of(found.images, images)), "ms_per_image": found.ms_per_image}
+                figures = psnr(denoised.images, images)
+                row |= {"noisy_psnr": float(psnr(noisy, images, clamp=False).mean()), "psnr": float(figures.mean())}
+                row |= {"psnr_standard_error": float(figures.std() / math.sqrt(len(figures)))}
+                row |= {"ssim": float(ssim(denoised.images, images).mean()), "ms_per_image": denoised.ms_per_image}
                 row |= {"psnr_one_step": row["psnr"]} if n == min(steps) else {}
                 row |= {"psnr_most_steps": row["psnr"]} if n == max(steps) else {}
                 rows.append(row)
@@ -94,30 +95,13 @@ def denoise(denoiser: Denoiser, noisy: Tensor, sigma: float, steps: int) -> Deno
     begin = time.perf_counter()
     u_t = _at(process.alpha(times[:1]), noisy) * noisy  # the state at that level, alpha u_0 + sigma eps
     for i in range(steps):
-        found = denoiser(u_t.float(), times[i].expand(len(noisy)))
+        prediction = denoiser(u_t.float(), times[i].expand(len(noisy)))
         if i + 1 < steps:
             s = times[i + 1 : i + 2]
-            u_t = _at(process.alpha(s), noisy) * found.u_0 + _at(process.sigma(s), noisy) * found.eps
+            u_t = _at(process.alpha(s), noisy) * prediction.u_0 + _at(process.sigma(s), noisy) * prediction.eps
     seconds = time.perf_counter() - begin
-    return Denoised(found.u_0.clamp(-1, 1), 1e3 * seconds / len(noisy))
+    return Denoised(prediction.u_0.clamp(-1, 1), 1e3 * seconds / len(noisy))
 
 
 def _at(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.dtype).reshape(1, 1, 1, 1)
-
-
-def psnr_of(images: Tensor, clean: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each image, both in [-1, 1]: (B,)."""
-    return 10 * torch.log10(4 / (images - clean).square().mean(dim=(1, 2, 3)))
-
-
-def ssim_of(images: Tensor, clean: Tensor) -> Tensor:
-    """Mean structural similarity (torchmetrics), both in [-1, 1]; its window shrinks to fit small images."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    kernel = min(11, images.shape[-1] // 2 * 2 - 1)
-    found = structural_similarity_index_measure(
-        (images + 1) / 2, (clean + 1) / 2, gaussian_kernel=False, kernel_size=kernel, data_range=1.0
-    )
-    assert isinstance(found, Tensor)
-    return found

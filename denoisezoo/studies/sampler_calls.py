@@ -45,13 +45,13 @@ def sampler_study(
                 row: Row = {"run": title, "sampler": spec, "line": f"{title} {spec}"}
                 chosen = replace(settings, sampler=spec, steps=steps_within(spec, nfe))
                 try:
-                    found = draw_with(prepare(run, chosen), run, chosen, num, steps=chosen.steps)
-                    metrics = evaluator.evaluate(found.images)
+                    samples = draw_with(prepare(run, chosen), run, chosen, num, steps=chosen.steps)
+                    metrics = evaluator.evaluate(samples.images)
                 except UserError as error:  # a sampler that refuses, or images that overflow
                     rows.append(row | {"error": str(error)})
                     continue
-                row |= {"steps": chosen.steps, "nfe": calls_for(run, chosen, found)}
-                row |= {"latency_ms_per_image": 1e3 * found.seconds / num}
+                row |= {"steps": chosen.steps, "nfe": calls_for(run, chosen, samples)}
+                row |= {"latency_ms_per_image": 1e3 * samples.seconds / num}
                 rows.append(row | {"quality": metrics[f"fd_{settings.features}"], "num_generated": num, **metrics})
     return Study(rows, PLOTS)
 

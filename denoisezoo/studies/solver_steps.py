@@ -63,14 +63,14 @@ def solver_study(
 
 def _assessed(changed: Run, data: Any, settings: Settings, evaluator: Any) -> Row:
     try:
-        found = assess(changed, data, settings, evaluator)
+        assessment = assess(changed, data, settings, evaluator)
     except SolverError as error:
         return {"error": str(error)}
     return {
-        "quality": found.metrics[f"fd_{settings.features}"],
-        **found.metrics,
-        "latency_ms_per_image": found.latency_ms,
-        "macs_per_image": found.trajectory.macs_per_image,
-        "inner_nfe": found.trajectory.inner_nfe,
-        **found.card.as_row(),
+        "quality": assessment.metrics[f"fd_{settings.features}"],
+        **assessment.metrics,
+        "latency_ms_per_image": assessment.latency_ms,
+        "macs_per_image": assessment.trajectory.macs_per_image,
+        "inner_nfe": assessment.trajectory.inner_nfe,
+        **assessment.card.as_row(),
     }

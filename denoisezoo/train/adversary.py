@@ -44,7 +44,7 @@ class Opponent:
             raise UserError(
                 f"precision {trainer.precision} scales the adversary's loss, which {trainer.world_size} processes "
                 "would do in different ways",
-                "use --trainer.precision bf16-mixed, or one device",
+                "use `trainer.precision=bf16-mixed`, or one device",
             )
         self.trains(True)  # optimisers take what is trained alone
         self.optimizer = self.config.build(self.network)

@@ -22,7 +22,7 @@ from denoisezoo.profiling.roofline import known_peaks, peaks
 from denoisezoo.ranks import gather, share
 from denoisezoo.train.ema import averaged_weights
 from denoisezoo.train.log import log_due, log_now, step_done
-from denoisezoo.train.sharding import whole
+from denoisezoo.train.sharding import full_weights
 
 
 class SampleGrid(Callback):
@@ -86,7 +86,7 @@ class SampleGrid(Callback):
         denoiser.eval()
         weights = averaged_weights(trainer, pl_module) if averaged else contextlib.nullcontext()
         try:
-            with weights, whole(denoiser.backbone):
+            with weights, full_weights(denoiser.backbone):
                 return self._images(denoiser, pl_module.device)
         finally:
             denoiser.train(was_training)
@@ -170,7 +170,7 @@ class Throughput(Callback):
         log_now(trainer, rates, shown=["images_per_s"])
 
 
-class Settled(Callback):
+class GarbageCollection(Callback):
     """Python's garbage collector runs when the log is due, and leaves alone what was there when training began.
 
     Modules, networks and callbacks are some hundred thousand objects, among which nothing becomes garbage; to walk
@@ -179,12 +179,16 @@ class Settled(Callback):
 
     def __init__(self) -> None:
         self._was_enabled = gc.isenabled()
+        self._frozen = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect once, and set aside what is left."""
         self._was_enabled = gc.isenabled()
+        # Python has one set of frozen objects and thaws all of it: a caller who keeps some there shall find them there.
+        self._frozen = not gc.get_freeze_count()
         gc.collect()
-        gc.freeze()
+        if self._frozen:
+            gc.freeze()
         gc.disable()
 
     def on_train_batch_end(
@@ -203,7 +207,8 @@ class Settled(Callback):
         self._restore()
 
     def _restore(self) -> None:
-        gc.unfreeze()
+        if self._frozen:
+            gc.unfreeze()
         if self._was_enabled:
             gc.enable()
 

@@ -123,28 +123,28 @@ def read_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     """
     verify(path)
     try:
-        found = torch.load(path, map_location=map_location, weights_only=True)
+        content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever a foreign or malicious file makes of the unpickler, it is the file's fault
         raise _damaged(path, error) from error
-    if not _is_ours(found):
+    if not _is_ours(content):
         raise UserError(f"{path} is no checkpoint of denoisezoo", "give one that `denoisezoo train` has written")
-    return found
+    return content
 
 
-def _is_ours(found: Any) -> bool:
+def _is_ours(content: Any) -> bool:
     """Whether what a file holds has the shape of our checkpoints."""
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return False
-    facts, step = found.get("denoisezoo"), found.get("global_step")
+    facts, step = content.get("denoisezoo"), content.get("global_step")
     recipe = facts.get("recipe") if isinstance(facts, dict) else None
     sections = isinstance(recipe, dict) and all(isinstance(recipe.get(key), dict) for key in ("model", "data"))
     counted = isinstance(step, int) and step >= 0
-    return sections and counted and holds_tensors(found.get("state_dict"))
+    return sections and counted and holds_tensors(content.get("state_dict"))
 
 
-def data_known(found: dict[str, Any]) -> dict[str, Any]:
+def data_known(content: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint knows of its data: their identity, and `origin`. Nothing in one of an earlier version."""
-    known = found["denoisezoo"].get("data")
+    known = content["denoisezoo"].get("data")
     whole = isinstance(known, dict) and all(isinstance(known.get(key), kind) for key, kind in KNOWN.items())
     return dict(known) if whole else {}
 
@@ -188,14 +188,14 @@ def list_checkpoints(folder: str | os.PathLike[str]) -> list[Path]:
     """
     home = Path(folder) / FOLDER
     last = [home / LAST] if (home / LAST).is_file() and not (home / LAST).is_symlink() else []
-    found = [path for path in home.glob("step_*.ckpt") if NUMBERED.fullmatch(path.name) and path.is_file()]
-    return last + sorted(found, key=step_of, reverse=True)
+    numbered = [path for path in home.glob("step_*.ckpt") if NUMBERED.fullmatch(path.name) and path.is_file()]
+    return last + sorted(numbered, key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
     """The step in a checkpoint's name."""
-    found = NUMBERED.fullmatch(path.name)
-    return int(found[1]) if found else -1
+    numbered = NUMBERED.fullmatch(path.name)
+    return int(numbered[1]) if numbered else -1
 
 
 def newest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
@@ -213,8 +213,8 @@ def newest_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
         except UserError as error:
             damage.append(error)
             continue
-        for found in damage:
-            print(f"warning: {found.what}; going back to {path.name}", file=sys.stderr)
+        for mistake in damage:
+            print(f"warning: {mistake.what}; going back to {path.name}", file=sys.stderr)
         return path
     if damage:
         raise UserError(damage[0].what, "train into another folder; no earlier checkpoint of this run is whole")

@@ -33,7 +33,7 @@ from denoisezoo.train.log import RunLog, first_step, log_files
 from denoisezoo.train.module import TrainingModule
 from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.precision import full_name
-from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, as_options, explain, parse_recipe, plain_config
+from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, as_keys, explain, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
@@ -78,7 +78,7 @@ class TrainResult:
         return self.status > 0
 
 
-@rewording(as_options)
+@rewording(as_keys)
 def train(args: Sequence[str]) -> TrainResult:
     """Train as `denoisezoo train ARGS` does.
 
@@ -100,7 +100,7 @@ def train_built(cli: RecipeCLI) -> TrainResult:
     folder = Path(cli.trainer.default_root_dir)
     with contextlib.ExitStack() as held:
         if cli.trainer.is_global_zero:  # the other processes of the run share its folder
-            held.enter_context(only_writer(folder, "wait until it ends, or give another --trainer.default_root_dir"))
+            held.enter_context(only_writer(folder, "wait until it ends, or give another `trainer.default_root_dir`"))
         return _train(cli, folder)
 
 
@@ -127,7 +127,7 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
     result = None
     try:
         begin = checkpoint if done else None
-        with quiet(), honest_exits(), together(cli.trainer, folder), resuming(begin):
+        with quiet(), honest_exits(), one_error_for_all(cli.trainer, folder), resuming(begin):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=begin, weights_only=True)
         result = finish(cli, folder)
     finally:
@@ -142,7 +142,7 @@ def warn_untrained(model: TrainingModule) -> None:
     if untrained := model.denoiser.untrained:
         print(
             f"warning: {untrained} of the {outputs} output channels of {model.name} are of a learned variance, which "
-            f"no objective trains; --model.network.out_channels {outputs - untrained} leaves them out",
+            f"no objective trains; `model.network.out_channels={outputs - untrained}` leaves them out",
             file=sys.stderr,
         )
 
@@ -159,7 +159,7 @@ def check_samples(cli: RecipeCLI) -> None:
 
 
 @contextlib.contextmanager
-def together(trainer: Any, folder: Path) -> Iterator[None]:
+def one_error_for_all(trainer: Any, folder: Path) -> Iterator[None]:
     """Among several processes, tell of one that has gone in one line, and once what all of them have met.
 
     Raises:
@@ -225,20 +225,20 @@ def steps_done(
     """
     if checkpoint is None:
         return 0, {}
-    found = read_checkpoint(checkpoint)
-    known = data_known(found)
+    content = read_checkpoint(checkpoint)
+    known = data_known(content)
     # Data that are known again may have been moved.
-    theirs, ours = kept(found["denoisezoo"]["recipe"], bool(known)), kept(config, bool(known))
-    if found["denoisezoo"].get("parts") == parts:  # the same parts of a step, whoever computes them one after another
+    theirs, ours = kept(content["denoisezoo"]["recipe"], bool(known)), kept(config, bool(known))
+    if content["denoisezoo"].get("parts") == parts:  # the same parts of a step, whoever computes them one after another
         ours["trainer"]["accumulate_grad_batches"] = theirs["trainer"]["accumulate_grad_batches"]
     if key := first_difference(theirs, ours):
         raise UserError(
             f"{folder} holds a run with another {key}",
-            f"give another --trainer.default_root_dir, or delete {folder}",
+            f"give another `trainer.default_root_dir`, or delete {folder}",
         )
-    check_format(checkpoint, found["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
-    check_resumable(found, checkpoint)
-    return int(found["global_step"]), known
+    check_format(checkpoint, content["denoisezoo"].get("format"), model.name, model.denoiser.backbone.config)
+    check_resumable(content, checkpoint)
+    return int(content["global_step"]), known
 
 
 def identify(data: ImageData, known: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def identify(data: ImageData, known: dict[str, Any], folder: Path) -> dict[str, 
     if what := difference(known, identity):
         raise UserError(
             f"the data {data.title} have changed since {folder} was trained on them: {what}",
-            "put them back as they were, or give another --trainer.default_root_dir",
+            "put them back as they were, or give another `trainer.default_root_dir`",
         )
     return {**identity, "origin": origin_of(folder)}
 
@@ -352,8 +352,8 @@ def first_difference(a: Any, b: Any, path: str = "") -> str | None:
     if isinstance(a, dict) and isinstance(b, dict):
         for key in [*a, *(k for k in b if k not in a)]:
             inside = f"{path}.{key}" if path else str(key)
-            if found := first_difference(a.get(key), b.get(key), inside):
-                return found
+            if difference := first_difference(a.get(key), b.get(key), inside):
+                return difference
         return None
     return None if a == b else path or "configuration"
 

@@ -23,7 +23,7 @@ from denoisezoo.train.checkpoint import newest_checkpoint
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import bin_names, bin_of
 from denoisezoo.train.precision import loss_scale
-from denoisezoo.train.sharding import all_finite, whole
+from denoisezoo.train.sharding import all_finite, full_weights
 from denoisezoo.train.sharding import norms as norms_of
 
 SCALE_FLOOR = 1.0
@@ -127,7 +127,7 @@ class Guard(Callback):
         if self.in_row > self.max_in_row:
             raise ComputationError(
                 f"{self.in_row} steps in a row could not be computed ({pl_module.failure})",
-                "leave out --model.on_failure skip to stop at the first, and see what it says",
+                "leave out `model.on_failure=skip` to stop at the first, and see what it says",
             )
 
     def _good(self, trainer: Trainer, losses: list[Tensor], gradients: Sequence[Tensor] = ()) -> bool:
@@ -158,7 +158,7 @@ class Guard(Callback):
         batches: Any,
     ) -> DivergenceError:
         norms = norms_of(list(gradients.values()))
-        with whole(pl_module.denoiser.backbone), trainer.precision_plugin.train_step_context():
+        with full_weights(pl_module.denoiser.backbone), trainer.precision_plugin.train_step_context():
             found = [first_non_finite(pl_module, *batch) for batch in batches]
         where = first_of_all(trainer, next(filter(None, found), None)) or _gradient(list(gradients), norms)
         rate = trainer.optimizers[0].param_groups[0]["lr"]

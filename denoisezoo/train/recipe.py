@@ -27,7 +27,7 @@ from denoisezoo.files import local_path
 from denoisezoo.plugins import import_named
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import BASES, argument_types, subclasses, types_within
-from denoisezoo.train.callbacks import SampleGrid, Settled, Throughput
+from denoisezoo.train.callbacks import GarbageCollection, SampleGrid, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
@@ -37,18 +37,19 @@ from denoisezoo.train.precision import check_precision, keep_float16
 from denoisezoo.train.recipe_files import EXTENDS, IMPORTS, find_recipe, module_names, read_recipe
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
+from denoisezoo.train.step_bar import with_step_bar
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
 from denoisezoo.train.wandb_panels import Dashboard
 
 CONFIG_NAME = "config.yaml"
 NETWORK = "--model.network."
-PART = re.compile(r"(?<![\w.-])(network|process|preconditioning|objective)\.(?=[a-z])")
+PART = re.compile(r"(?<![\w.`-])((?:network|process|preconditioning|objective)\.[a-z](?:[\w.]*\w)?)")
 """An argument of a part, as errors of the rooms that know no command line name it: process.resolution."""
 
 
-def as_options(text: str) -> str:
-    """A text with the arguments of parts as options: process.resolution is --model.process.resolution."""
-    return PART.sub(r"--model.\1.", text)
+def as_keys(text: str) -> str:
+    """A text with the arguments of parts as keys of a recipe: process.resolution is `model.process.resolution`."""
+    return PART.sub(r"`model.\1`", text)
 
 
 class RecipeParser(LightningArgumentParser):
@@ -248,13 +249,13 @@ class RecipeCLI(LightningCLI):
         root = local_path(trainer_config.get("default_root_dir") or "runs")
         if trainer_config.get("fast_dev_run"):  # no run, and no later one may go on from it
             root = Path(tempfile.mkdtemp(prefix="denoisezoo-fast-dev-run-"))
-        extra = [StopOnInterrupt(), Throughput(), Dashboard(), Settled()]
+        extra = [StopOnInterrupt(), Throughput(), Dashboard(), GarbageCollection()]
         chosen = as_list(trainer_config.get("plugins"))
         plugins = [AtomicCheckpointIO(survive=True), *cluster_plugins(chosen), *chosen]
         trainer = super().instantiate_trainer(default_root_dir=str(root), plugins=plugins, **kwargs)
         check_precision(trainer.precision)  # a plugin may bring another
         keep_float16(trainer, trainer_config.get("precision"))
-        trainer.callbacks[:0] = extra
+        trainer.callbacks[:] = [*extra, *with_step_bar(trainer.callbacks)]
         for callback in trainer.callbacks:
             if isinstance(callback, Checkpoints):
                 callback.dirpath = root / FOLDER

@@ -48,20 +48,20 @@ COUNTERS = ("ready", "started", "processed", "completed")
 CONNECTOR = "checkpoint_connector.py"
 
 
-def check_resumable(found: dict[str, Any], path: Path) -> None:
+def check_resumable(content: dict[str, Any], path: Path) -> None:
     """Refuse a checkpoint that a run could not go on from.
 
     Raises:
         UserError: A part is missing, empty or of another type.
     """
     for key, kind in PARTS.items():
-        value: Any = found
+        value: Any = content
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool) or (kind in (dict, list) and not value):
             what = "lacks" if value is None else "is damaged:"
             raise UserError(f"{path} {what} {key}, and a run cannot go on from it", CURE)
-    for loader in found["loops"]["fit_loop"]["state_dict"]["combined_loader"]:
+    for loader in content["loops"]["fit_loop"]["state_dict"]["combined_loader"]:
         if not isinstance(loader, dict) or not isinstance(loader.get("position"), int):
             raise UserError(f"{path} is damaged: it lacks the place in the data", CURE)
 

@@ -90,7 +90,7 @@ def refuse_strategy(flag: Any) -> None:
     name = flag if isinstance(flag, str) else type(flag).__name__
     divides = name.lower().startswith(("fsdp", "deepspeed", "modelparallel"))
     if divides and name not in (NAME, FSDP2.__name__):
-        raise UserError(f"trainer.strategy {name} is not supported", f"use --trainer.strategy {NAME}, or ddp")
+        raise UserError(f"trainer.strategy {name} is not supported", f"use `trainer.strategy={NAME}`, or ddp")
 
 
 def check_sharding(trainer: Any, module: Any) -> None:
@@ -105,22 +105,22 @@ def check_sharding(trainer: Any, module: Any) -> None:
         (
             module.objective.opponents,
             "divides one network, and this objective has an adversary",
-            "use --trainer.strategy ddp",
+            "use `trainer.strategy=ddp`",
         ),
         (
             module.optimizer_config.name not in OPTIMIZERS,
             f"takes {' or '.join(OPTIMIZERS)}, and model.optimizer.name is {module.optimizer_config.name}",
-            "use one of them, or --trainer.strategy ddp",
+            "use one of them, or `trainer.strategy=ddp`",
         ),
         (
             module.denoiser.backbone._compiled_call_impl is not None,
             "has not been tried on compiled networks",
-            "use --model.compile false, or --trainer.strategy ddp",
+            "use `model.compile=false`, or `trainer.strategy=ddp`",
         ),
         (
             str(trainer.precision) not in PRECISIONS,
             f"trains in {' or '.join(PRECISIONS)}, and trainer.precision is {trainer.precision}",
-            f"use --trainer.precision {PRECISIONS[1]}, or --trainer.strategy ddp",
+            f"use `trainer.precision={PRECISIONS[1]}`, or `trainer.strategy=ddp`",
         ),
     ):
         if wrong:
@@ -164,7 +164,7 @@ def reshard(network: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def whole(network: nn.Module) -> Iterator[None]:
+def full_weights(network: nn.Module) -> Iterator[None]:
     """Within it the weights are whole."""
     unshard(network)
     try:

@@ -26,23 +26,23 @@ def check_data(name: str, denoiser: NetworkDenoiser, data: ImageData) -> None:
         latents = codec.latent_shape(has, data.resolution, data.resolution)[0] if has else 0
         raise UserError(
             f"{name} takes conditions of {needs} channels, and {data.title} gives {has}",
-            f"add --model.{where} {latents}" if has else "choose Paired data with a task",
+            f"set `model.{where}={latents}`" if has else "choose Paired data with a task",
         )
     channels, _, side = codec.latent_shape(data.channels, data.resolution, data.resolution)
     state, outputs = process.basis.state_channels(channels), denoiser.outputs_for(channels)
     of, verb = ("images", "has") if codec.identity else ("latents", f"in codec {codec.title} has")
     for what, needs, has, cure in (
-        ("channels", spec.in_channels, state, f"in_channels {state} --model.network.out_channels {outputs}"),
-        ("pixels a side", spec.resolution, side, f"resolution {side}"),
+        ("channels", spec.in_channels, state, f"`model.network.in_channels={state}` and `model.network.out_channels={outputs}`"),
+        ("pixels a side", spec.resolution, side, f"`model.network.resolution={side}`"),
     ):
         if needs != has:
             raise UserError(
                 f"{name} takes {of} of {needs} {what}, and {data.title} {verb} {has}"
                 + (f" under {type(process).__name__}" if process.basis.k > 1 and what == "channels" else ""),
-                f"add --model.network.{cure}, or choose other data",
+                f"set {cure}, or choose other data",
             )
     if data.num_classes != spec.num_classes:
         raise UserError(
             f"{name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
-            f"add --model.network.num_classes {data.num_classes}, or set --data.labels to match",
+            f"set `model.network.num_classes={data.num_classes}`, or `data.labels` to match",
         )

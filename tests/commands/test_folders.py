@@ -95,6 +95,6 @@ def test_a_run_goes_on_beside_the_lock_of_a_killed_one(arguments, tmp_path):
 
 def test_a_training_that_another_holds_says_nothing_of_its_settings(arguments, tmp_path):
     train(arguments("--trainer.max_steps", 1))
-    with only_writer(tmp_path / "run", ""), pytest.raises(UserError, match=r"--trainer\.default_root_dir"):
+    with only_writer(tmp_path / "run", ""), pytest.raises(UserError, match=r"`trainer\.default_root_dir`"):
         train(arguments("--model.optimizer.lr", 0.5))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["model"]["optimizer"]["lr"] == 0.001

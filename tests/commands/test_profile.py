@@ -195,8 +195,11 @@ def test_a_path_that_is_not_there(capsys, tmp_path):
     [
         (["ddpm_cifar11"], "error: unknown denoiser 'ddpm_cifar11'; did you mean ddpm_cifar10"),
         (["ddpm_tiny", "--sampler", "hevn", "--steps", "3"], "error: unknown sampler 'hevn'; did you mean heun"),
-        (["ddpm_tiny", "--sampler", "heun"], "error: sampler is given without steps; give both"),
-        (["ddpm_tiny", "--steps", "3"], "error: steps is given without sampler; give both"),
+        (
+            ["ddpm_tiny", "--sampler", "heun"],
+            "error: --sampler is given without --steps; give both, e.g. --sampler heun and --steps 18",
+        ),
+        (["ddpm_tiny", "--steps", "3"], "error: --steps is given without --sampler; give both"),
         (["ddpm_tiny", "--sampler", "heun", "--steps", "-3"], "error: --steps: '-3' should be at least 1"),
         (["ddpm_tiny", "--batch-size", "1,0"], "error: --batch-size: '1,0' should be at least 1"),
         (["ddpm_tiny", "--batch-size", "x"], "error: --batch-size: invalid list of ints value: 'x'"),
@@ -209,7 +212,7 @@ def test_a_path_that_is_not_there(capsys, tmp_path):
         (["ddpm_tiny", "--device", "cuda:99"], "error: this machine has no device cuda:99"),
         (["ddpm_tiny", "--variants", "eagre"], "error: unknown variant 'eagre'; did you mean eager"),
         (["ddpm_tiny", "--compare"], "error: --compare takes two networks, not 1"),
-        (["ddpm_tiny", "--plan", "x.json"], "error: plan is given without sampler; give both"),
+        (["ddpm_tiny", "--plan", "x.json"], "error: --plan is given without --sampler; give both"),
         (
             ["ddpm_tiny", "--sampler", "heun", "--steps", "3", "--plan", "/nowhere/x.json"],
             "error: cannot read the plan /nowhere/x.json",

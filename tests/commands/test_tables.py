@@ -8,7 +8,7 @@ import pytest
 
 from denoisezoo.commands.output import print_table, write_rows
 from denoisezoo.errors import UserError
-from denoisezoo.tables import Column, csv_text, human, human_bytes, plain, several
+from denoisezoo.tables import Column, csv_text, flatten, human, human_bytes, plain, several
 
 ROWS = [
     {"name": "a", "macs": 6221856768, "latency_ms": {"median": 1.5, "runs": 3}, "uncounted_ops": {}, "efforts": [1.0]},
@@ -23,6 +23,15 @@ def test_csv_is_flat_and_exact():
         "uncounted_ops": "{}", "efforts": "[1.0]", "sigma": "",
     }  # fmt: skip
     assert (second["uncounted_ops"], second["latency_ms.median"], second["sigma"]) == ('{"aten._fft_c2c": 2}', "", "")
+
+
+def test_flatten_joins_names_and_keeps_lists_as_json():
+    assert flatten({"a": {"torch-fidelity": 1, "c": {"d": None}}, "e": [1, 2], "f": {"encoder.0": 3}}, "card.") == {
+        "card.a.torch-fidelity": 1,
+        "card.a.c.d": None,
+        "card.e": "[1, 2]",
+        "card.f": '{"encoder.0": 3}',
+    }
 
 
 def test_rows_are_written_where_asked(tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import create_features
@@ -31,6 +31,13 @@ def test_psnr_of_a_known_error():
     torch.testing.assert_close(psnr(x, x + 0.2), torch.full((6,), 20.0, dtype=torch.float64))  # (0.2 / 2)^2 = 0.01
     assert psnr(x, x).eq(100).all()
     torch.testing.assert_close(psnr(x, x + 7), psnr(x, torch.ones_like(x)))  # clamped
+    torch.testing.assert_close(psnr(x, x + 4, clamp=False), torch.full((6,), -20 * math.log10(2), dtype=torch.float64))
+
+
+def test_psnr_against_torchmetrics():
+    a, b = images(4, 3), images(4, 3, seed=1)
+    theirs = peak_signal_noise_ratio(a.double(), b.double(), 2.0, reduction="none", dim=(1, 2, 3))
+    torch.testing.assert_close(psnr(a, b), theirs)
 
 
 @pytest.mark.parametrize(("channels", "side"), [(1, 16), (3, 32)])
@@ -43,6 +50,12 @@ def test_ssim_against_torchmetrics(channels, side):
     # It reflects the image at its borders; ours takes the windows that lie inside.
     torch.testing.assert_close(ssim(a, b), theirs[..., 5:-5, 5:-5].flatten(1).mean(1), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ssim(a, a), torch.ones(4, dtype=torch.float64))
+
+
+def test_ssim_of_images_below_the_window():
+    a = images(4, 1, 8)
+    torch.testing.assert_close(ssim(a, a), torch.ones(4, dtype=torch.float64))
+    assert (ssim(a, a * 0.5) > ssim(a, images(4, 1, 8, 1))).all()
 
 
 def test_mse_is_averaged_before_it_is_put_in_db():

@@ -135,7 +135,7 @@ def test_out_of_memory_is_told_with_the_batch(toy, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(profile, "latency", full)
-    with pytest.raises(UserError, match=r"batch of 1 on cpu in float32; use a smaller --batch-size"):
+    with pytest.raises(UserError, match=r"batch of 1 on cpu in float32; use a smaller `batch_size`"):
         list(profile_backbone("toy", toy, CPU, efforts=[1.0], batch_sizes=[4]))
 
 

@@ -7,16 +7,8 @@ import json
 import math
 from dataclasses import replace
 
-from denoisezoo.report.rows import flatten, result_rows, write_csv, write_jsonl
+from denoisezoo.report.rows import result_rows, write_csv, write_jsonl
 from tests.report.fixtures import comparison
-
-
-def test_flatten_joins_keys_and_keeps_lists_as_json():
-    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}, "card.") == {
-        "card.a.b": 1,
-        "card.a.c.d": None,
-        "card.e": "[1, 2]",
-    }
 
 
 def test_every_row_has_every_column(tmp_path):

@@ -62,7 +62,7 @@ def test_raw_weights_are_others_and_say_so(published, tmp_path):
     raw = tmp_path / "raw.safetensors"
     assert main(["export", str(tmp_path / "run"), "--weights", "raw", "--out", str(raw)]) == 0
     assert load_run(raw, "raw").weights == "raw"
-    with pytest.raises(UserError, match="--weights raw"):
+    with pytest.raises(UserError, match="`weights=raw`"):
         load_run(raw)
 
 

@@ -105,7 +105,7 @@ def test_their_run_is_loaded_where_they_are_trusted(theirs, outside, tmp_path, c
     assert main(["export", run, "--format", "safetensors", "--out", published, "--trust", f"other,{PACKAGE}"]) == 0
     for path in (run, published):
         outside.forget()
-        with pytest.raises(UserError, match=rf"trust=\('{PACKAGE}',\)"):
+        with pytest.raises(UserError, match=f"`trust={PACKAGE}`"):
             load_run(path)
         assert not outside.imported
         loaded = load_run(path, trust=(PACKAGE,))

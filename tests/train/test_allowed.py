@@ -154,7 +154,7 @@ def test_a_class_of_another_package_is_taken_where_it_is_trusted(tmp_path, monke
     )
     monkeypatch.syspath_prepend(str(home))
     section = MODEL | {"process": {"class_path": "their_flows.Flow"}}
-    with pytest.raises(UserError, match=r"their_flows, whose code is not trusted; .*--trust their_flows"):
+    with pytest.raises(UserError, match=r"their_flows, whose code is not trusted; .*`trust=their_flows`"):
         build_module(section)
     assert "their_flows" not in sys.modules
     with trusting(["their_flows"]):

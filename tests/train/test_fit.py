@@ -121,23 +121,6 @@ class Look(Callback):
             raise ComputationError("it fails", "see what happens")
 
 
-@pytest.fixture
-def look(monkeypatch):
-    """Makes the next trainings have that callback."""
-    build = fit.parse_recipe
-
-    def with_callback(callback):
-        def parse(args):
-            cli = build(args)
-            cli.trainer.callbacks.append(callback)
-            return cli
-
-        monkeypatch.setattr(fit, "parse_recipe", parse)
-        return callback
-
-    return with_callback
-
-
 def test_the_progress_bar_shows_the_loss_of_the_log(arguments, tmp_path, look):
     seen = look(Look()).seen
     train(arguments())
@@ -150,13 +133,22 @@ def test_the_progress_bar_shows_the_loss_of_the_log(arguments, tmp_path, look):
 
 @pytest.mark.parametrize("fails_at", [None, 2])
 def test_the_garbage_collector_leaves_alone_what_was_there_while_training_lasts(arguments, look, fails_at):
-    assert gc.get_freeze_count() == 0
+    gc.unfreeze()
     seen = look(Look(fails_at)).seen
     with pytest.raises(ComputationError) if fails_at else contextlib.nullcontext():
         train(arguments())
     assert all(frozen > 10_000 for *_, frozen in seen)  # True, where it is enabled, is 1
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
+
+
+def test_what_the_caller_has_frozen_stays_frozen(arguments):
+    kept = [object()]
+    gc.freeze()
+    train(arguments())
+    assert not any(known is kept for known in gc.get_objects())  # which lists what is not frozen
+    gc.unfreeze()
+    assert any(known is kept for known in gc.get_objects())
 
 
 def test_steps_leave_no_tensors_to_the_garbage_collector(arguments, look, monkeypatch):

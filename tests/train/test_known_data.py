@@ -180,7 +180,7 @@ def test_nothing_held_out_is_said(training, home, capsys):
 
 
 def test_data_without_a_place_say_so(trained):
-    with pytest.raises(UserError, match=r"have no path; leave --data.path out"):
+    with pytest.raises(UserError, match=r"have no path; leave `data.path` out"):
         with_places(load_run(trained()), {"path": "x"})
 
 

@@ -63,7 +63,7 @@ REFUSED = {
     "channels": (["--model.codec=haar"], "codec haar has no latents of 1 channels; give the network a multiple of 4"),
     "size": (
         ["--model.codec=haar", *LATENTS[:2]],
-        "takes latents of 16 pixels a side, and digits in codec haar has 8; add --model.network.resolution 8",
+        "takes latents of 16 pixels a side, and digits in codec haar has 8; set --model.network.resolution 8",
     ),
     "levels": (
         ["--model.codec=haar:levels=2", *WIDER[:2]],

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from denoisezoo import cli
-from denoisezoo.archs import create_backbone, list_denoisers
+from denoisezoo.archs import create_backbone, get_variant, list_denoisers
 from denoisezoo.diffusion import CLD, MultiScale, NetworkDenoiser, SeedBlock, create_sampler
 from denoisezoo.diffusion.langevin_preconditioning import MixedScore, Whitened
 from denoisezoo.diffusion.preconditioning import V
@@ -85,7 +85,9 @@ def test_blurring_trains_and_samples(arguments, tmp_path):
         assert cli.main(["sample", str(tmp_path / "run"), "--sampler", sampler, "--steps", "5", "--num", "2"]) == 0
 
 
-ELASTIC = [name for name in list_denoisers() if "tiny" in name and len(create_backbone(name).efforts) > 1]
+EFFORTS = {name: get_variant(name).efforts for name in list_denoisers() if "tiny" in get_variant(name).tags}
+ELASTIC = list({efforts: name for name, efforts in EFFORTS.items() if len(efforts) > 1}.values())
+"""A network for each tuple of efforts."""
 
 
 @pytest.mark.parametrize("name", ELASTIC)

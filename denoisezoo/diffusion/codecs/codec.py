@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
+from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
 CODECS: Registry[type[Codec]] = Registry("codec")
@@ -24,7 +25,7 @@ Shape = tuple[int, int, int]
 """(C, H, W)."""
 
 
-class Codec(nn.Module, ABC):
+class Codec(Recorded, nn.Module, ABC):
     """A frozen map between images and latents, part of a denoiser: it moves, casts and is saved with it.
 
     A subclass has `encode`, `decode` and `latent_shape`, and is built from its arguments alone; weights that it has
