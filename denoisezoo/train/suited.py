@@ -31,8 +31,9 @@ def check_data(name: str, denoiser: NetworkDenoiser, data: ImageData) -> None:
     channels, _, side = codec.latent_shape(data.channels, data.resolution, data.resolution)
     state, outputs = process.basis.state_channels(channels), denoiser.outputs_for(channels)
     of, verb = ("images", "has") if codec.identity else ("latents", f"in codec {codec.title} has")
+    both = f"`model.network.in_channels={state}` and `model.network.out_channels={outputs}`"
     for what, needs, has, cure in (
-        ("channels", spec.in_channels, state, f"`model.network.in_channels={state}` and `model.network.out_channels={outputs}`"),
+        ("channels", spec.in_channels, state, both),
         ("pixels a side", spec.resolution, side, f"`model.network.resolution={side}`"),
     ):
         if needs != has:
