@@ -212,7 +212,7 @@ class Transformer(Backbone):
     def check_inputs(self, x: Tensor, given: Given) -> None:
         """See `Backbone.check_inputs`: there are positions for one size only."""
         super().check_inputs(x, given)
-        check_grid(x, self.config)
+        check_grid(x, self.config.resolution)
 
     def embed(self, x: Tensor, given: Given) -> Tensor:
         """Tokens (B, N, width) of a noisy image."""
@@ -230,15 +230,14 @@ class Transformer(Backbone):
         return unpatchify(self.last(tokens, c), self.patch, (x.shape[2], x.shape[3]))
 
 
-def check_grid(x: Tensor, config: TransformerConfig) -> None:
+def check_grid(x: Tensor, resolution: int) -> None:
     """Refuse images of another size than that which a table of positions is for.
 
     Raises:
         UserError: The size is another.
     """
-    if x.shape[2] != config.resolution or x.shape[3] != config.resolution:
-        size = config.resolution
+    if x.shape[2] != resolution or x.shape[3] != resolution:
         raise UserError(
-            f"input is {x.shape[2]}x{x.shape[3]}, and this network has positions for {size}x{size}",
+            f"input is {x.shape[2]}x{x.shape[3]}, and this network has positions for {resolution}x{resolution}",
             "give that size, or create it with another resolution",
         )

@@ -1,8 +1,8 @@
 """Attention among tokens and to a context, and the rotary tables that tell it where tokens are.
 
 Rotary embeddings turn neighbouring features (2k, 2k + 1) of queries and keys by angles that depend on the position
-(Su et al. 2021, RoFormer, arXiv 2104.09864). A table holds the cosines and sines of these angles, (N, heads or 1, R, 2)
-for N tokens and the first 2 R features of a head; others stay as they are.
+(Su et al. 2021, RoFormer, arXiv 2104.09864). A table (N, heads or 1, R) holds cosine and sine of R / 2 angles in turn,
+for N tokens and the first R features of a head; others stay as they are.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Table(nn.Module):
 
 
 def rotary_table(angles: Tensor) -> Tensor:
-    """Cosines and sines of angles (N, heads or 1, R) as a table."""
-    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+    """The table of angles (N, heads or 1, R / 2)."""
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).flatten(-2).float()
 
 
 def axial_angles(head_width: int, rows: int, columns: int) -> Tensor:
@@ -65,19 +65,19 @@ def stretched_angles(head_width: int, rows: int, columns: int, length: float = 1
 
 def with_prefix(table: Tensor, count: int) -> Tensor:
     """A rotary table for `count` tokens more in front, which are not turned."""
-    still = torch.tensor([1.0, 0.0], device=table.device).expand(count, *table.shape[1:])
+    still = torch.tensor([1.0, 0.0], device=table.device).repeat(count, table.shape[1], table.shape[2] // 2)
     return torch.cat([still, table])
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn features of x (B, N, heads, D) by a rotary table, in float32."""
-    turned = x if 2 * table.shape[-2] == x.shape[-1] else x[..., : 2 * table.shape[-2]]
-    pairs = turned.float().unflatten(-1, (-1, 2))
+    turned = x if table.shape[-1] == x.shape[-1] else x[..., : table.shape[-1]]
+    pairs, factors = turned.float().unflatten(-1, (-1, 2)), table.unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():  # the compiler has no kernels for complex numbers, and fuses this
-        (a, b), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
+        (a, b), (cos, sin) = pairs.unbind(-1), factors.unbind(-1)
         pairs = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
     else:  # a third of the time of that
-        pairs = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(table))
+        pairs = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(factors))
     y = pairs.flatten(-2).to(x.dtype)
     return y if turned is x else torch.cat([y, x[..., y.shape[-1] :]], dim=-1)
 
@@ -155,3 +155,77 @@ class CrossAttention(nn.Module):
         q = self.q(x).unflatten(-1, (self.heads, -1))
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return self.out(attend(q, k, v, mask))
+
+
+def neighbors(length: int, kernel: int, device: torch.device | None = None) -> Tensor:
+    """Places (length, kernel) that each place of a line looks at: those around it, moved inside at the ends."""
+    first = (torch.arange(length, device=device) - kernel // 2).clamp(0, length - kernel)
+    return first[:, None] + torch.arange(kernel, device=device)
+
+
+def neighborhood_attention(
+    q: Tensor, k: Tensor, v: Tensor, grid: int, kernel: int, *, masked: bool = False, scale: float | None = None
+) -> Tensor:
+    """Attention of each token of a square grid to the kernel x kernel tokens around it: (B, N, heads D).
+
+    Hassani et al. 2022, arXiv 2204.07143: at the border the neighbourhood is moved inside, so that it keeps its size.
+
+    Args:
+        q: Queries (B, N, heads, D), row by row.
+        k: Keys, likewise.
+        v: Values, likewise.
+        grid: Tokens a side.
+        kernel: Tokens a side of a neighbourhood.
+        masked: Multiply all pairs of tokens and mask those that are not near, N^2 of them, instead of copying the keys
+            and values of each neighbourhood side by side, N kernel^2.
+        scale: Factor of the products; None is D^-1/2.
+    """
+    places = neighbors(grid, kernel, q.device)
+    if masked:
+        near = (places[:, :, None] == torch.arange(grid, device=q.device)).any(dim=1)
+        return attend(q, k, v, (near[:, None, :, None] & near[None, :, None, :]).flatten(2).flatten(0, 1), scale)
+
+    def gathered(x: Tensor) -> Tensor:
+        square = x.unflatten(1, (grid, grid))[:, places[:, None, :, None], places[None, :, None, :]]
+        return square.flatten(3, 4).flatten(0, 2)
+
+    h = attend(q.flatten(0, 1)[:, None], gathered(k), gathered(v), scale=scale)
+    return h.view(len(q), grid * grid, -1)
+
+
+def neighborhood_macs(tokens: int, width: int, kernel: int) -> int:
+    """Multiply-adds that neighbourhood attention needs, for one image."""
+    return 2 * tokens * kernel**2 * width
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, grid: int, window: int, shift: int, *, scale: float | None = None
+) -> Tensor:
+    """Attention within window x window tokens of a square grid, shifted to lower right: (B, N, heads D).
+
+    Liu et al. 2021, arXiv 2103.14030: windows go round the border, and what it parts does not see each other.
+
+    Args:
+        q: Queries (B, N, heads, D), row by row.
+        k: Keys, likewise.
+        v: Values, likewise.
+        grid: Tokens a side, a multiple of `window`.
+        window: Tokens a side of a window.
+        shift: Tokens by which the windows' borders are moved, below `window`.
+        scale: Factor of the products; None is D^-1/2.
+    """
+    count = grid // window
+
+    def windows(x: Tensor) -> Tensor:
+        square = torch.roll(x.unflatten(1, (grid, grid)), (shift, shift), (1, 2))
+        parts = square.unflatten(2, (count, window)).unflatten(1, (count, window)).transpose(2, 3)
+        return parts.flatten(3, 4).flatten(0, 2)
+
+    mask = None
+    if shift:  # which tokens came round, by rows and by columns
+        line = torch.arange(grid, device=q.device) < shift
+        kinds = (2 * line[:, None] + line).view(count, window, count, window).transpose(1, 2).flatten(2).flatten(0, 1)
+        mask = (kinds[:, :, None] == kinds[:, None, :])[:, None].repeat(len(q), 1, 1, 1)
+    h = attend(windows(q), windows(k), windows(v), mask, scale)
+    square = h.view(len(q), count, count, window, window, -1).transpose(2, 3).reshape(len(q), grid, grid, -1)
+    return torch.roll(square, (-shift, -shift), (1, 2)).flatten(1, 2)

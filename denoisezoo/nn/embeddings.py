@@ -57,13 +57,15 @@ class Fourier(nn.Module):
     Args:
         width: Number of features, even.
         std: Standard deviation of the frequencies, 16 above.
+        inputs: Numbers that are embedded together, (B, inputs) in place of (B,); None for c_noise.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, std: float = 16.0) -> None:
+    def __init__(self, width: int, std: float = 16.0, inputs: int | None = None) -> None:
         super().__init__()
-        self.register_buffer("frequencies", std * torch.randn(width // 2))
+        shape = (width // 2,) if inputs is None else (inputs, width // 2)
+        self.register_buffer("frequencies", std * torch.randn(shape))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fourier:
         """Move to a device but stay in float32: rounded to bfloat16, the phases would be random ones."""
@@ -75,7 +77,8 @@ class Fourier(nn.Module):
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Embed, in float32."""
-        angle = c_noise.float()[:, None] * (2 * math.pi * self.frequencies)
+        frequencies = 2 * math.pi * self.frequencies
+        angle = c_noise.float()[:, None] * frequencies if frequencies.dim() == 1 else c_noise.float() @ frequencies
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
 
@@ -165,13 +168,17 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, c_noise: Tensor, given: Given, **entrance: int) -> Tensor:
         """Embed c_noise (B,), and labels and augmentation labels; `entrance` is for a slimmable first layer."""
-        e = self.features(c_noise).to(self.first.weight.dtype)
-        if self.early is not None:
-            e = e + self.early(given, e)
-        e = self.second(self.activation(self.first(e, **entrance)))
+        e = self.noise(c_noise, given, **entrance)
         if self.late is not None:
             e = e + self.late(given, e)
         return F.silu(e)
+
+    def noise(self, c_noise: Tensor, given: Given, **entrance: int) -> Tensor:
+        """What both layers make of c_noise, before `late` is added."""
+        e = self.features(c_noise).to(self.first.weight.dtype)
+        if self.early is not None:
+            e = e + self.early(given, e)
+        return self.second(self.activation(self.first(e, **entrance)))
 
 
 class BareEmbedding(nn.Module):
