@@ -25,7 +25,6 @@ sinusoidal`. The conditioning image, concatenated to the input, is ours.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -43,6 +42,7 @@ from denoisezoo.nn.attention import (
     RMSNorm,
     Table,
     attend,
+    head_angles,
     neighborhood_attention,
     neighborhood_macs,
     rotary_table,
@@ -154,20 +154,6 @@ class ScaledNorm(nn.Module):
         """Normalise x (B, N, width) for c (B, mapping_width), in float32."""
         scale = 1 + self.scale(c)[:, None].float()
         return (F.rms_norm(x.float(), (self.width,), eps=1e-6) * scale).to(x.dtype)
-
-
-def head_angles(heads: int, head_width: int, grid: int) -> Tensor:
-    """Angles (N, heads, head_width / 4) that turn the first half of a head, rows by its first quarter.
-
-    Positions are the centres of the cells of [-1, 1]; head h has the frequencies pi 10^((m H + h) / (M H)), m < M, with
-    H heads and M = head_width / 8.
-    """
-    M, H = head_width // 8, heads
-    m, h = torch.meshgrid(torch.arange(M), torch.arange(H), indexing="ij")
-    frequencies = (math.pi * 10.0 ** ((m * H + h).double() / (M * H))).T
-    centers = (2 * torch.arange(grid, dtype=torch.float64) + 1) / grid - 1
-    i, j = torch.meshgrid(centers, centers, indexing="ij")
-    return torch.cat([place.reshape(-1, 1, 1) * frequencies for place in (i, j)], dim=-1)
 
 
 class CosineAttention(nn.Module):

@@ -7,6 +7,7 @@ for N tokens and the first R features of a head; others stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,6 +62,20 @@ def stretched_angles(head_width: int, rows: int, columns: int, length: float = 1
     y, x = torch.meshgrid(i, j, indexing="ij")
     angles = [place.reshape(-1, 1) * frequencies for place in (x, y)]
     return torch.stack(angles, dim=-1).flatten(1)[:, None]
+
+
+def head_angles(heads: int, head_width: int, grid: int) -> Tensor:
+    """Angles (N, heads, head_width / 4) of HDiT (arXiv 2401.11605): rows turn a quarter of a head, columns the next.
+
+    Positions are the centres of the cells of [-1, 1]; head h has the frequencies pi 10^((m H + h) / (M H)), m < M, with
+    H heads and M = head_width / 8.
+    """
+    M, H = head_width // 8, heads
+    m, h = torch.meshgrid(torch.arange(M), torch.arange(H), indexing="ij")
+    frequencies = (math.pi * 10.0 ** ((m * H + h).double() / (M * H))).T
+    centers = (2 * torch.arange(grid, dtype=torch.float64) + 1) / grid - 1
+    i, j = torch.meshgrid(centers, centers, indexing="ij")
+    return torch.cat([place.reshape(-1, 1, 1) * frequencies for place in (i, j)], dim=-1)
 
 
 def with_prefix(table: Tensor, count: int) -> Tensor:
