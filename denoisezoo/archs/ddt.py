@@ -128,11 +128,11 @@ EXTRA_LARGE = replace(BASE, width=1152, depth=28, heads=16, encoder_depth=22)
 FAMILY.variant("ddt_b_2", BASE, Cost(130_262_800, 26_915_635_200), tags=("reference",))
 FAMILY.variant("ddt_l_2", LARGE, Cost(457_648_144, 87_637_098_496), tags=("reference",))
 FAMILY.variant("ddt_xl_2", EXTRA_LARGE, Cost(674_646_352, 131_481_059_328), tags=("reference",))
-SMALL = DDTConfig(resolution=32, patch=2, width=128, depth=8, heads=4, encoder_depth=6)
-FAMILY.variant("ddt_small32", SMALL, Cost(2_455_308, 597_147_648), tags=("small",))
+SMALL = DDTConfig(resolution=32, patch=4, width=128, depth=8, heads=4, encoder_depth=6)
+FAMILY.variant("ddt_small32", SMALL, Cost(2_469_168, 125_485_056), tags=("small",))
 FAMILY.variant(
     "ddt_digits",
-    replace(SMALL, in_channels=1, out_channels=1, resolution=16, width=64, depth=6, heads=2, encoder_depth=4),
+    replace(SMALL, in_channels=1, out_channels=1, resolution=16, patch=2, width=64, depth=6, heads=2, encoder_depth=4),
     Cost(475_268, 25_808_896),
     tags=("small",),
 )

@@ -62,8 +62,8 @@ for key, cost in COSTS.items():
     FAMILY.variant(f"dit_{key}", config, cost, tags=("reference",))
 FAMILY.variant(
     "dit_small32",
-    DiTConfig(resolution=32, patch=2, width=128, depth=8, heads=4),
-    Cost(2_493_068, 538_525_696),
+    DiTConfig(resolution=32, patch=4, width=128, depth=8, heads=4),
+    Cost(2_477_744, 110_706_688),
     tags=("small",),
 )
 FAMILY.variant(

@@ -355,9 +355,9 @@ for key, cost in COSTS.items():
 FAMILY.variant(
     "hdit_small32",
     HDiTConfig(
-        resolution=32, patch=2, depths=(2, 3), widths=(96, 192), head_width=32, mapping_width=96, mapping_depth=1
+        resolution=32, patch=2, depths=(1, 4), widths=(64, 192), head_width=32, mapping_width=128, mapping_depth=1
     ),
-    Cost(2_343_583, 280_049_664),
+    Cost(2_516_957, 180_092_928),
     tags=("small",),
 )
 FAMILY.variant(

@@ -74,11 +74,11 @@ FAMILY.variant(
     Cost(675_256_736, 118_626_140_160),
     tags=("reference",),
 )
-SMALL = LightningDiTConfig(resolution=32, patch=2, width=128, depth=8, heads=4)
-FAMILY.variant("lightningdit_small32", SMALL, Cost(2_495_580, 538_263_552), tags=("small",))
+SMALL = LightningDiTConfig(resolution=32, patch=4, width=128, depth=8, heads=4)
+FAMILY.variant("lightningdit_small32", SMALL, Cost(2_480_256, 110_641_152), tags=("small",))
 FAMILY.variant(
     "lightningdit_digits",
-    replace(SMALL, in_channels=1, out_channels=1, resolution=16, width=64, depth=6, heads=2),
+    replace(SMALL, in_channels=1, out_channels=1, resolution=16, patch=2, width=64, depth=6, heads=2),
     Cost(482_300, 22_179_840),
     tags=("small",),
 )

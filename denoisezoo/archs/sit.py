@@ -42,11 +42,11 @@ FAMILY = Family(
 for key, cost in COSTS.items():
     size, patch = key.split("_")
     FAMILY.variant(f"sit_{key}", SiTConfig(patch=int(patch), **SIZES[size], **LATENTS), cost, tags=("reference",))
-SMALL = SiTConfig(resolution=32, patch=2, width=128, depth=8, heads=4)
-FAMILY.variant("sit_small32", SMALL, Cost(2_493_068, 538_525_696), tags=("small",))
+SMALL = SiTConfig(resolution=32, patch=4, width=128, depth=8, heads=4)
+FAMILY.variant("sit_small32", SMALL, Cost(2_477_744, 110_706_688), tags=("small",))
 FAMILY.variant(
     "sit_digits",
-    replace(SMALL, in_channels=1, out_channels=1, resolution=16, width=64, depth=6, heads=2),
+    replace(SMALL, in_channels=1, out_channels=1, resolution=16, patch=2, width=64, depth=6, heads=2),
     Cost(481_732, 22_228_992),
     tags=("small",),
 )

@@ -153,11 +153,11 @@ FAMILY.variant(
     Cost(500_832_016, 133_196_719_104),
     tags=("reference",),
 )
-SMALL = UViTConfig(resolution=32, patch=2, width=160, depth=6, heads=4)
-FAMILY.variant("uvit_small32", SMALL, Cost(2_361_216, 741_145_664), tags=("small",))
+SMALL = UViTConfig(resolution=32, patch=4, width=160, depth=6, heads=4)
+FAMILY.variant("uvit_small32", SMALL, Cost(2_342_052, 160_297_664), tags=("small",))
 FAMILY.variant(
     "uvit_digits",
-    replace(SMALL, in_channels=1, out_channels=1, resolution=16, width=80, depth=4, heads=2),
+    replace(SMALL, in_channels=1, out_channels=1, resolution=16, patch=2, width=80, depth=4, heads=2),
     Cost(419_854, 30_047_584),
     tags=("small",),
 )

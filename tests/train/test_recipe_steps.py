@@ -30,6 +30,13 @@ NARROW = {
     "missing_u_64_second_order": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_time": ("widths", "[8, 16, 32, 64, 128]"),
     "udpm_small64": ("channels", "16"),
+    "dit_small32": ("depth", "2"),
+    "sit_small32": ("depth", "2"),
+    "uvit_small32": ("depth", "2"),
+    "hdit_small32": ("depths", "[1, 1]"),
+    "lightningdit_small32": ("depth", "2"),
+    "jit_small32": ("depth", "2", "class_start", "0"),
+    "ddt_small32": ("depth", "2", "encoder_depth", "1"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
 
