@@ -19,6 +19,7 @@ from denoisezoo.train.recipe_files import find_recipe, list_recipes, read_recipe
 from denoisezoo.train.saving import Checkpoints
 
 BATCH = 2
+SMALLEST = ("depth", "2", "width", "32", "heads", "2", "num_classes", "2")  # the images here are of two classes
 NARROW = {
     "ddpm_cifar10": ("channels", "32"),
     "ddpmpp_cifar10": ("channels", "32"),
@@ -37,6 +38,12 @@ NARROW = {
     "lightningdit_small32": ("depth", "2"),
     "jit_small32": ("depth", "2", "class_start", "0"),
     "ddt_small32": ("depth", "2", "encoder_depth", "1"),
+    "dit_xl_2": SMALLEST,
+    "sit_xl_2": SMALLEST,
+    "uvit_l_2": SMALLEST,
+    "lightningdit_xl_1": SMALLEST,
+    "ddt_xl_2": (*SMALLEST, "encoder_depth", "1"),
+    "jit_b_16": (*SMALLEST, "class_start", "1"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
 
