@@ -137,7 +137,8 @@ class Attention(nn.Module):
             q, k = self.norms[0](q), self.norms[1](k)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        return F.dropout(self.out(attend(q, k, v)), self.dropout, self.training)
+        h = self.out(attend(q, k, v))
+        return F.dropout(h, self.dropout, self.training) if self.dropout else h
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:

@@ -110,7 +110,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map."""
-        return self.down(F.dropout(self.activation(self.up(x)), self.dropout, self.training))
+        h = self.activation(self.up(x))
+        return self.down(F.dropout(h, self.dropout, self.training) if self.dropout else h)
 
 
 class GatedFeedForward(nn.Module):
@@ -145,7 +146,7 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width)."""
         h = self.activation(self.gate(x)) * self.up(x)
-        return self.down(F.dropout(h, self.dropout, self.training))
+        return self.down(F.dropout(h, self.dropout, self.training) if self.dropout else h)
 
 
 class LayerNorm(nn.LayerNorm):

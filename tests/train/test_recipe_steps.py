@@ -43,7 +43,7 @@ NARROW = {
     "uvit_l_2": SMALLEST,
     "lightningdit_xl_1": SMALLEST,
     "ddt_xl_2": (*SMALLEST, "encoder_depth", "1"),
-    "jit_b_16": (*SMALLEST, "class_start", "1"),
+    "jit_b_16": (*SMALLEST, "class_start", "1", "bottleneck", "8"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
 
