@@ -174,8 +174,8 @@ class Backbone(Recorded, nn.Module):
         Args:
             x: Scaled noisy image (B, C, H, W), H and W of `spec.input_resolution`.
             c_noise: What the network is told about the noise level, (B,); its unit is the preconditioning's.
-            given: What else it is told. A label of None or -1 is none (a zero class embedding), and augmentation labels
-                of None mean that none was applied (zeros).
+            given: What else it is told. A label of None or -1 is none (a zero class embedding, or one of its own), and
+                augmentation labels of None mean that none was applied (zeros).
             effort: One of `efforts`; None means the full network.
 
         Returns:

@@ -47,6 +47,7 @@ class Info(Tabular):
             (spec.num_classes, "classes"),
             (spec.cond_channels, "condition channels"),
             (spec.augment_dim, "augmentation labels"),
+            (spec.tokens, f"context tokens of {spec.token_dim} numbers"),
         ]
         takes = ", ".join(f"{count} {what}" for count, what in extras if count)
         lines = [

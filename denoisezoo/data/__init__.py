@@ -5,6 +5,7 @@ from denoisezoo.data.cifar import Cifar10
 from denoisezoo.data.embedded import Digits, Photos
 from denoisezoo.data.folders import ImageFolder, ImageZip
 from denoisezoo.data.image_data import DATASETS, ImageData, Split
+from denoisezoo.data.latents import Latents
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader
 from denoisezoo.data.paired import Paired
 from denoisezoo.data.source_images import SourceImages
@@ -24,6 +25,7 @@ __all__ = [
     "ImageData",
     "ImageFolder",
     "ImageZip",
+    "Latents",
     "Paired",
     "Photos",
     "Source",

@@ -1,4 +1,4 @@
-"""Embeddings of noise level, class label and augmentation label, shared by the U-Nets."""
+"""Embeddings of noise level, class label and augmentation label."""
 
 from __future__ import annotations
 
@@ -22,28 +22,50 @@ class Sinusoidal(nn.Module):
         width: Number of features, even.
         endpoint: Whether the last frequency is 1/10000 itself (DDPM) or one step short of it (ADM).
         waves: Order of the two halves.
+        period: The inverse of the last frequency, 10000 above.
+        scale: What c_noise is multiplied by first.
+        offset: What is added to that.
     """
 
-    def __init__(self, width: int, endpoint: bool = True, waves: tuple[Wave, Wave] = (torch.sin, torch.cos)) -> None:
+    def __init__(
+        self,
+        width: int,
+        endpoint: bool = True,
+        waves: tuple[Wave, Wave] = (torch.sin, torch.cos),
+        *,
+        period: float = 10000.0,
+        scale: float = 1.0,
+        offset: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.width, self.waves = width, waves
+        self.width, self.waves, self.period, self.scale, self.offset = width, waves, period, scale, offset
         self.steps = max(1, width // 2 - int(endpoint))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Embed, in float32: at c_noise = 1000 half precision would be off by whole radians."""
         k = torch.arange(self.width // 2, dtype=torch.float32, device=c_noise.device)
-        angle = c_noise.float()[:, None] * torch.exp(k * (-math.log(10000) / self.steps))
+        time = c_noise.float()
+        if (self.scale, self.offset) != (1.0, 0.0):
+            time = time * self.scale + self.offset
+        angle = time[:, None] * torch.exp(k * (-math.log(self.period) / self.steps))
         return torch.cat([wave(angle) for wave in self.waves], dim=1)
 
 
 class Fourier(nn.Module):
-    """Random Fourier features of c_noise, frequencies ~ 16 N(0, 1), not trained (NCSN++): (B,) -> (B, width)."""
+    """Random Fourier features of c_noise, frequencies ~ 16 N(0, 1), not trained (NCSN++): (B,) -> (B, width).
+
+    Args:
+        width: Number of features, even.
+        std: Standard deviation of the frequencies, 16 above.
+        inputs: Numbers that are embedded together, (B, inputs) in place of (B,); None for c_noise.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, std: float = 16.0, inputs: int | None = None) -> None:
         super().__init__()
-        self.register_buffer("frequencies", 16 * torch.randn(width // 2))
+        shape = (width // 2,) if inputs is None else (inputs, width // 2)
+        self.register_buffer("frequencies", std * torch.randn(shape))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fourier:
         """Move to a device but stay in float32: rounded to bfloat16, the phases would be random ones."""
@@ -55,7 +77,8 @@ class Fourier(nn.Module):
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Embed, in float32."""
-        angle = c_noise.float()[:, None] * (2 * math.pi * self.frequencies)
+        frequencies = 2 * math.pi * self.frequencies
+        angle = c_noise.float()[:, None] * frequencies if frequencies.dim() == 1 else c_noise.float() @ frequencies
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
 
@@ -145,13 +168,17 @@ class NoiseEmbedding(nn.Module):
 
     def forward(self, c_noise: Tensor, given: Given, **entrance: int) -> Tensor:
         """Embed c_noise (B,), and labels and augmentation labels; `entrance` is for a slimmable first layer."""
-        e = self.features(c_noise).to(self.first.weight.dtype)
-        if self.early is not None:
-            e = e + self.early(given, e)
-        e = self.second(self.activation(self.first(e, **entrance)))
+        e = self.noise(c_noise, given, **entrance)
         if self.late is not None:
             e = e + self.late(given, e)
         return F.silu(e)
+
+    def noise(self, c_noise: Tensor, given: Given, **entrance: int) -> Tensor:
+        """What both layers make of c_noise, before `late` is added."""
+        e = self.features(c_noise).to(self.first.weight.dtype)
+        if self.early is not None:
+            e = e + self.early(given, e)
+        return self.second(self.activation(self.first(e, **entrance)))
 
 
 class BareEmbedding(nn.Module):

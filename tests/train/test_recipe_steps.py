@@ -24,6 +24,7 @@ from denoisezoo.train.recipe_files import find_recipe, list_recipes, read_recipe
 from denoisezoo.train.saving import Checkpoints
 
 BATCH = 2
+SMALLEST = ("depth", "2", "width", "32", "heads", "2", "num_classes", "2")  # the images here are of two classes
 NARROW = {
     "ddpm_cifar10": ("channels", "32"),
     "ddpmpp_cifar10": ("channels", "32"),
@@ -35,6 +36,19 @@ NARROW = {
     "missing_u_64_second_order": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_time": ("widths", "[8, 16, 32, 64, 128]"),
     "udpm_small64": ("channels", "16"),
+    "dit_small32": ("depth", "2"),
+    "sit_small32": ("depth", "2"),
+    "uvit_small32": ("depth", "2"),
+    "hdit_small32": ("depths", "[1, 1]"),
+    "lightningdit_small32": ("depth", "2"),
+    "jit_small32": ("depth", "2", "class_start", "0"),
+    "ddt_small32": ("depth", "2", "encoder_depth", "1"),
+    "dit_xl_2": SMALLEST,
+    "sit_xl_2": SMALLEST,
+    "uvit_l_2": SMALLEST,
+    "lightningdit_xl_1": SMALLEST,
+    "ddt_xl_2": (*SMALLEST, "encoder_depth", "1"),
+    "jit_b_16": (*SMALLEST, "class_start", "1", "bottleneck", "8"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from denoisezoo.data import ImageFolder
 from denoisezoo.errors import UserError
+from denoisezoo.profiling.counting import count
 from denoisezoo.train.fit import train
 from denoisezoo.train.recipe import parse_recipe, plain_config
 from denoisezoo.train.recipe_files import find_recipe, list_recipes
@@ -14,7 +16,8 @@ from denoisezoo.train.suited import check_data
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_shipped_recipes_build(name):
+def test_shipped_recipes_build(name, monkeypatch):
+    monkeypatch.setattr(ImageFolder, "class_names", tuple(map(str, range(1000))), raising=False)  # no folder here
     with torch.device("meta"):
         cli = parse_recipe(["--config", name, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"])
     check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
@@ -23,6 +26,26 @@ def test_shipped_recipes_build(name):
     assert head[0].startswith("# ")
     assert any(f"denoisezoo train --config {name}" in line for line in head if line.startswith("#"))
     assert plain_config(cli)["model"]["denoiser"] == cli.model.name
+
+
+@pytest.mark.parametrize(
+    ("name", "macs"),
+    [
+        ("imagenet_latents/dit", 118_621_421_568),
+        ("imagenet_latents/sit", 118_621_421_568),
+        ("imagenet_latents/uvit", 76_456_222_720),
+        ("imagenet_latents/lightningdit", 118_626_140_160),
+        ("imagenet_latents/ddt", 131_481_059_328),
+        ("imagenet/jit", 25_222_840_320),
+    ],
+)
+def test_calls_of_imagenet_recipes_cost_what_their_networks_do(name, macs, monkeypatch):
+    """The denoiser whole, preconditioning included, as a sampler calls it."""
+    monkeypatch.setattr(ImageFolder, "class_names", tuple(map(str, range(1000))), raising=False)
+    with torch.device("meta"):
+        denoiser = parse_recipe(["--config", name, "--trainer.accelerator", "cpu"]).model.denoiser.eval()
+    u_t, t = torch.empty(1, *denoiser.image_shape, device="meta"), torch.full((1,), 0.5, device="meta")
+    assert count(lambda: denoiser(u_t, t, denoiser.blank(device="meta"))).macs == macs
 
 
 @pytest.mark.parametrize(
