@@ -29,6 +29,12 @@ NARROW = {
     "missing_u_64_fast": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_second_order": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_time": ("widths", "[8, 16, 32, 64, 128]"),
+    "dic_small32": ("channels", "8", "depths", "[1, 1, 1, 1, 1]"),
+    "dico_small32": ("channels", "8", "depths", "[1, 1, 1, 1, 1]"),
+    "fcdm_small32": ("channels", "8", "depths", "[1, 1, 1, 1, 1]"),
+    "udit_small32": ("channels", "16", "depths", "[1, 1, 1, 1, 1]"),
+    "timm_unet_small32": ("encoder", "test_convnext", "features", "2", "widths", "[8, 16]"),
+    "timm_unet_efficientnet_lite0": ("features", "2", "widths", "[8, 8, 16]"),
     "udpm_small64": ("channels", "16"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
