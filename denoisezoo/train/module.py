@@ -139,6 +139,11 @@ class DiffusionModule(LightningModule):
                 f"{self.name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
                 f"add --model.network.num_classes {data.num_classes}, or set --data.labels to match",
             )
+        if data.augment_dim not in (0, spec.augment_dim):
+            raise UserError(
+                f"{self.name} takes augmentation labels of {spec.augment_dim}, and the data give {data.augment_dim}",
+                f"add --model.network.augment_dim {data.augment_dim}, or choose data without augmentation",
+            )
         if self.objective.perceives:
             check_perceptual(self.objective.vgg, data)
 

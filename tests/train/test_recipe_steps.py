@@ -21,7 +21,7 @@ from denoisezoo.train.saving import Checkpoints
 BATCH = 2
 NARROW = {
     "ddpm_cifar10": ("channels", "32"),
-    "ddpmpp_cifar10": ("channels", "32"),
+    "ddpmpp_cifar10": ("channels", "32", "blocks", "1"),
     "slim_ddpm_cifar10": ("channels", "64", "widths", "[0.5, 1.0]"),
     "lucid_unet_64": ("channels", "16"),
     "missing_u_64": ("widths", "[8, 16, 32, 64, 128]"),
@@ -29,12 +29,13 @@ NARROW = {
     "missing_u_64_fast": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_second_order": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_time": ("widths", "[8, 16, 32, 64, 128]"),
-    "dic_small32": ("channels", "8", "depths", "[1, 1, 1, 1, 1]"),
-    "dico_small32": ("channels", "8", "depths", "[1, 1, 1, 1, 1]"),
-    "fcdm_small32": ("channels", "8", "depths", "[1, 1, 1, 1, 1]"),
-    "udit_small32": ("channels", "16", "depths", "[1, 1, 1, 1, 1]"),
+    "dic_small32": ("channels", "8", "multipliers", "[1, 2, 1]", "depths", "[1, 1, 1]"),
+    "dico_small32": ("channels", "8", "multipliers", "[1, 2, 2]", "depths", "[1, 1, 1]"),
+    "fcdm_small32": ("channels", "8", "multipliers", "[1, 2, 1]", "depths", "[1, 1, 1]"),
+    "udit_digits": ("channels", "8", "multipliers", "[1, 2, 2]", "depths", "[1, 1, 1]", "num_heads", "1"),
+    "udit_small32": ("channels", "8", "multipliers", "[1, 2, 2]", "depths", "[1, 1, 1]", "num_heads", "1"),
     "timm_unet_small32": ("encoder", "test_convnext", "features", "2", "widths", "[8, 16]"),
-    "timm_unet_efficientnet_lite0": ("features", "2", "widths", "[8, 8, 16]"),
+    "timm_unet_efficientnet_lite0": ("features", "1", "widths", "[8, 8]"),
     "udpm_small64": ("channels", "16"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
