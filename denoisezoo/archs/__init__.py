@@ -1,6 +1,6 @@
 """The zoo: one file per family, found by discovery."""
 
-from denoisezoo.archs.backbone import FORMAT, Backbone, BackboneConfig, Effort, ImageSpec
+from denoisezoo.archs.backbone import FORMAT, Backbone, BackboneConfig, Effort, ImageSpec, without_pretrained_weights
 from denoisezoo.archs.compiling import allow_programs, compile_network
 from denoisezoo.archs.variants import (
     Cost,
@@ -27,4 +27,5 @@ __all__ = [
     "get_variant",
     "list_denoisers",
     "list_families",
+    "without_pretrained_weights",
 ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +17,24 @@ from denoisezoo.recorded import Recorded
 
 Effort = float
 """How much of a backbone to use. Its meaning is the family's: width, solver steps, exit depth."""
+
+_READS_WEIGHTS = ContextVar("reads_weights", default=True)
+
+
+def reads_weights() -> bool:
+    """Whether a network that is built reads the pretrained weights that its configuration names."""
+    return _READS_WEIGHTS.get()
+
+
+@contextmanager
+def without_pretrained_weights() -> Iterator[None]:
+    """Networks that are built meanwhile read none: all of their weights are about to be replaced by a checkpoint's."""
+    token = _READS_WEIGHTS.set(False)
+    try:
+        yield
+    finally:
+        _READS_WEIGHTS.reset(token)
+
 
 FORMAT = 2
 """What weights mean. Raised when the weights of some network begin to mean something else; see `changed_since`."""

@@ -70,7 +70,7 @@ class Family:
         title: Title of the paper.
         authors: First authors.
         year: Year of the first version.
-        arxiv: arXiv number.
+        arxiv: arXiv number; empty where there is no paper.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Family:
     @property
     def paper(self) -> str:
         """Short citation."""
-        return f"{self.authors} {self.year}, arXiv {self.arxiv}"
+        return f"{self.authors} {self.year}" + (f", arXiv {self.arxiv}" if self.arxiv else "")
 
     @property
     def doc(self) -> str:

@@ -1,5 +1,6 @@
 """Data sets: Lightning data modules of square images, by name in `DATASETS`."""
 
+from denoisezoo.data.augmented import Augmented
 from denoisezoo.data.channel import Channel
 from denoisezoo.data.cifar import Cifar10
 from denoisezoo.data.embedded import Digits, Photos
@@ -17,6 +18,7 @@ __all__ = [
     "DATASETS",
     "RENDERINGS",
     "TASKS",
+    "Augmented",
     "Batch",
     "Channel",
     "Cifar10",

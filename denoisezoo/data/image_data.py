@@ -90,6 +90,8 @@ class ImageData(Recorded, LightningDataModule):
     """Channels C: 1 is grey, 3 is RGB."""
     cond_channels: int = 0
     """Channels of the condition "cond" of each image; 0 where there is none (see `Paired`)."""
+    augment_dim: int = 0
+    """Length of the augmentation label "augment" of each training image; 0 where there is none (see `Augmented`)."""
     trained_on: Identity | None = None
     """What a run remembers of the data; `setup` warns where these are others."""
     changed: str | None = None

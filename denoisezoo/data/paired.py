@@ -12,6 +12,7 @@ from denoisezoo.data.image_data import DATASETS, ImageData, Split, SplitName
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader, mixed_seed
 from denoisezoo.data.pairs import Pair
 from denoisezoo.data.tasks import Task
+from denoisezoo.errors import UserError
 from denoisezoo.pixels import to_float, to_uint8
 
 CHECKED = 1024
@@ -41,6 +42,8 @@ class Paired(ImageData):
             seed=data.seed if seed is None else seed,
             memory_limit_gb=data.memory_limit_gb,
         )
+        if data.augment_dim:
+            raise UserError(f"{data.title} is augmented", "give the data that are augmented: conditions would not fit")
         task.check(data.channels, data.resolution)
         self.data, self.task, self.channels = data, task, data.channels
         self.cond_channels = task.cond_channels(data.channels)

@@ -38,9 +38,20 @@ def kaiming(weight: Tensor, bias: Tensor | None, gain: float) -> None:
             nn.init.uniform_(tensor, -bound, bound)
 
 
-def conv(in_channels: int, out_channels: int, kernel: int, init: Init, gain: float = 1.0, stride: int = 1) -> nn.Conv2d:
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    init: Init,
+    gain: float = 1.0,
+    stride: int = 1,
+    *,
+    bias: bool = True,
+    groups: int = 1,
+) -> nn.Conv2d:
     """A convolution that keeps the size at stride 1."""
-    layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0)
+    padding = kernel // 2 if stride == 1 else 0
+    layer = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups, bias=bias)
     init(layer.weight, layer.bias, gain)
     return layer
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from denoisezoo.archs import list_denoisers
+from denoisezoo.archs import list_denoisers, without_pretrained_weights
 from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Simple
 from denoisezoo.errors import UserError
@@ -46,7 +46,8 @@ def build_module(config: dict[str, Any]) -> DiffusionModule:
     config = check_arguments(config, DiffusionModule, "model")
     parser = ArgumentParser(exit_on_error=False, parser_mode=recipe_yaml.MODE)
     parser.add_class_arguments(DiffusionModule, "model")
-    return _instantiate(parser, "model", config | {"compile": False})
+    with without_pretrained_weights():  # their files may be gone
+        return _instantiate(parser, "model", config | {"compile": False})
 
 
 def build_data(config: dict[str, Any]) -> ImageData:

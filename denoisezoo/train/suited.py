@@ -47,3 +47,8 @@ def check_data(name: str, denoiser: NetworkDenoiser, data: ImageData) -> None:
             f"{name} knows {spec.num_classes} classes, and {data.title} gives {data.num_classes}",
             f"set `model.network.num_classes={data.num_classes}`, or `data.labels` to match",
         )
+    if data.augment_dim not in (0, spec.augment_dim):
+        raise UserError(
+            f"{name} takes augmentation labels of {spec.augment_dim}, and {data.title} gives {data.augment_dim}",
+            f"set `model.network.augment_dim={data.augment_dim}`, or choose data without augmentation",
+        )

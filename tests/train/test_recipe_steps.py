@@ -27,7 +27,7 @@ BATCH = 2
 SMALLEST = ("depth", "2", "width", "32", "heads", "2", "num_classes", "2")  # the images here are of two classes
 NARROW = {
     "ddpm_cifar10": ("channels", "32"),
-    "ddpmpp_cifar10": ("channels", "32"),
+    "ddpmpp_cifar10": ("channels", "32", "blocks", "1"),
     "slim_ddpm_cifar10": ("channels", "64", "widths", "[0.5, 1.0]"),
     "lucid_unet_64": ("channels", "16"),
     "missing_u_64": ("widths", "[8, 16, 32, 64, 128]"),
@@ -35,6 +35,13 @@ NARROW = {
     "missing_u_64_fast": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_second_order": ("widths", "[8, 16, 32, 64, 128]"),
     "missing_u_64_time": ("widths", "[8, 16, 32, 64, 128]"),
+    "dic_small32": ("channels", "8", "multipliers", "[1, 2, 1]", "depths", "[1, 1, 1]"),
+    "dico_small32": ("channels", "8", "multipliers", "[1, 2, 2]", "depths", "[1, 1, 1]"),
+    "fcdm_small32": ("channels", "8", "multipliers", "[1, 2, 1]", "depths", "[1, 1, 1]"),
+    "udit_digits": ("channels", "8", "multipliers", "[1, 2, 2]", "depths", "[1, 1, 1]", "num_heads", "1"),
+    "udit_small32": ("channels", "8", "multipliers", "[1, 2, 2]", "depths", "[1, 1, 1]", "num_heads", "1"),
+    "timm_unet_small32": ("encoder", "test_convnext", "features", "2", "widths", "[8, 16]"),
+    "timm_unet_efficientnet_lite0": ("features", "1", "widths", "[8, 8]"),
     "udpm_small64": ("channels", "16"),
     "dit_small32": ("depth", "2"),
     "sit_small32": ("depth", "2"),
