@@ -84,6 +84,7 @@ class DiffusionModule(LightningModule):
         self.objective, self.optimizer_config = objective, optimizer
         objective.check(self.denoiser)
         self.opponents: dict[str, Opponent] = {}
+        self._partners: list[torch.nn.Module] = []
         self.adversary_config = adversary_optimizer
         check_mode(effort, backbone.efforts, sandwich, denoiser)
         self.effort, self.sandwich = effort, sandwich
@@ -114,6 +115,8 @@ class DiffusionModule(LightningModule):
         """Divide the weights among processes where the strategy does so; elsewhere nothing."""
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
+        if self._partners:
+            raise UserError("fsdp2 divides one network, and this objective trains another beside it", "use ddp")
         shadow = copy.deepcopy(self.denoiser)
         shadow.backbone.to("meta")
         self._shadow = (shadow,)
@@ -157,6 +160,9 @@ class DiffusionModule(LightningModule):
             setattr(self, name, network)  # a child of the module: moved, saved and restored as the denoiser is
             if name in objective.opponents:
                 self.opponents[name] = Opponent(network, self.adversary_config)
+            elif any(parameter.requires_grad for parameter in network.parameters()):
+                self._partners.append(network)
+                continue
             # Gradients of theirs are averaged by hand; DDP would wait for them in the denoiser's backward.
             self._ddp_params_and_buffers_to_ignore += [f"{name}.{key}" for key in network.state_dict()]
 
@@ -173,9 +179,18 @@ class DiffusionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
-        optimizer = self.optimizer_config.build(self.denoiser)
+        trained = torch.nn.ModuleList([self.denoiser, *self._partners]) if self._partners else self.denoiser
+        optimizer = self.optimizer_config.build(trained)
+        optimizer.register_step_post_hook(self._after_step)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Let networks normalise their weights, unless the guard has taken the gradients away."""
+        if any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]):
+            for network in (self.denoiser.backbone, *self._partners):
+                if (after_step := getattr(network, "after_step", None)) is not None:
+                    after_step()
 
     def _learning_rate(self, step: int) -> float:
         return self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds))

@@ -76,7 +76,8 @@ class Objective(ABC):
 
     - `check` when training is set up;
     - `features` is set before training, where `perceives`: a frozen network that sees images;
-    - `modules` are built, moved, saved and restored beside the denoiser;
+    - `modules` are built, moved, saved and restored beside the denoiser; those with weights to be trained that are no
+      opponents are trained with it, by its optimiser, and may have an `after_step()` as networks of the zoo have;
     - in every step `advance`; each of the `opponents` among the modules goes backward from its `opposing_loss`, the
       objective itself goes backward into the denoiser, the modules frozen, and then all optimisers step, or none.
 
