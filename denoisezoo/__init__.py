@@ -29,7 +29,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from denoisezoo import archs, data, diffusion, plans
-    from denoisezoo.api import compare, evaluate, load, profile, search, train
+    from denoisezoo.api import compare, ema, evaluate, load, profile, search, train
     from denoisezoo.archs import Backbone, BackboneConfig, Cost, Family, ImageSpec, create_backbone, list_denoisers
     from denoisezoo.archs.info import info
     from denoisezoo.data import ImageData
@@ -73,6 +73,7 @@ __all__ = [
     "create_denoiser",
     "data",
     "diffusion",
+    "ema",
     "evaluate",
     "info",
     "list_denoisers",
@@ -84,7 +85,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": "evaluate load profile",
+    "api": "ema evaluate load profile",
     "archs": "Backbone BackboneConfig Cost Family ImageSpec create_backbone list_denoisers",
     "archs.info": "info",
     "data": "ImageData",

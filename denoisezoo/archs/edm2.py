@@ -170,10 +170,7 @@ class EDM2Block(nn.Module):
         h = silu(h * (c * self.gain + 1)[:, :, None, None])
         w_x, w_h = mp_weights(BRANCH)
         h = self.conv1(F.dropout(h, self.dropout, self.training), w_h / SILU_RMS)
-        if self.decoder and self.skip is not None:
-            x = self.skip(x, w_x) + h
-        else:
-            x = torch.add(h, x, alpha=w_x)
+        x = self.skip(x, w_x) + h if self.decoder and self.skip is not None else torch.add(h, x, alpha=w_x)
         return (x if self.attention is None else self.attention(x)).clamp(-LIMIT, LIMIT)
 
 
@@ -222,7 +219,7 @@ class EDM2(Backbone):
             EDM2Block(bottom, bottom, config, decoder=True, attention=attends) for attends in (True, False)
         )
         self.decoder = nn.ModuleList(_decoder(config, skips))
-        self.widths = [block.width for block in (*encoder, *self.middle, *self.decoder)]  # type: ignore[union-attr]
+        self.widths = [block.width for block in (*encoder, *self.middle, *self.decoder)]
         self.modulation = MPLinear(width, sum(self.widths))
         self.head = MPConv(top, config.out_channels, 3)
         self.gain = nn.Parameter(torch.zeros(1))

@@ -339,7 +339,7 @@ def make_card(
         num_reference=len(evaluator.reference),
         features=settings.features,
         features_sha256=evaluator.features.weights_sha256,
-        weights=run.weights,
+        weights=run.weights_text,
         sampler=settings.sampler,
         steps=settings.steps,
         nfe=calls_for(run, settings, generated, trajectory),

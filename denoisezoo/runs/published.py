@@ -69,13 +69,13 @@ def _card(run: Run) -> dict[str, Any]:
         dataset=data.get("dataset"),
         dataset_sha256=data.get("dataset_sha256"),
         resolution=run.image_shape[-1],
-        weights=run.weights,
+        weights=run.weights_text,
         training_seed=run.facts.get("seed"),
         params=sum(parameter.numel() for parameter in run.denoiser.backbone.parameters()),
         **facts,
     )
     result = _json(run.folder / "evaluation" / "result.json")
-    fits = result.get("weights") == run.weights and result.get("train_steps") == facts["train_steps"]
+    fits = result.get("weights") == run.weights_text and result.get("train_steps") == facts["train_steps"]
     return {"name": run.name, "family": run.family, **json_safe(card.as_dict()), "result": result if fits else None}
 
 
