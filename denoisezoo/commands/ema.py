@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="widths of the averages relative to the length of training (0.05,0.1,0.15)",
     )  # fmt: skip
     parser.add_argument("--metric", help="figure of `evaluate` that the best is best by (the Frechet distance)")
-    add_sampling_arguments(parser, num=None)
+    add_sampling_arguments(parser, num=None, guide=True)
     add_data_arguments(parser)
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"

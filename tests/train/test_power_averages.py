@@ -74,7 +74,7 @@ def test_a_run_that_began_without_cannot_go_on_with_them(home):
     with pytest.raises(UserError, match=r"no averages|widths 0\.05, 0\.1 .*give --posthoc\.sigma_rel \[0\.05, 0\.1\]"):
         train(words(home, "later", *more, "--posthoc.sigma_rel", "[0.07]"))
     train(words(home, "later", *more, "--posthoc.every_n_steps", "0"))
-    with pytest.raises(UserError, match="kept no averages from its beginning; leave --posthoc.every_n_steps out"):
+    with pytest.raises(UserError, match=r"kept no averages from its beginning; leave --posthoc\.every_n_steps out"):
         train(words(home, "later", "--trainer.max_steps", "14"))
 
 
