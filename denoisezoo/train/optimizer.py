@@ -51,7 +51,8 @@ class OptimizerConfig:
             raise UserError(f"betas is {list(self.betas)}", "give two numbers of at least 0 and below 1")
         if self.warmup_steps < 0:
             raise UserError(f"warmup_steps is {self.warmup_steps}", "give a whole number of at least 0")
-        if (self.schedule == "inverse_sqrt") != (self.t_ref is not None) or (self.t_ref or 1) < 1:
+        known = self.t_ref is not None
+        if (self.schedule == "inverse_sqrt") != known or (self.t_ref is not None and self.t_ref < 1):
             cure = "give a whole number of at least 1 with inverse_sqrt, such as 70000, and none with other schedules"
             raise UserError(f"t_ref is {self.t_ref} and schedule {self.schedule}", cure)
 
