@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from denoisezoo import archs, data, diffusion, plans
-    from denoisezoo.api import compare, evaluate, fit, load, profile, search, train
+    from denoisezoo.api import compare, ema, evaluate, fit, load, profile, search, train
     from denoisezoo.archs import Backbone, BackboneConfig, Cost, Family, ImageSpec, create_backbone, list_denoisers
     from denoisezoo.archs.info import info
     from denoisezoo.data import ImageData
@@ -76,6 +76,7 @@ __all__ = [
     "create_denoiser",
     "data",
     "diffusion",
+    "ema",
     "evaluate",
     "fit",
     "info",
@@ -88,7 +89,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": "evaluate fit load profile",
+    "api": "ema evaluate fit load profile",
     "archs": "Backbone BackboneConfig Cost Family ImageSpec create_backbone list_denoisers",
     "archs.info": "info",
     "data": "ImageData",

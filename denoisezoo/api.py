@@ -26,6 +26,7 @@ from denoisezoo.locking import only_writer
 from denoisezoo.plugins import trusting
 from denoisezoo.progress import progress_bar
 from denoisezoo.report import write_report
+from denoisezoo.runs import ema_sweep
 from denoisezoo.runs.assessor import Assessment, assess, make_evaluator
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
 from denoisezoo.runs.ratios import Ratios, price_ratios
@@ -201,6 +202,9 @@ def evaluate(
     bar = progress_bar("sampling", settings.num or len(evaluator.reference)) if progress else contextlib.nullcontext()
     with bar as report:
         return assess(run, images, settings, evaluator, report)
+
+
+ema = ema_sweep.sweep
 
 
 @overload

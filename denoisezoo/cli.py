@@ -27,6 +27,7 @@ COMMANDS = {
     "profile": ("denoisezoo.commands.profile", "params, MACs, latency, memory; with a sampler, the whole trajectory"),
     "compare": ("denoisezoo.commands.compare", "train, sample, evaluate and price variants on equal terms; one report"),
     "search": ("denoisezoo.commands.search", "the best plan at a budget: how much of the network at each noise level"),
+    "ema": ("denoisezoo.commands.ema", "averages of any length after training, swept against a metric"),
     "dashboard": ("denoisezoo.commands.dashboard", "lay out the W&B workspace of a project: a section per question"),
     "export": (
         "denoisezoo.commands.export",

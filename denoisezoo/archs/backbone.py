@@ -203,6 +203,13 @@ class Backbone(Recorded, nn.Module):
             (B, out_channels, scale H, scale W).
         """
 
+    def after_step(self) -> None:
+        """Bring the weights back to where the family keeps them: called after each optimiser step that changed them.
+
+        Most families let them go where the optimiser takes them. Weights may be shares of those of several processes,
+        divided along their first dimension.
+        """
+
     def num_params(self, effort: Effort | None = None) -> int:
         """How many parameters a call at an effort uses; for None, how many there are."""
         return sum(p.numel() for p in self.parameters())

@@ -59,7 +59,7 @@ def file_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) -> None:
+def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None, guide: bool = False) -> None:
     """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile."""
     group = parser.add_argument_group("sampling")
     group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
@@ -77,6 +77,10 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None) 
     group.add_argument(
         "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
     )
+    if guide:
+        group.add_argument(
+            "--guide", metavar="RUN", help="a lesser network that --guidance leads away from (the run, without labels)"
+        )
     group.add_argument("--draws", type=at_least(1), default=5, help="samples of each condition (%(default)s)")
     group.add_argument("--compile", action="store_true", help="compile the network first")
 
@@ -123,6 +127,7 @@ def terms_of(args: argparse.Namespace) -> Terms:
         "plan": args.plan,
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval,
+        "guide": getattr(args, "guide", None),
         "draws": args.draws,
     }
 

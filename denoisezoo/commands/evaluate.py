@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from denoisezoo.commands.output import add_output_arguments
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
-    add_sampling_arguments(parser, num=None)
+    add_sampling_arguments(parser, num=None, guide=True)
     add_data_arguments(parser)
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"

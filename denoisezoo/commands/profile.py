@@ -100,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     image.add_argument(
         "--guidance-interval", type=interval, metavar="LOW,HIGH", help="noise levels between which it guides (all)"
     )
+    image.add_argument("--guide", metavar="RUN", help="a lesser network that --guidance leads away from; also priced")
     image.add_argument("--plot", metavar="PATH", help="write a page that shows MACs against noise level")
     add_output_arguments(parser)
 
@@ -161,6 +162,7 @@ def terms_of(args: argparse.Namespace) -> PricingTerms:
         plan=find_plan(args.plan) if args.plan and args.sampler else args.plan,
         guidance=args.guidance,
         guidance_interval=args.guidance_interval,
+        guide=args.guide,
     )
     terms.settings()
     return terms

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
-    add_sampling_arguments(parser, num=36)
+    add_sampling_arguments(parser, num=36, guide=True)
     add_data_arguments(parser)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
     parser.add_argument("--condition", metavar="PATH", help="image or folder of conditions (those of held-out images)")

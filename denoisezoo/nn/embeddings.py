@@ -51,7 +51,19 @@ class Sinusoidal(nn.Module):
         return torch.cat([wave(angle) for wave in self.waves], dim=1)
 
 
-class Fourier(nn.Module):
+class Float32Buffers(nn.Module):
+    """Its buffers move to a device but stay in float32: rounded to bfloat16, phases would be random ones."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Buffers:
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            if (after := getattr(self, name)).dtype != buffer.dtype:
+                setattr(self, name, buffer.to(after.device))
+        return self
+
+
+class Fourier(Float32Buffers):
     """Random Fourier features of c_noise, frequencies ~ 16 N(0, 1), not trained (NCSN++): (B,) -> (B, width).
 
     Args:
@@ -66,14 +78,6 @@ class Fourier(nn.Module):
         super().__init__()
         shape = (width // 2,) if inputs is None else (inputs, width // 2)
         self.register_buffer("frequencies", std * torch.randn(shape))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fourier:
-        """Move to a device but stay in float32: rounded to bfloat16, the phases would be random ones."""
-        before = self.frequencies
-        super()._apply(fn, recurse)
-        if self.frequencies.dtype != before.dtype:
-            self.frequencies = before.to(self.frequencies.device)
-        return self
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Embed, in float32."""

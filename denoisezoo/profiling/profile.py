@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from denoisezoo.archs import Backbone, Effort, ImageSpec
-from denoisezoo.diffusion import Denoiser, Sampler
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler
 from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError
@@ -43,6 +43,7 @@ class Walk:
         plan: Effort at each noise level; None is the effort of the row.
         guidance: Scale of classifier-free guidance; None is without.
         guidance_interval: Noise levels, relative to the image, between which it guides.
+        guide: The network that guides; None is the priced one, without labels.
     """
 
     spec: str
@@ -52,10 +53,11 @@ class Walk:
     plan: Plan | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] = EVERYWHERE
+    guide: NetworkDenoiser | None = None
 
-    def guided(self, denoiser: Denoiser) -> Denoiser:
+    def guided(self, denoiser: Denoiser, guide: Denoiser | None = None) -> Denoiser:
         """The denoiser with the walk's guidance around it."""
-        return guided(denoiser, self.guidance, self.guidance_interval)
+        return guided(denoiser, self.guidance, self.guidance_interval, guide)
 
 
 def profile_backbone(
@@ -108,7 +110,7 @@ def profile_backbone(
 def _check(walk: Walk, backbone: Backbone) -> None:
     if walk.plan is not None:
         walk.plan.check(backbone.efforts)
-    if walk.guidance is not None and not backbone.spec.num_classes:
+    if walk.guidance is not None and walk.guide is None and not backbone.spec.num_classes:
         raise UserError("this network has no classes to guide to", "leave `guidance` out, or price one with classes")
 
 
@@ -222,8 +224,10 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
     """The whole trajectory of a sampler at one effort, its images included in the batch."""
     denoiser = walk.denoiser(backbone)
     spec, device = backbone.spec, setting.device
+    guide: Denoiser | None = None if walk.guide is None else setting.moved_copy(walk.guide)
     if setting.counts_only:
         denoiser, device = counting_copy(denoiser), torch.device("cpu")
+        guide = guide and counting_copy(guide)
     shape = (batch_size, denoiser.process.basis.image_channels(spec.in_channels), spec.resolution, spec.resolution)
     trajectory = trace(
         denoiser,
@@ -240,6 +244,7 @@ def _walked(backbone: Backbone, setting: Setting, effort: Effort, batch_size: in
         given=denoiser.blank(batch_size, device),
         timed=not setting.counts_only,
         wrap=walk.guided,
+        guide=guide,
     )
     row = {"sampler": walk.spec, "steps": walk.steps, "guidance": walk.guidance} | trajectory.to_dict()
     row |= {"plan": walk.plan.to_dict()} if walk.plan else {}

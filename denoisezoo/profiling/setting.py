@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from denoisezoo.archs import Backbone, ImageSpec, compile_network
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.nn.given import Given
+
+M = TypeVar("M", bound=nn.Module)
 
 DTYPES = {
     "float32": torch.float32,
@@ -53,6 +56,12 @@ class Setting:
         """Move a module to this device, type and layout, in place."""
         module.to(device=self.device, dtype=self.dtype)
         module.to(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+
+    def moved_copy(self, module: M) -> M:
+        """A copy on this device, in this type and layout."""
+        copied = copy.deepcopy(module)
+        self.prepare(copied)
+        return copied
 
     @contextlib.contextmanager
     def compiling(self, backbone: Backbone) -> Iterator[None]:

@@ -144,7 +144,8 @@ def trace(
     given: Given = NOTHING,
     generator: Noise = None,
     timed: bool = True,
-    wrap: Callable[[Denoiser], Denoiser] | None = None,
+    wrap: Callable[..., Denoiser] | None = None,
+    guide: Denoiser | None = None,
 ) -> Trajectory:
     """Sample once and price every call.
 
@@ -158,14 +159,26 @@ def trace(
         generator: Source of a stochastic sampler's noise.
         timed: Time each call too. The timed call is run apart from the counted one, which counting slows down.
         wrap: Puts something around the denoiser that calls it, such as guidance; every call of it is a row.
+        guide: A second denoiser that `wrap` takes then; its calls are rows, too.
 
     Raises:
         UserError: The sampler refuses, or the MACs of a call are no whole number per image.
     """
     observed = _Observed(denoiser, timed)
-    with undisturbed(denoiser, u_T.device), _counted_fields(denoiser, observed):
+    walked: Denoiser = observed
+    with contextlib.ExitStack() as held:
+        held.enter_context(undisturbed(denoiser, u_T.device))
+        held.enter_context(_counted_fields(denoiser, observed))
+        if guide is not None:
+            second = _Observed(guide, timed)
+            second.calls, second.uncounted = observed.calls, observed.uncounted
+            held.enter_context(undisturbed(guide, u_T.device))
+            held.enter_context(_counted_fields(guide, second))
+            walked = wrap(observed, second) if wrap else observed
+        elif wrap:
+            walked = wrap(observed)
         sampler(
-            wrap(observed) if wrap else observed,
+            walked,
             u_T,
             steps=steps,
             plan=plan,
@@ -184,6 +197,7 @@ class _Observed(Denoiser):
         self.denoiser, self.timed = denoiser, timed
         self.process, self.efforts = denoiser.process, denoiser.efforts
         self.calls: list[Call] = []
+        self.warm = False
         self.uncounted: Counter[str] = Counter()
         if not denoiser.codec.identity:
             self.codec = _ObservedCodec(denoiser.codec, timed, self.uncounted)
@@ -205,14 +219,19 @@ class _Observed(Denoiser):
         self.calls.append(Call(len(self.calls), float(t[0]), sigma, used, *macs, inner, latency))
         return prediction
 
+    def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
+        """See `Denoiser.blank`."""
+        return self.denoiser.blank(batch_size, device)
+
     def _latency(self, u_t: Tensor, t: Tensor, given: Given, effort: Effort | None) -> float:
         def call() -> Prediction:
             prediction: Prediction = self.denoiser(u_t, t, given, effort)
             return prediction
 
         timed = timer(u_t.device)
-        if not self.calls:
+        if not self.warm:
             timed(call)  # warm-up: choice of kernels, first allocations
+            self.warm = True
         return timed(call)
 
 

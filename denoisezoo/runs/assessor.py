@@ -15,6 +15,7 @@ from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Denoiser, Given, NetworkDenoiser, SeedBlock
 from denoisezoo.diffusion.capabilities import unconditioned
 from denoisezoo.diffusion.generate import Samples, generate
+from denoisezoo.diffusion.guidance import check_guide
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
 from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_picture
@@ -101,6 +102,9 @@ def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
     """
     check_guidance(settings, run.name, run.denoiser.backbone.spec.num_classes, run.label_dropout)
     denoiser = to_device(run, settings.device, settings.dtype)
+    if settings.guide is not None:
+        check_guide(denoiser, settings.guide)
+        settings.guide.to(torch.device(settings.device)).eval().backbone.to(settings.dtype)
     if settings.plan is not None:
         settings.plan.check(denoiser.efforts)
         denoiser = extracted(denoiser, settings.plan.efforts, settings.compile)
@@ -125,7 +129,7 @@ def check_guidance(settings: Settings, name: str, num_classes: int, label_dropou
     Raises:
         UserError: Saying which.
     """
-    if settings.guidance is None:
+    if settings.guidance is None or settings.guide is not None:
         return
     if not num_classes:
         cure = "train on data with labels, `data.labels=true` `model.network.num_classes=N` `model.label_dropout=0.1`"
@@ -179,9 +183,10 @@ def labels_for(run: Run, settings: Settings, num: int, conditions: Conditions | 
     """
     classes = run.denoiser.backbone.spec.num_classes
     found = sample_labels(num, classes, conditions, settings.label)
-    needed = settings.guidance is not None or not run.label_dropout
+    by_labels = settings.guidance is not None and settings.guide is None
+    needed = by_labels or not run.label_dropout
     if classes and found is None and needed:
-        why = "guidance needs labels" if settings.guidance is not None else f"{run.name} always had labels in training"
+        why = "guidance needs labels" if by_labels else f"{run.name} always had labels in training"
         raise UserError(f"{why}, and nothing says those of these conditions", f"give `label`, 0 to {classes - 1}")
     return found
 
@@ -204,6 +209,7 @@ def price(
     """
     subject: Denoiser = denoiser or run.denoiser
     subject = subject if timed else counting_copy(subject)
+    guide = settings.guide if timed or settings.guide is None else counting_copy(settings.guide)
     sampler = settings.build_sampler()
     device = settings.device if timed else "cpu"
     noise = SeedBlock([settings.first_seed])
@@ -220,11 +226,12 @@ def price(
         generator=noise,
         timed=timed,
         wrap=settings.guided,
+        guide=guide,
     )
 
 
 def calls_for(run: Run, settings: Settings, generated: Samples, trajectory: Trajectory | None = None) -> int:
-    """Calls of the network for an image: where guidance calls it twice, twice those that the sampler knows of.
+    """Calls of networks for an image: where guidance calls two, or one twice, twice those that the sampler knows of.
 
     Args:
         run: The run.
@@ -343,7 +350,7 @@ def make_card(
         num_reference=len(evaluator.reference),
         features=settings.features,
         features_sha256=evaluator.features.weights_sha256,
-        weights=run.weights,
+        weights=run.weights_text,
         sampler=settings.sampler,
         steps=settings.steps,
         nfe=calls_for(run, settings, generated, trajectory),

@@ -24,6 +24,7 @@ from denoisezoo.profiling.second_opinion import differences, fvcore_fields
 from denoisezoo.profiling.setting import Setting, parse_dtype, variants_of
 from denoisezoo.profiling.trajectory_plot import trajectory_plot
 from denoisezoo.runs.subjects import Subject
+from denoisezoo.runs.terms import Guide, guide_of
 from denoisezoo.tables import Table, Tabular
 
 
@@ -47,8 +48,9 @@ class PricingTerms:
         sampler: Also price an image by this sampler, e.g. "ddim:eta=0.5".
         steps: Its steps.
         plan: How much of the network to use at each noise level: a plan, its file, or a preset.
-        guidance: Scale of classifier-free guidance.
+        guidance: Scale of guidance: classifier-free, or by a guide.
         guidance_interval: Noise levels (low, high), relative to the image, between which it guides.
+        guide: A run, its path, or a denoiser: a smaller or less trained network that guides (autoguidance).
     """
 
     batch_sizes: Sequence[int] = (1,)
@@ -68,6 +70,7 @@ class PricingTerms:
     plan: Plan | str | os.PathLike[str] | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] | None = None
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         for name in self.counters:
@@ -81,6 +84,8 @@ class PricingTerms:
             raise UserError(f"`{what}` is measured, and `counts_only` measures nothing", "leave one of them out")
         if self.guidance_interval and self.guidance is None:
             raise UserError("`guidance_interval` is given without `guidance`", "give both, e.g. `guidance=2`")
+        if self.guide is not None and self.guidance is None:
+            raise UserError("`guide` is given without `guidance`", "give both, e.g. `guidance=1.5`")
         if self.sampler is not None and self.steps is None:
             raise UserError("`sampler` is given without `steps`", "give both, e.g. `sampler=heun` and `steps=18`")
         for name in ("steps", "plan", "guidance") if self.sampler is None else ():
@@ -108,7 +113,8 @@ class PricingTerms:
         plan = self.plan if self.plan is None or isinstance(self.plan, Plan) else find_plan(os.fspath(self.plan))
         interval = self.guidance_interval or EVERYWHERE
         sampler = create_sampler(self.sampler)
-        return Walk(self.sampler, sampler, self.steps, subject.denoiser, plan, self.guidance, interval)
+        guide = guide_of(self.guide, self.guidance)
+        return Walk(self.sampler, sampler, self.steps, subject.denoiser, plan, self.guidance, interval, guide)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def _card(run: Run) -> dict[str, Any]:
         dataset=data.get("dataset"),
         dataset_sha256=data.get("dataset_sha256"),
         resolution=run.image_shape[-1],
-        weights=run.weights,
+        weights=run.weights_text,
         training_seed=run.facts.get("seed"),
         codec=run.denoiser.codec.title,
         codec_sha256=run.denoiser.codec.weights_sha256(),
@@ -77,7 +77,7 @@ def _card(run: Run) -> dict[str, Any]:
         **facts,
     )
     result = _json(run.folder / "evaluation" / "result.json")
-    fits = result.get("weights") == run.weights and result.get("train_steps") == facts["train_steps"]
+    fits = result.get("weights") == run.weights_text and result.get("train_steps") == facts["train_steps"]
     return {"name": run.name, "family": run.family, **json_safe(card.as_dict()), "result": result if fits else None}
 
 

@@ -49,7 +49,8 @@ class Run(Tabular):
         folder: Its run folder; the working directory where there is none.
         checkpoint: The file that the weights come from; None where they come from no file.
         weights: "ema" or "raw"; "given" where they come from no file.
-        facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed.
+        facts: images_seen, train_steps, train_seconds, train_macs, perceptual (None where unknown), seed; sigma_rel of
+            an average that was made after training.
         known: What it remembers of its data; empty where it was trained by an earlier version.
         trust: Packages whose code it may run, now and when its data are built.
         replaced: Data to use instead of those of the recipe; see `on`.
@@ -88,6 +89,12 @@ class Run(Tabular):
     def on(self, data: ImageData) -> Run:
         """The run with other data than its recipe's, to be evaluated or searched on."""
         return replace(self, replaced=data)
+
+    @property
+    def weights_text(self) -> str:
+        """What a card says of its weights: those of `denoisezoo ema` have a width."""
+        width = self.facts.get("sigma_rel")
+        return self.weights if width is None else f"{self.weights} of sigma_rel {width:g}"
 
     @property
     def label_dropout(self) -> float | None:
@@ -261,6 +268,8 @@ def _facts(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
     facts = {k: content["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
     facts |= {"train_steps": content.get("global_step"), "train_macs": None}
+    if (width := content["denoisezoo"].get("sigma_rel")) is not None:
+        facts["sigma_rel"] = width
     written = read_summary(folder)
     if written.get("train_steps") == facts["train_steps"]:
         facts["train_macs"] = written.get("train_macs")

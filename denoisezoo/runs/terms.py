@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import torch
 
-from denoisezoo.diffusion import Denoiser, Sampler, create_sampler
+from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, create_sampler
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.lpips import LPIPS
@@ -16,6 +16,10 @@ from denoisezoo.evaluation.reconstruction import DRAWS
 from denoisezoo.plans import Plan, find_plan
 from denoisezoo.profiling.machine import parse_device
 from denoisezoo.profiling.setting import parse_dtype
+from denoisezoo.runs.run import Run, load_run
+
+Guide: TypeAlias = "Denoiser | Run | str | os.PathLike[str]"
+"""A network that guides another, or where it is."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,9 @@ class Settings:
         dtype: Of the network while sampling.
         compile: Compile the network first.
         plan: How much of the network to use at each noise level; None is all of it.
-        guidance: Scale of classifier-free guidance; None is the network itself.
+        guidance: Scale of guidance; None is the network itself.
         guidance_interval: Noise levels, relative to the image, between which it guides.
+        guide: The network that guides; None is the sampled one, without labels.
         draws: Samples of each condition, for a conditional run.
         condition: Image file or folder of conditions; None takes those of held-out images.
         label: One class for all images; None takes those of the held-out images, or all classes in turns.
@@ -55,6 +60,7 @@ class Settings:
     plan: Plan | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] = EVERYWHERE
+    guide: NetworkDenoiser | None = None
     draws: int = DRAWS
     condition: str | None = None
     label: int | None = None
@@ -64,9 +70,9 @@ class Settings:
         """The sampler, or a `UserError` that names the nearest."""
         return create_sampler(self.sampler)
 
-    def guided(self, denoiser: Denoiser) -> Denoiser:
-        """The denoiser with the settings' guidance around it."""
-        return guided(denoiser, self.guidance, self.guidance_interval)
+    def guided(self, denoiser: Denoiser, guide: Denoiser | None = None) -> Denoiser:
+        """The denoiser with the settings' guidance around it; `guide` may be something around the settings' own."""
+        return guided(denoiser, self.guidance, self.guidance_interval, guide or self.guide)
 
     def guidance_text(self) -> str | None:
         """What a card says of it."""
@@ -74,7 +80,8 @@ class Settings:
             return None
         low, high = self.guidance_interval
         limited = self.guidance_interval != EVERYWHERE
-        return f"{self.guidance:g}" + (f" for sigma {low:g} to {high:g}" if limited else "")
+        by = "" if self.guide is None else f" by {name_of(self.guide)}"
+        return f"{self.guidance:g}" + by + (f" for sigma {low:g} to {high:g}" if limited else "")
 
 
 class Terms(TypedDict, total=False):
@@ -92,8 +99,9 @@ class Terms(TypedDict, total=False):
         dtype: Of the network while sampling, as torch has it or by name.
         compile: Compile the network first.
         plan: A plan, its JSON file, or a preset such as "uniform:effort=0.5".
-        guidance: Scale of classifier-free guidance.
+        guidance: Scale of guidance: classifier-free, or by a guide.
         guidance_interval: Noise levels (low, high), relative to the image, between which it guides.
+        guide: A run, its path, or a denoiser: a smaller or less trained network that guides (autoguidance).
         draws: Samples of each condition.
         condition: Image file or folder of conditions; those of held-out images unless given.
         label: One class for all images.
@@ -113,10 +121,34 @@ class Terms(TypedDict, total=False):
     plan: Plan | str | os.PathLike[str] | None
     guidance: float | None
     guidance_interval: tuple[float, float] | None
+    guide: Guide | None
     draws: int
     condition: str | None
     label: int | None
     lpips: str | None
+
+
+def guide_of(guide: Guide | None, guidance: float | None) -> NetworkDenoiser | None:
+    """The network that guides, loaded where its path is given.
+
+    Raises:
+        UserError: There is no scale of guidance, or no such run.
+    """
+    if guide is None:
+        return None
+    if guidance is None:
+        raise UserError("guide is given without guidance", "give both, e.g. guidance 1.5")
+    if isinstance(guide, Denoiser):
+        if not isinstance(guide, NetworkDenoiser):
+            raise UserError(f"{type(guide).__name__} has no network", "give a run, or a denoiser with one")
+        return guide
+    return (guide if isinstance(guide, Run) else load_run(guide)).denoiser
+
+
+def name_of(guide: NetworkDenoiser) -> str:
+    """What cards call a guide: its run's folder and step, or the class of its network."""
+    run = guide.run
+    return type(guide.backbone).__name__ if run is None or run.checkpoint is None else str(run.checkpoint)
 
 
 LEAST = {"steps": 1, "num": 1, "seed": 0, "batch_size": 1, "draws": 1}
@@ -127,8 +159,8 @@ def make_settings(**terms: Unpack[Terms]) -> Settings:
     """The terms as settings, all of them checked before anything long begins.
 
     Raises:
-        UserError: An unknown argument, sampler, device, dtype or plan, a number that is too small, an interval without
-            guidance, or a file that does not hold LPIPS's weights.
+        UserError: An unknown argument, sampler, device, dtype or plan, a number that is too small, an interval or a
+            guide without guidance, a guide that is not there, or a file that does not hold LPIPS's weights.
     """
     values: dict[str, Any] = {**terms}
     for name, value in values.items():
@@ -139,6 +171,7 @@ def make_settings(**terms: Unpack[Terms]) -> Settings:
     interval = values.pop("guidance_interval", None)
     if interval is not None and values.get("guidance") is None:
         raise UserError("`guidance_interval` is given without `guidance`", "give both, e.g. `guidance=2`")
+    values["guide"] = guide_of(values.get("guide"), values.get("guidance"))
     values["guidance_interval"] = EVERYWHERE if interval is None else interval
     values["first_seed"] = values.pop("seed", 0)
     values["device"] = str(parse_device(str(values.get("device", "auto"))))

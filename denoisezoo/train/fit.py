@@ -42,7 +42,7 @@ from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, lo
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
 # be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
-FREE_SECTIONS = ("trainer", "checkpoint", "samples", "guard", "wandb")
+FREE_SECTIONS = ("trainer", "checkpoint", "posthoc", "samples", "guard", "wandb")
 FIXED_OF_TRAINER = (
     *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision"),
     "overfit_batches",

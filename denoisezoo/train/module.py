@@ -18,7 +18,7 @@ from torch import Tensor
 from denoisezoo.archs import FORMAT, Effort, compile_network
 from denoisezoo.diffusion import Codec, Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step, create_codec
 from denoisezoo.diffusion.capabilities import advance, stages_of
-from denoisezoo.errors import ComputationError, UncountableError
+from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.conditions import check_dropout
 from denoisezoo.train.adversary import ADAM, Opponent
 from denoisezoo.train.described import build_network
@@ -86,6 +86,7 @@ class TrainingModule(LightningModule):
         self.objective, self.optimizer_config = objective, optimizer
         objective.check(denoiser)
         self.opponents: dict[str, Opponent] = {}
+        self._partners: list[torch.nn.Module] = []
         self.adversary_config = adversary_optimizer
         check_mode(effort, backbone.efforts, sandwich, name)
         self.effort, self.sandwich = effort, sandwich
@@ -117,6 +118,8 @@ class TrainingModule(LightningModule):
         """Divide the weights among processes where the strategy does so; elsewhere nothing."""
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
+        if self._partners:
+            raise UserError("fsdp2 divides one network, and this objective trains another beside it", "use ddp")
         shadow = copy.deepcopy(self.denoiser)
         shadow.to("meta")
         self._shadow = (shadow,)
@@ -136,14 +139,26 @@ class TrainingModule(LightningModule):
             setattr(self, name, network)  # a child of the module: moved, saved and restored as the denoiser is
             if name in objective.opponents:
                 self.opponents[name] = Opponent(network, self.adversary_config)
+            elif any(parameter.requires_grad for parameter in network.parameters()):
+                self._partners.append(network)
+                continue
             # Gradients of theirs are averaged by hand; DDP would wait for them in the denoiser's backward.
             self._ddp_params_and_buffers_to_ignore += [f"{name}.{key}" for key in network.state_dict()]
 
     def configure_optimizers(self) -> Any:
         """The optimiser with its schedule by step."""
-        optimizer = self.optimizer_config.build(self.denoiser)  # frozen weights, those of the codec, are left out
+        trained = torch.nn.ModuleList([self.denoiser, *self._partners]) if self._partners else self.denoiser
+        optimizer = self.optimizer_config.build(trained)  # frozen weights, those of the codec, are left out
+        optimizer.register_step_post_hook(self._after_step)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Let networks normalise their weights, unless the guard has taken the gradients away."""
+        if any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]):
+            for network in (self.denoiser.backbone, *self._partners):
+                if (after_step := getattr(network, "after_step", None)) is not None:
+                    after_step()
 
     def _learning_rate(self, step: int) -> float:
         return self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds))

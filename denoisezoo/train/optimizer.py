@@ -26,7 +26,9 @@ class OptimizerConfig:
         betas: Momentum factors, of optimisers that have two; others keep their own, which are timm's.
         weight_decay: Decay of weights; not of biases and norms.
         warmup_steps: Steps of linear warm-up.
-        schedule: What follows: "constant", "linear" to zero, or "cosine" to zero, at the last step.
+        schedule: What follows: "constant", "linear" to zero, or "cosine" to zero, at the last step; or "inverse_sqrt",
+            1 / sqrt(max(step / t_ref, 1)), whatever the last step is (EDM2, arXiv 2312.02696, equation 67).
+        t_ref: Step after which the rate of "inverse_sqrt" falls; the warm-up counts among them.
     """
 
     name: str = "adamw"
@@ -34,11 +36,12 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup_steps: int = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Literal["constant", "linear", "cosine", "inverse_sqrt"] = "constant"
+    t_ref: int | None = None
 
     def __post_init__(self) -> None:
         for key, value in vars(self).items():
-            if value is None:  # a recipe's `null`, which jsonargparse lets through
+            if value is None and key != "t_ref":  # a recipe's `null`, which jsonargparse lets through
                 raise UserError(f"{key} is null", "give a value, or leave it out")
         if not 0 < self.lr < math.inf:
             raise UserError(f"lr is {self.lr}", "give a finite learning rate above 0, such as 0.0002")
@@ -48,11 +51,18 @@ class OptimizerConfig:
             raise UserError(f"betas is {list(self.betas)}", "give two numbers of at least 0 and below 1")
         if self.warmup_steps < 0:
             raise UserError(f"warmup_steps is {self.warmup_steps}", "give a whole number of at least 0")
+        known = self.t_ref is not None
+        if (self.schedule == "inverse_sqrt") != known or (self.t_ref is not None and self.t_ref < 1):
+            cure = "give a whole number of at least 1 with inverse_sqrt, such as 70000, and none with other schedules"
+            raise UserError(f"t_ref is {self.t_ref} and schedule {self.schedule}", cure)
 
     def factor(self, step: int, max_steps: float) -> float:
         """Learning rate at a step as a share of `lr`; `max_steps` may be infinite."""
+        ramp = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.t_ref is not None:
+            return ramp / math.sqrt(max(step / self.t_ref, 1.0))
         if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
+            return ramp
         done = min(1.0, (step - self.warmup_steps) / max(1, max_steps - self.warmup_steps))
         return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.schedule]
 

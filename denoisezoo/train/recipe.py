@@ -33,6 +33,7 @@ from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.module import DiffusionModule, OptimizerConfig, TrainingModule
+from denoisezoo.train.power_averages import PowerAverages
 from denoisezoo.train.precision import check_precision, keep_float16
 from denoisezoo.train.recipe_files import EXTENDS, IMPORTS, find_recipe, module_names, read_recipe
 from denoisezoo.train.saving import Checkpoints
@@ -139,26 +140,23 @@ def _known_keys() -> set[str]:
     """Every key that a recipe may hold: the parameters of the classes that it can build."""
     from lightning.pytorch import Trainer
 
-    classes: list[Any] = [
-        Trainer,
-        DiffusionModule,
-        TrainingModule,
-        OptimizerConfig,
-        Sandwich,
-        EMA,
-        SampleGrid,
-        Guard,
-        Checkpoints,
-    ]
+    parts = [DiffusionModule, TrainingModule, OptimizerConfig, Sandwich]
+    classes: list[Any] = [Trainer, *parts, *SECTIONS_OF_CALLBACKS.values()]
     for base in BASES:
         classes.extend(subclasses(base))
-    keys = {"trainer", "model", "data", "ema", "samples", "guard", "checkpoint", "seed_everything", "wandb"}
+    keys = {"trainer", "model", "data", "seed_everything", "wandb", *SECTIONS_OF_CALLBACKS}
     keys |= {EXTENDS, IMPORTS, "class_path", "init_args"}
     none = {"self", "args", "kwargs", "training", "name", "family"}
     return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - none
 
 
-SECTIONS_OF_CALLBACKS = {"ema": EMA, "samples": SampleGrid, "guard": Guard, "checkpoint": Checkpoints}
+SECTIONS_OF_CALLBACKS: dict[str, Any] = {
+    "ema": EMA,
+    "posthoc": PowerAverages,
+    "samples": SampleGrid,
+    "guard": Guard,
+    "checkpoint": Checkpoints,
+}
 """Callbacks that every run has, and the sections that configure them."""
 
 

@@ -130,7 +130,7 @@ def read_sections(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no YAML: {str(error).splitlines()[0]}", "mend it, or give another file") from error
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path} holds no sections such as model: and data:", "see a shipped recipe")
-    for key in ("ema", "samples", "guard", "checkpoint"):
+    for key in ("ema", "posthoc", "samples", "guard", "checkpoint"):
         if content and key in content and content[key] is None:
             raise UserError(f"{key} is empty in {path}", "give it keys, or leave it out")
     return content or {}

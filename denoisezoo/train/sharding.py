@@ -257,7 +257,7 @@ def gathered(state: Any) -> Any:
     return apply_to_collection(state, DTensor, gather)
 
 
-def _share(full: Tensor, like: Tensor) -> Tensor:
+def share_of(full: Tensor, like: Tensor) -> Tensor:
     """This process's share of a whole tensor, divided as `like` is."""
     if not isinstance(like, DTensor) or isinstance(full, DTensor) or full.shape != like.shape:
         return full
@@ -270,7 +270,7 @@ def _take_shares(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
     """Before a network loads whole weights, take this process's share of them."""
     for name, parameter in module.named_parameters():
         if (full := state.get(prefix + name)) is not None:
-            state[prefix + name] = _share(full, parameter)
+            state[prefix + name] = share_of(full, parameter)
 
 
 def _share_of_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -279,5 +279,7 @@ def _share_of_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     shares: dict[int, dict[str, Any]] = {}
     for index, moments in state["state"].items():
         like = parameters[index]
-        shares[index] = {k: _share(value, like) if isinstance(value, Tensor) else value for k, value in moments.items()}
+        shares[index] = {
+            k: share_of(value, like) if isinstance(value, Tensor) else value for k, value in moments.items()
+        }
     return state | {"state": shares}

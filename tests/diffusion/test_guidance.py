@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from denoisezoo.diffusion import Denoiser, Guided, Prediction
-from denoisezoo.diffusion.processes.scalar import VP
+from denoisezoo.diffusion import Denoiser, Guided, Prediction, create_denoiser
+from denoisezoo.diffusion.guidance import guided
+from denoisezoo.diffusion.processes.scalar import VP, VPCosine
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -67,3 +68,43 @@ def test_each_image_is_guided_by_its_own_noise_level():
 def test_nonsense_is_refused(scale, low, high):
     with pytest.raises(UserError):
         Guided(Known(), scale, sigma_min=low, sigma_max=high)
+
+
+class Fixed(Known):
+    """A guide: answers its value, and notes what labels it was told."""
+
+    def __init__(self, value, labelled=False, process=None):
+        super().__init__()
+        self.value, self.labelled, self.process = value, labelled, process or VP()
+
+    def blank(self, batch_size=1, device=None):
+        return Given(label=torch.zeros(1, dtype=torch.int64)) if self.labelled else NOTHING
+
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        self.labels.append(given.label)
+        return Prediction(torch.full_like(u_t, self.value), torch.full_like(u_t, -self.value))
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("label", [None, LABEL])
+def test_a_guide_takes_the_place_of_the_network_without_its_label(labelled, label):
+    known, guide = Known(), Fixed(0.75, labelled)
+    found = Guided(known, 1.5, guide=guide)(U, T, Given(label=label))
+    plain = torch.tensor([0.25, 0.25]) if label is None else label + 1.0
+    torch.testing.assert_close(found.u_0[:, 0, 0, 0], 0.75 + 1.5 * (plain - 0.75))
+    torch.testing.assert_close(found.eps, -found.u_0)
+    assert len(known.labels) == len(guide.labels) == 1
+    assert guide.labels[0] is (label if labelled else None)
+
+
+def test_guides_of_other_processes_sizes_and_without_a_scale_are_refused():
+    for process in (VPCosine(), VP(beta_max=10.0)):
+        with pytest.raises(UserError, match="different processes") as caught:
+            Guided(Known(), 2.0, guide=Fixed(0.0, process=process))
+        assert "\n" not in str(caught.value)
+    small, large = (create_denoiser("edm2_tiny", resolution=size) for size in (8, 16))
+    with pytest.raises(UserError, match=r"the guide makes images of shape \(3, 16, 16\), and the network \(3, 8, 8\)"):
+        guided(small, 2.0, guide=large)
+    with pytest.raises(UserError, match="without a scale"):
+        guided(small, None, guide=small)
+    assert guided(small, 2.0, guide=create_denoiser("ddpm_tiny", cond_channels=1)).guide is not None

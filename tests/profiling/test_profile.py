@@ -261,6 +261,19 @@ def test_guidance_doubles_the_calls():
         list(profile_backbone("net", blind, CPU, walk=guided(2.0)))
 
 
+def test_calls_of_a_guide_are_priced_as_its_own():
+    lesser = create_backbone("ddpm_tiny", channels=4, augment_dim=0)
+    for setting in (CPU, Setting(torch.device("meta"))):
+        net = setting.moved_copy(create_backbone("ddpm_tiny", augment_dim=0))
+        walk = Walk("heun", create_sampler("heun"), 3, create_denoiser, guidance=1.5, guide=create_denoiser(lesser))
+        own = next(profile_backbone("net", net, setting))["macs"]
+        of_guide = next(profile_backbone("lesser", setting.moved_copy(lesser), setting))["macs"]
+        row = next(profile_backbone("net", net, setting, walk=walk))
+        assert [call["macs"] for call in row["trajectory"]] == 5 * [own, of_guide]
+        assert row["macs_per_image"] == 5 * (own + of_guide)
+        assert all((call["latency_ms"] is None) == setting.counts_only for call in row["trajectory"])
+
+
 def test_variants_stand_on_the_setting():
     names = [setting.variant for setting in variants_of(CPU, ["all"])]
     assert names == ["eager", "channels_last", "bf16", "compiled", "compiled_bf16"]

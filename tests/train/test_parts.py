@@ -97,6 +97,13 @@ def test_schedules():
     assert cosine.factor(60, 110) == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
     assert cosine.factor(110, 110) == pytest.approx(0.0)
     assert OptimizerConfig(schedule="linear").factor(25, 100) == 0.75
+    falling = OptimizerConfig(schedule="inverse_sqrt", warmup_steps=10, t_ref=100)
+    assert [falling.factor(step, 1e9) for step in (0, 9, 100, 400)] == pytest.approx([0.1, 1, 1, 0.5])
+    early = OptimizerConfig(schedule="inverse_sqrt", warmup_steps=40, t_ref=10)  # both at once, as in EDM2
+    assert early.factor(19, math.inf) == pytest.approx(0.5 / math.sqrt(1.9))
+    for options in ({"schedule": "inverse_sqrt"}, {"t_ref": 100}, {"schedule": "inverse_sqrt", "t_ref": 0}):
+        with pytest.raises(UserError, match="t_ref is"):
+            OptimizerConfig(**options)
     assert OptimizerConfig().factor(99, 100) == 1.0
 
 

@@ -75,6 +75,8 @@ CONDITIONS = {
         *("--model.process.levels", 1, "--model.preconditioning", "V", "--model.objective", "Simple"),
         *("--model.objective.times", "OneStage"),
     ],
+    "uncertainty of the network": ["--model.denoiser", "edm2_tiny", "--model.objective", "EDM2Loss"],
+    "uncertainty beside the network": ["--model.objective", "EDM2Loss"],
     "sparse log": ["--trainer.log_every_n_steps", 3],
     "validation": ["--trainer.limit_val_batches", 1, "--trainer.val_check_interval", 2],
     "sample grids": ["--samples.every_n_steps", 2, "--samples.num", 2, "--samples.steps", 2],

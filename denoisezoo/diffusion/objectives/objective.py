@@ -87,7 +87,8 @@ class Objective(Recorded, ABC):
 
     - `check` when training is set up;
     - `setup` and `modules` before it begins; what `modules` returns is saved and restored beside the denoiser, and
-      every network that is an attribute moves to its device;
+      every network that is an attribute moves to its device; those of `modules` with weights to be trained that are no
+      opponents are trained with the denoiser, by its optimiser, and may have an `after_step()` as networks of the zoo;
     - `cost` is what a step is priced at;
     - in every step `advance`; each of the `opponents` among the modules goes backward from its `opposing_loss`, the
       objective itself goes backward into the denoiser, the modules frozen, and then all optimisers step, or none.
