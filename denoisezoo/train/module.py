@@ -16,12 +16,11 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from denoisezoo.archs import FORMAT, Effort, compile_network
-from denoisezoo.diffusion import Codec, Loss, NetworkDenoiser, Objective, Preconditioning, Process, Step, create_codec
+from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Step
 from denoisezoo.diffusion.capabilities import advance, stages_of
 from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.conditions import check_dropout
 from denoisezoo.train.adversary import ADAM, Opponent
-from denoisezoo.train.described import build_network
 from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
 from denoisezoo.train.ema import average_of
 from denoisezoo.train.log import StepNotes, log_due, log_now
@@ -372,31 +371,3 @@ class TrainingModule(LightningModule):
         self.noise_bins.load_sums(found.get("noise_bins", {}))
         for name, opponent in self.opponents.items():
             opponent.load_state_dict(found.get(f"{name}_optimizer"))
-
-
-class DiffusionModule(TrainingModule):
-    """The denoiser of a recipe, in training: the section `model` holds these arguments.
-
-    Args:
-        denoiser: Registry name of the backbone, or the path of a `Backbone` class, such as their.module.Net.
-        process: How images are destroyed.
-        preconditioning: How the backbone's input and output relate to the process.
-        objective: See `TrainingModule`.
-        network: Fields of the backbone's configuration to change, e.g. {num_classes: 10}; arguments of the class.
-        codec: What is diffused in place of pixels, or its name with options; pixels unless given.
-        **training: See `TrainingModule`.
-    """
-
-    def __init__(
-        self,
-        denoiser: str,
-        process: Process,
-        preconditioning: Preconditioning,
-        objective: Objective,
-        network: dict[str, Any] | None = None,
-        codec: Codec | str | None = None,
-        **training: Any,
-    ) -> None:
-        backbone, family = build_network(denoiser, network or {})
-        made = NetworkDenoiser(backbone, process, preconditioning, create_codec(codec))
-        super().__init__(made, objective, name=denoiser.rpartition(".")[2], family=family, **training)

@@ -106,7 +106,7 @@ def arm(kill: Kill) -> None:
     import torch
 
     from denoisezoo.train import checkpoint, saving
-    from denoisezoo.train.module import DiffusionModule
+    from denoisezoo.train.recipe_module import DiffusionModule
 
     if kill.phase == "step":
         before(DiffusionModule, "training_step", countdown(kill))
@@ -143,7 +143,7 @@ def poison(trouble: Poison) -> None:
     from denoisezoo.errors import ComputationError
     from denoisezoo.train.ema import EMA
     from denoisezoo.train.guard import Guard
-    from denoisezoo.train.module import DiffusionModule
+    from denoisezoo.train.recipe_module import DiffusionModule
     from denoisezoo.train.sharding import mine
 
     losses = DiffusionModule.losses
@@ -207,7 +207,7 @@ def body(
     torch.set_num_threads(1)
     rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning looks when it is imported, which was before
     from denoisezoo.cli import main
-    from denoisezoo.train.module import DiffusionModule
+    from denoisezoo.train.recipe_module import DiffusionModule
 
     DiffusionModule.training_macs = lambda self: 1  # counting takes most of the time of a run as short as these
     if isinstance(trouble, Kill):
