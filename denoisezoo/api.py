@@ -30,7 +30,7 @@ from denoisezoo.runs.assessor import Assessment, assess, make_evaluator
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.subjects import Priced, find_subjects
-from denoisezoo.runs.terms import Terms, make_settings
+from denoisezoo.runs.terms import Settings, Terms, make_settings
 from denoisezoo.search.evolved_front import EvolutionOptions
 from denoisezoo.search.search import SearchOptions, SearchResult
 from denoisezoo.search.search import search as search_plans
@@ -78,7 +78,8 @@ def load(path: str | os.PathLike[str], *, weights: str = "ema", trust: Sequence[
         denoiser.sample(16), denoiser.run.facts
 
     Args:
-        path: Run folder, checkpoint, or a safetensors file that `export` wrote.
+        path: Run folder, checkpoint, a safetensors file that `export` wrote, or FORMAT:PATH of a foreign checkpoint,
+            e.g. "edm:network.pkl".
         weights: "ema" for the averaged weights, "raw" for those of the optimiser.
         trust: Packages whose code its recipe may name.
 
@@ -177,6 +178,11 @@ def _run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequen
     return run if data is None else run.on(data)
 
 
+def _settings_for(run: Run, terms: Terms) -> Settings:
+    """The terms, with the run's customary sampler where they name none."""
+    return make_settings(**{**terms, **run.sampling(terms.get("sampler"), terms.get("steps"))})
+
+
 @of_arguments
 def evaluate(
     subject: Judged,
@@ -205,8 +211,9 @@ def evaluate(
     Raises:
         UserError: There are no data, or images of another size than the network makes, or a term is wrong.
     """
-    settings = make_settings(**terms)
+    make_settings(**terms)  # what is wrong is told before anything is loaded
     run = _run_of(subject, data, weights, trust)
+    settings = _settings_for(run, terms)
     images = run.data()
     if (made := run.image_shape) != (shown := (images.channels, images.resolution, images.resolution)):
         raise UserError(
@@ -299,8 +306,9 @@ def search(
     Raises:
         UserError: The network has one effort, a budget is below its smallest, or there are no data.
     """
-    settings = make_settings(**terms)
+    make_settings(**terms)
     run = _run_of(subject, data, weights, trust)
+    settings = _settings_for(run, terms)
     fields = {} if isinstance(evolution, bool) else dict(evolution)
     if wrong := next((name for name in fields if name not in EvolutionOptions.__dataclass_fields__), None):
         raise unknown("option of evolution", wrong, EvolutionOptions.__dataclass_fields__)

@@ -95,21 +95,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grids", type=lambda text: text.split(","), metavar="G,...", help="time grids to choose from"
     )
     evolution.add_argument("--storage", help="journal file or data base URL of the study (OUT/study.log)")
-    add_sampling_arguments(parser, num=1000)
+    add_sampling_arguments(parser, num=1000, customary=True)
     add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Search, write plans, tables and the page, and print the front."""
-    from denoisezoo.commands.arguments import settings_of
+    from denoisezoo.commands.arguments import settings_of, take_customary
     from denoisezoo.runs.run import load_run
     from denoisezoo.search.search import SearchOptions, search
 
     evolution = evolution_options(args)
     if args.plan:
         raise UserError("--plan is given to a search for one", "leave it out")
-    settings = settings_of(args, features=args.features)
     found = load_run(args.run, args.weights)
+    take_customary(args, found)
+    settings = settings_of(args, features=args.features)
     out = args.out or found.folder / "search"
     refuse_file(out)
     options = SearchOptions(
