@@ -6,7 +6,6 @@ name, since a network of another kind may have the same shapes. diffusers itself
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from denoisezoo.interop.diffusers_scheduler import Schedule, read_scheduler
 from denoisezoo.interop.foreign import FORMATS, Foreign, Format, Weights, part
 from denoisezoo.interop.key_map import KeyMap
 from denoisezoo.interop.tensor_files import read_json, read_safetensors, read_state, require_state
-from denoisezoo.interop.unet_map import Names, Position, build_on_meta, map_stages, positions
+from denoisezoo.interop.unet_map import Names, Position, build_on_meta, map_stages, multiplier, positions
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -203,12 +202,6 @@ def _network(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         "endpoint": config["freq_shift"] == 1,
         "pad_around": config["downsample_padding"] == 1,
     }
-
-
-def multiplier(width: int, channels: int) -> float:
-    """The factor that makes `width` of `channels`, which are multiplied and cut to whole numbers."""
-    factor = width / channels if channels else 0.0
-    return factor if int(factor * channels) == width else math.nextafter(factor, math.inf)
 
 
 def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:

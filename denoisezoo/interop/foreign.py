@@ -176,6 +176,10 @@ def _value(text: str, hint: Any, what: str) -> Any:
         if text not in typing.get_args(hint):
             raise unknown(what, text, typing.get_args(hint))
         return text
+    if hint is bool:
+        if text not in {"true", "false"}:
+            raise UserError(f"{what} is {text!r}", "give true or false")
+        return text == "true"
     try:
         value = hint(text)
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ def read_torch(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no file {path}", "give the path of a checkpoint")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile file makes of torch's reader, it is the file's fault
         reason = str(error) or type(error).__name__
         asked = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.\w+)", reason)
-        what = f"it asks for {asked[1]:.80}, which could run code" if asked else reason.splitlines()[0][:80]
+        what = "it holds more than tensors" if reason.startswith("Weights only") else reason.splitlines()[0][:80]
+        what = f"it asks for {asked[1]:.80}, which could run code" if asked else what
         cure = "nothing of it was run; give a file of tensors"
         raise UserError(f"{path} is refused or damaged: {what}", cure) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +134,12 @@ def map_attention(keys: KeyMap, ours: str, stage: SelfAttention, theirs: str, na
     for part in ("weight", "bias"):
         parts = [f"{theirs}.{name}.{part}" for name in names.qkv]
         keys.join(f"{ours}.qkv.{part}", parts, lambda x: names.rows(matrix(x), heads))
+
+
+def multiplier(width: int, channels: int) -> float:
+    """The factor that makes `width` of `channels`, which are multiplied and cut to whole numbers."""
+    factor = width / channels if channels else 0.0
+    return factor if int(factor * channels) == width else math.nextafter(factor, math.inf)
 
 
 def build_on_meta(name: str, network: Mapping[str, Any]) -> Backbone:

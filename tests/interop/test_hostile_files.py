@@ -90,7 +90,7 @@ SINGING = {
 """Files that sing when pickle reads them."""
 TORCH = {
     "a zip of torch": torch_zip(Calls(os.mkdir, CANARY)),
-    "a zip of torch with another pickle": zip_with(dumped(Calls(os.mkdir, CANARY))),
+    "a zip of torch with another pickle": zip_with(dumped(Calls(os.mkdir, CANARY), protocol=2)),
     "torch's older format": legacy_torch(Calls(os.mkdir, CANARY)),
 }
 """Files that sing when torch reads them without care."""
@@ -198,6 +198,40 @@ def test_a_pickle_that_would_call_something(case, nest, capsys):
     assert os.path.isdir(CANARY), "the canary cannot sing"
     os.rmdir(CANARY)
     refused(path, capsys)
+
+
+@pytest.mark.parametrize("case", TORCH)
+def test_a_file_of_torch_that_would_call_something(case, nest, capsys):
+    path = nest / "model.pt"
+    path.write_bytes(TORCH[case])
+    with contextlib.suppress(Exception):
+        torch.load(path, weights_only=False)
+    assert os.path.isdir(CANARY), "the canary cannot sing"
+    os.rmdir(CANARY)
+    assert "asks for posix.mkdir, which could run code" in refused(path, capsys, "guided")
+
+
+def test_a_file_of_torch_that_is_damaged(nest, capsys):
+    whole = torch_zip({"x": torch.zeros(1000)})
+    for data in (
+        b"",
+        b"text",
+        zip_with(dumped(Calls(os.mkdir, CANARY))),
+        whole[: len(whole) // 2],
+        huge_storage(),
+        legacy_torch({"x": torch.zeros(99)})[:-8],
+    ):
+        path = nest / "model.pt"
+        path.write_bytes(data)
+        refused(path, capsys, "guided")
+
+
+def test_a_safetensors_file_with_a_false_header(nest, capsys):
+    header = b'{"x":{"dtype":"F32","shape":[2500000000],"data_offsets":[0,10000000000]}}'
+    for data in (struct.pack("<Q", 10**10), struct.pack("<Q", len(header)) + header + b"1234"):
+        path = nest / "model.safetensors"
+        path.write_bytes(data)
+        assert "is damaged or no safetensors file" in refused(path, capsys, "guided")
 
 
 @pytest.mark.parametrize("case", SILENT)
