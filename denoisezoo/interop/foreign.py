@@ -119,7 +119,15 @@ class Format(ABC):
         """
         if weights not in self.kept:
             raise UserError(f"{path} holds the {self.kept[0]} weights alone", f"give --weights {self.kept[0]}")
-        return self.read(path, typing.cast(Weights, weights))
+        try:
+            return self.read(path, typing.cast(Weights, weights))
+        except UserError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            # Whatever the content of a file makes of its reader, it is the file's fault.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            what = f"{path} is damaged, or of another layout than format {self.name} knows ({reason:.80})"
+            raise UserError(what, "give a file of this format") from error
 
 
 class _Formats(Registry[type[Format]]):

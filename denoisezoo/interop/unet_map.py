@@ -86,7 +86,7 @@ class Names:
     Attributes:
         block: Our layer of a residual block -> theirs.
         condition: Their projection of the embedding.
-        attention: Our "norm" and "out" -> theirs.
+        attention: Our "norm" and "out" -> theirs; empty where the format takes attention itself.
         qkv: Their projection to queries, keys and values, or three of them.
         rows: The order of its rows.
         resampling: Their convolution of a stage that changes the size.
@@ -118,7 +118,7 @@ def map_stages(keys: KeyMap, net: UNet, places: Mapping[Position, tuple[str, str
             for ours, theirs in names.block.items():
                 if getattr(stage, ours) is not None:
                     keys.layer(f"{position.ours}.{ours}", f"{block}.{theirs}")
-            if stage.attention is not None:
+            if stage.attention is not None and names.attention:
                 map_attention(keys, f"{position.ours}.attention", stage.attention, attention, names)
         else:
             keys.layer(f"{position.ours}.conv", f"{block}.{names.resampling}".removesuffix("."))
