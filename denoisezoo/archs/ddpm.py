@@ -78,6 +78,12 @@ FAMILY = Family("ddpm", DDPM, "Denoising Diffusion Probabilistic Models", "Ho, J
 FAMILY.variant(
     "ddpm_cifar10", DDPMConfig(resolution=32, dropout=0.1), Cost(35_746_307, 6_221_856_768), tags=("reference",)
 )
+FAMILY.variant(  # w86763777/pytorch-ddpm, a port with other epsilons, features and padding, which DDSM slims
+    "ddpm_cifar10_port",
+    DDPMConfig(resolution=32, dropout=0.1, norm_eps=1e-5, endpoint=False, pad_around=True),
+    Cost(35_746_307, 6_221_856_768),
+    tags=("reference",),
+)
 FAMILY.variant(
     "ddpm_celeba64",
     DDPMConfig(resolution=64, multipliers=(1, 2, 2, 2, 4), dropout=0.1),

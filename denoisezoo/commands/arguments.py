@@ -124,7 +124,8 @@ def run_of(args: argparse.Namespace) -> Run:
     take_customary(args, found)
     places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}
     found = with_places(found, places) if places else found
-    return with_task(found, args.task) if args.task else found
+    task = getattr(args, "task", None)  # search has none
+    return with_task(found, task) if task else found
 
 
 def take_customary(args: argparse.Namespace, run: Run) -> None:
