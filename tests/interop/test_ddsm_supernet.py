@@ -72,16 +72,28 @@ def test_what_does_not_fit_is_told(case, tmp_path):
         load_run(f"{format}:{path}")
 
 
-def test_an_imported_supernet_samples_by_a_plan_and_is_searched(tmp_path, monkeypatch):
-    from PIL import Image
-
+def test_an_imported_supernet_samples_by_a_plan(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "ckpt.pt")
-    (tmp_path / "photos").mkdir()
-    for i in range(40):
-        Image.new("RGB", (32, 32), (6 * i, 40, 90)).save(tmp_path / "photos" / f"{i}.png")
     assert main(["import", f"ddsm,widths=0.5+1:{path}", "--out", "runs/ddsm"]) == 0
-    words = ["sample", "runs/ddsm", "--num", "1", "--steps", "2", "--plan", "uniform:effort=0.5"]
-    assert main(words) == 0
-    searching = ["search", "runs/ddsm", "--budget", "0.6", "--levels", "2", "--images", "2", "--steps", "2"]
-    assert main([*searching, "--data.path", "photos"]) == 0
+    assert main(["sample", "runs/ddsm", "--num", "1", "--steps", "2", "--plan", "uniform:effort=0.5"]) == 0
+
+
+def test_search_is_told_where_the_data_are(tmp_path, monkeypatch):
+    """The search itself takes half a minute at 32x32, and is tested with the small networks."""
+    from PIL import Image
+
+    asked = []
+
+    def search(run, settings, options, out):
+        data = run.data()
+        asked.append((data.resolution, data.channels, settings.sampler, settings.steps))
+        raise UserError("far enough", "stop")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("denoisezoo.search.search.search", search)
+    path = write(tmp_path / "ckpt.pt")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "photos" / "0.png")
+    assert main(["search", f"ddsm,widths=0.5+1:{path}", "--budget", "0.6", "--data.path", "photos"]) == 2
+    assert asked == [(32, 3, "ddpm:variance=large", 1000)]
