@@ -26,13 +26,13 @@ from denoisezoo.locking import only_writer
 from denoisezoo.plugins import trusting
 from denoisezoo.progress import progress_bar
 from denoisezoo.report import write_report
-from denoisezoo.runs import ema_sweep
 from denoisezoo.runs.assessor import Assessment, assess, make_evaluator
+from denoisezoo.runs.ema_sweep import sweep as ema  # noqa: F401 - part of this API
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
 from denoisezoo.runs.ratios import Ratios, price_ratios
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.subjects import Priced, find_subjects
-from denoisezoo.runs.terms import Terms, make_settings
+from denoisezoo.runs.terms import Settings, Terms, make_settings
 from denoisezoo.search.evolved_front import EvolutionOptions
 from denoisezoo.search.search import SearchOptions, SearchResult
 from denoisezoo.search.search import search as search_plans
@@ -58,7 +58,8 @@ def load(
         denoiser.sample(16), denoiser.run.facts
 
     Args:
-        path: Run folder, checkpoint, or a safetensors file that `export` wrote.
+        path: Run folder, checkpoint, a safetensors file that `export` wrote, or FORMAT:PATH of a foreign checkpoint,
+            e.g. "edm:network.pkl".
         weights: "ema" for the averaged weights, "raw" for those of the optimiser.
         trust: Packages whose code its recipe may name.
         into: A denoiser that takes the weights, where one was built by hand that no file can build (see `fit`).
@@ -164,6 +165,11 @@ def _run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequen
     return run if data is None else run.on(data)
 
 
+def _settings_for(run: Run, terms: Terms) -> Settings:
+    """The terms, with the run's customary sampler where they name none."""
+    return make_settings(**{**terms, **run.sampling(terms.get("sampler"), terms.get("steps"))})
+
+
 def evaluate(
     subject: Judged,
     data: ImageData | None = None,
@@ -191,8 +197,9 @@ def evaluate(
     Raises:
         UserError: There are no data, or images of another size than the network makes, or a term is wrong.
     """
-    settings = make_settings(**terms)
+    make_settings(**terms)  # what is wrong is told before anything is loaded
     run = _run_of(subject, data, weights, trust)
+    settings = _settings_for(run, terms)
     images = run.data()
     if (made := run.image_shape) != (shown := (images.channels, images.resolution, images.resolution)):
         raise UserError(
@@ -202,9 +209,6 @@ def evaluate(
     bar = progress_bar("sampling", settings.num or len(evaluator.reference)) if progress else contextlib.nullcontext()
     with bar as report:
         return assess(run, images, settings, evaluator, report)
-
-
-ema = ema_sweep.sweep
 
 
 @overload
@@ -317,8 +321,9 @@ def search(
     Raises:
         UserError: The network has one effort, a budget is below its smallest, or there are no data.
     """
-    settings = make_settings(**terms)
+    make_settings(**terms)
     run = _run_of(subject, data, weights, trust)
+    settings = _settings_for(run, terms)
     fields = {} if isinstance(evolution, bool) else dict(evolution)
     if wrong := next((name for name in fields if name not in EvolutionOptions.__dataclass_fields__), None):
         raise unknown("option of evolution", wrong, EvolutionOptions.__dataclass_fields__)

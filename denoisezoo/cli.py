@@ -29,6 +29,7 @@ COMMANDS = {
     "search": ("denoisezoo.commands.search", "the best plan at a budget: how much of the network at each noise level"),
     "ema": ("denoisezoo.commands.ema", "averages of any length after training, swept against a metric"),
     "dashboard": ("denoisezoo.commands.dashboard", "lay out the W&B workspace of a project: a section per question"),
+    "import": ("denoisezoo.commands.import_run", "a checkpoint of other code as a run: FORMAT:PATH"),
     "export": (
         "denoisezoo.commands.export",
         "the weights of a run as one file to publish, with card and configuration",

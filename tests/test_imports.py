@@ -38,8 +38,9 @@ LAYERS = [
     {"profiling"},
     {"evaluation"},
     {"train"},
+    {"interop"},
     {"runs"},
-    {"search", "compare", "studies", "interop"},
+    {"search", "compare", "studies"},
     {"report"},
     {"api"},
     {"commands"},
@@ -101,7 +102,7 @@ def strings(source: str) -> set[str]:
 def architectures_named(source: str, path: Path) -> set[str]:
     """Denoisers and families that a file names, where it should not."""
     own = entry_of(path)
-    if own in {"archs", "configs"}:
+    if own in {"archs", "configs", "interop"}:
         return set()
     names = {*list_denoisers(), *list_families()}
     if own == "diffusion":  # papers gave one name to a network, a sampler and a process
@@ -111,7 +112,7 @@ def architectures_named(source: str, path: Path) -> set[str]:
 
 def processes_named(source: str, path: Path) -> set[str]:
     """Processes that a file names or imports, where it should not."""
-    if entry_of(path) == "diffusion":
+    if entry_of(path) in {"diffusion", "interop"}:  # what a file of others holds is read as a recipe
         return set()
     classes = {cls.__name__ for cls in PROCESSES.values()}
     imported = {name.rpartition(".")[2] for name in imported_modules(ast.parse(source), path) if "denoisezoo" in name}

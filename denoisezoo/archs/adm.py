@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 
-from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
+from denoisezoo.archs.unet import Resampler, UNet, UNetConfig, UNetDesign
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.nn.blocks import (
     BlockStyle,
+    ConvDown,
+    ConvUp,
     Resample,
     ResidualBlock,
     ScaleShift,
@@ -34,12 +37,20 @@ from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoi
 
 @dataclass(frozen=True, kw_only=True)
 class ADMConfig(UNetConfig):
-    """Sizes of an ADM; see `UNetConfig`."""
+    """Sizes of an ADM; see `UNetConfig`.
+
+    Attributes:
+        resampling: Whether residual blocks change the size, or convolutions, as in improved DDPM (Nichol and Dhariwal
+            2021, arXiv 2102.09672).
+        c_noise_scale: Factor on c_noise before its features; improved DDPM's chain of 4,000 steps has 1/4.
+    """
 
     out_channels: int = 6
     attention: tuple[int, ...] = (32, 16, 8)
     head_channels: int = 64
     norm_groups: int | None = 32
+    resampling: Literal["residual", "convolution"] = "residual"
+    c_noise_scale: float = 1.0
 
     @property
     def stem_width(self) -> int:
@@ -58,7 +69,8 @@ class ADM(UNet):
 
     def __init__(self, config: ADMConfig) -> None:
         width = 4 * config.channels
-        features = Sinusoidal(config.channels, endpoint=False, waves=(torch.cos, torch.sin))
+        waves = (torch.cos, torch.sin)
+        features = Sinusoidal(config.channels, endpoint=False, waves=waves, scale=config.c_noise_scale)
         augment = (
             linear(config.augment_dim, config.channels, kaiming, gain=0.0, bias=False) if config.augment_dim else None
         )
@@ -83,7 +95,11 @@ class ADM(UNet):
         def block(resample: Resample, channels: int) -> Stage:
             return ResidualBlock(style, channels, channels, resample=resample)
 
-        super().__init__(config, UNetDesign(style, partial(block, average_pool), partial(block, nearest)), embedding)
+        down: Resampler = partial(block, average_pool)
+        up: Resampler = partial(block, nearest)
+        if config.resampling == "convolution":
+            down, up = partial(ConvDown, init=kaiming, around=True), partial(ConvUp, init=kaiming)
+        super().__init__(config, UNetDesign(style, down, up), embedding)
 
 
 FAMILY = Family("adm", ADM, "Diffusion Models Beat GANs on Image Synthesis", "Dhariwal, Nichol", 2021, "2105.05233")

@@ -11,8 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
+
 from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 from denoisezoo.archs.variants import Cost, Family
+from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
 from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
 
@@ -24,10 +27,24 @@ class DDPMConfig(UNetConfig):
     Attributes:
         attend_once: Whether a decoder level attends in its last block only, as in the code of Song et al. 2021 (arXiv
             2011.13456) and its heirs, or in every block.
+        norm_eps: Epsilon of the group norms; diffusers' default is 1e-5.
+        cosines_first: Whether the noise features begin with the cosines, as improved DDPM's and diffusers' default do.
+        endpoint: Whether the last frequency of the noise features is 1/10000 itself, or one step short of it, likewise.
+        pad_around: Whether strided convolutions have zeros all around, likewise, or at the right and bottom only.
     """
 
     norm_groups: int | None = 32
     attend_once: bool = False
+    norm_eps: float = 1e-6
+    cosines_first: bool = False
+    endpoint: bool = True
+    pad_around: bool = False
+
+    def validate(self) -> None:
+        """See `BackboneConfig.validate`."""
+        super().validate()
+        if not 0 < self.norm_eps < 1:
+            raise UserError(f"norm_eps is {self.norm_eps}", "give a small positive number, such as 1e-6")
 
 
 class DDPM(UNet):
@@ -39,17 +56,19 @@ class DDPM(UNet):
             ClassTable(config.num_classes, width) if config.num_classes else None,
             linear(config.augment_dim, width, xavier, bias=False) if config.augment_dim else None,
         )
-        embedding = NoiseEmbedding(Sinusoidal(config.channels), config.channels, width, xavier, late=late)
+        waves = (torch.cos, torch.sin) if config.cosines_first else (torch.sin, torch.cos)
+        features = Sinusoidal(config.channels, config.endpoint, waves)
+        embedding = NoiseEmbedding(features, config.channels, width, xavier, late=late)
         style = BlockStyle(
             Shift(),
             xavier,
-            eps=1e-6,
+            eps=config.norm_eps,
             norm_groups=config.norm_groups,
             dropout=config.dropout,
             num_heads=config.num_heads,
             head_channels=config.head_channels,
         )
-        down, up = partial(ConvDown, init=xavier), partial(ConvUp, init=xavier)
+        down, up = partial(ConvDown, init=xavier, around=config.pad_around), partial(ConvUp, init=xavier)
         design = UNetDesign(style, down, up, attend_once=config.attend_once)
         super().__init__(config, design, embedding)
 
@@ -58,6 +77,12 @@ FAMILY = Family("ddpm", DDPM, "Denoising Diffusion Probabilistic Models", "Ho, J
 
 FAMILY.variant(
     "ddpm_cifar10", DDPMConfig(resolution=32, dropout=0.1), Cost(35_746_307, 6_221_856_768), tags=("reference",)
+)
+FAMILY.variant(  # w86763777/pytorch-ddpm, a port with other epsilons, features and padding, which DDSM slims
+    "ddpm_cifar10_port",
+    DDPMConfig(resolution=32, dropout=0.1, norm_eps=1e-5, endpoint=False, pad_around=True),
+    Cost(35_746_307, 6_221_856_768),
+    tags=("reference",),
 )
 FAMILY.variant(
     "ddpm_celeba64",

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from denoisezoo.runs.terms import Settings, Terms
 
 
+DEFAULT_SAMPLING = "heun", 18
+"""Sampler and steps."""
+
+
 def at_least(least: int) -> Callable[[str], int]:
     """A parser of whole numbers that are at least `least`."""
 
@@ -59,11 +63,28 @@ def file_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, *, num: int | None, guide: bool = False) -> None:
-    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile."""
+def add_sampling_arguments(
+    parser: argparse.ArgumentParser, *, num: int | None, guide: bool = False, customary: bool = False
+) -> None:
+    """--sampler, --steps, --num, --seed, --batch-size, --device, --dtype, --plan, --guidance, --draws, --compile.
+
+    Args:
+        parser: Gets them.
+        num: Default of --num.
+        guide: Whether --guide is taken.
+        customary: Leave sampler and steps open where they are not given, for `take_customary`.
+    """
     group = parser.add_argument_group("sampling")
-    group.add_argument("--sampler", default="heun", help="sampler with its options, e.g. ddim:eta=0.5 (%(default)s)")
-    group.add_argument("--steps", type=at_least(1), default=18, help="sampler steps (%(default)s)")
+    foreign = ", or what is customary for an imported run" if customary else ""
+    sampler, steps = (None, None) if customary else DEFAULT_SAMPLING
+    group.add_argument(
+        "--sampler",
+        default=sampler,
+        help=f"sampler with its options, e.g. ddim:eta=0.5 ({DEFAULT_SAMPLING[0]}{foreign})",
+    )
+    group.add_argument(
+        "--steps", type=at_least(1), default=steps, help=f"sampler steps ({DEFAULT_SAMPLING[1]}{foreign})"
+    )
     shown = "as many as reference images" if num is None else str(num)
     group.add_argument("--num", type=at_least(1), default=num, help=f"images to generate ({shown})")
     group.add_argument("--seed", type=at_least(0), default=0, help="seed of the first image; image i has seed + i")
@@ -99,7 +120,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_of(args: argparse.Namespace) -> Run:
-    """The run that the arguments name, with its data where they say and the task's options that they change.
+    """The run that the arguments name, with its data where they say and the task's options that they change; the
+    arguments take its customary sampler.
 
     Raises:
         UserError: See `load_run`, `with_places` and `with_task`.
@@ -108,9 +130,17 @@ def run_of(args: argparse.Namespace) -> Run:
     from denoisezoo.train.places import PLACES
 
     trained = load_run(args.run, args.weights)
+    take_customary(args, trained)
     places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}
     trained = with_places(trained, places) if places else trained
-    return with_task(trained, args.task) if args.task else trained
+    task = getattr(args, "task", None)  # search has none
+    return with_task(trained, task) if task else trained
+
+
+def take_customary(args: argparse.Namespace, run: Run) -> None:
+    """Fill in the sampler and the steps that were not given: those customary for the weights, else the default."""
+    known = run.sampling(args.sampler, args.steps)
+    args.sampler, args.steps = (known.get(k, v) for k, v in zip(("sampler", "steps"), DEFAULT_SAMPLING, strict=True))
 
 
 def terms_of(args: argparse.Namespace) -> Terms:

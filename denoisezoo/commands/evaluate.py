@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from denoisezoo.commands.arguments import add_data_arguments, add_sampling_arguments, file_path, task_options
     from denoisezoo.commands.output import add_output_arguments
 
-    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
-    add_sampling_arguments(parser, num=None, guide=True)
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
+    add_sampling_arguments(parser, num=None, guide=True, customary=True)
     add_data_arguments(parser)
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
@@ -39,11 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate; several processes that torchrun has started share the work."""
     from denoisezoo.commands.arguments import output_folder, run_of, settings_of
+    from denoisezoo.errors import UserError
     from denoisezoo.ranks import joined
 
     with joined() as rank:
-        settings = settings_of(args, features=args.features, split=args.split, lpips=args.lpips)
         trained = run_of(args)
+        if not trained.config["data"]:
+            raise UserError(f"{args.run} says nothing of its data", "add --data.path, or --data.root for CIFAR-10")
+        settings = settings_of(args, features=args.features, split=args.split, lpips=args.lpips)
         out = args.out or trained.folder / "evaluation"
         with output_folder(out, rank):
             return _evaluate(args, rank, trained, settings, out)

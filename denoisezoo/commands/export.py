@@ -14,7 +14,7 @@ FORMATS = ("safetensors",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the file (%(default)s)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
     parser.add_argument("--out", type=file_path, help="the file (RUN/NAME.safetensors)")

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         task_options,
     )
 
-    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint")
-    add_sampling_arguments(parser, num=36, guide=True)
+    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
+    add_sampling_arguments(parser, num=36, guide=True, customary=True)
     add_data_arguments(parser)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
     parser.add_argument("--condition", metavar="PATH", help="image or folder of conditions (those of held-out images)")
@@ -68,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from denoisezoo.ranks import joined
 
     with joined() as rank:
-        settings = settings_of(args, condition=args.condition, label=args.label)
         trained = run_of(args)
+        settings = settings_of(args, condition=args.condition, label=args.label)
         name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
         out = args.out or trained.folder / "samples" / name
         with output_folder(out, rank):

@@ -16,7 +16,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoisezoo.commands.arguments import add_sampling_arguments, at_least, file_path, output_folder, refuse_file
+from denoisezoo.commands.arguments import (
+    add_data_arguments,
+    add_sampling_arguments,
+    at_least,
+    file_path,
+    output_folder,
+    refuse_file,
+)
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.files import write_json, write_text
@@ -95,21 +102,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grids", type=lambda text: text.split(","), metavar="G,...", help="time grids to choose from"
     )
     evolution.add_argument("--storage", help="journal file or data base URL of the study (OUT/study.log)")
-    add_sampling_arguments(parser, num=1000)
+    add_sampling_arguments(parser, num=1000, customary=True)
+    add_data_arguments(parser)
     add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Search, write plans, tables and the page, and print the front."""
-    from denoisezoo.commands.arguments import settings_of
-    from denoisezoo.runs.run import load_run
+    from denoisezoo.commands.arguments import run_of, settings_of
     from denoisezoo.search.search import SearchOptions, search
 
     evolution = evolution_options(args)
     if args.plan:
         raise UserError("--plan is given to a search for one", "leave it out")
+    trained = run_of(args)
     settings = settings_of(args, features=args.features)
-    trained = load_run(args.run, args.weights)
     out = args.out or trained.folder / "search"
     refuse_file(out)
     options = SearchOptions(

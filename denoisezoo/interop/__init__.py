@@ -1,1 +1,13 @@
-"""Formats of other projects, one file each."""
+"""Checkpoints of other code, a file for each format, found by discovery: `FORMAT:PATH` is a run wherever one is wanted.
+
+A file of others is data. What reads it runs nothing of it: safetensors, torch's `weights_only`, or the reader of
+pickles of this package, which knows a few names and refuses all others.
+"""
+
+from denoisezoo.interop.foreign import FORMATS, Foreign, Format, find_address
+from denoisezoo.interop.key_map import KeyMap
+from denoisezoo.registry import import_all
+
+__all__ = ["FORMATS", "Foreign", "Format", "KeyMap", "find_address"]
+
+import_all(__name__, __path__)

@@ -312,15 +312,24 @@ class ResidualBlock(Stage):
 
 
 class ConvDown(Stage):
-    """Halve the size with a strided convolution, padded at the right and bottom only (DDPM)."""
+    """Halve the size with a strided convolution.
 
-    def __init__(self, channels: int, init: Init) -> None:
+    Args:
+        channels: Channels, which it keeps.
+        init: Initialisation.
+        around: Whether zeros are added all around (improved DDPM), or at the right and bottom only (DDPM).
+    """
+
+    def __init__(self, channels: int, init: Init, around: bool = False) -> None:
         super().__init__()
         self.conv = conv(channels, channels, 3, init, stride=2)
+        self.around = around
+        if around:
+            self.conv.padding = (1, 1)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """See `Stage`; c is empty."""
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.around else F.pad(x, (0, 1, 0, 1)))
 
 
 class ConvUp(Stage):

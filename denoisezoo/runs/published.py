@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
 SUFFIX, KEY = ".safetensors", "denoisezoo"
+IMPORTED = f"model{SUFFIX}"
+"""The one file of a run folder that holds weights from elsewhere."""
 CURE = "fetch it again, or export it again with `denoisezoo export`"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from denoisezoo.archs import FORMAT
 from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser
 from denoisezoo.diffusion.capabilities import advance
@@ -19,8 +20,9 @@ from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
 from denoisezoo.evaluation.reconstruction import DRAWS
 from denoisezoo.files import local_path
+from denoisezoo.interop import Format, find_address
 from denoisezoo.plugins import trusting
-from denoisezoo.runs.published import FACTS, SUFFIX, read_published
+from denoisezoo.runs.published import FACTS, IMPORTED, SUFFIX, read_published
 from denoisezoo.tables import Column, Table, Tabular
 from denoisezoo.train.checkpoint import (
     FOLDER,
@@ -90,6 +92,16 @@ class Run(Tabular):
         """The run with other data than its recipe's, to be evaluated or searched on."""
         return replace(self, replaced=data)
 
+    def sampling(self, sampler: str | None = None, steps: int | None = None) -> dict[str, Any]:
+        """Sampler and steps as far as they are given or, without a sampler, customary for these weights.
+
+        Args:
+            sampler: The sampler that is wanted, if one is.
+            steps: Its steps, if any are.
+        """
+        customary = self.config.get("sampling", {}) if sampler is None else {"sampler": sampler}
+        return customary if steps is None else customary | {"steps": steps}
+
     @property
     def weights_text(self) -> str:
         """What a card says of its weights: those of `denoisezoo ema` have a width."""
@@ -158,7 +170,7 @@ class Run(Tabular):
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The newest whole checkpoint of a run folder, or the file itself.
+    """The newest whole checkpoint of a run folder, or what `import` has written there, or the file itself.
 
     Raises:
         UserError: It is a URL, there is nothing there, or all checkpoints of the folder are damaged.
@@ -168,6 +180,8 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
         return path
     if (newest := newest_checkpoint(path)) is not None:
         return newest
+    if (path / IMPORTED).is_file():
+        return path / IMPORTED
     if path.is_dir():
         raise UserError(f"{path} holds no run", f"train into it, or give a folder with {FOLDER}/{LAST} in it")
     raise UserError(f"there is no run {path}", "give a run folder, or a file that train or export has written")
@@ -182,7 +196,7 @@ def load_run(
     """Load a run.
 
     Args:
-        path: Run folder, checkpoint, or a safetensors file that `export` wrote.
+        path: Run folder, checkpoint, a safetensors file that `export` wrote, or FORMAT:PATH of a foreign one.
         weights: "ema" for the averaged weights, "raw" for those of the optimiser; a safetensors file has one of them.
         trust: Packages, such as "their", whose modules the file may name and so run; more than denoisezoo and what
             is trusted already (`denoisezoo.plugins.trusting`).
@@ -193,7 +207,9 @@ def load_run(
             code of a package that is not trusted, of which nothing has been imported.
     """
     with trusting(trust):
-        run = replace(_load(find_checkpoint(path), weights, into), trust=tuple(trust))
+        address = find_address(path)
+        run = _load(find_checkpoint(path), weights, into) if address is None else _load_foreign(*address, weights)
+        run = replace(run, trust=tuple(trust))
     run.denoiser.run = run
     return run
 
@@ -218,6 +234,14 @@ def _load_published(file: Path, weights: str, into: NetworkDenoiser | None) -> R
     facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
     run = _make_run(file, file.parent, header, state, weights, facts, into)
     return replace(run, known=data_known({"denoisezoo": header}))
+
+
+def _load_foreign(format: Format, path: Path, weights: str) -> Run:
+    found = format.load(path, weights)
+    state = {f"denoiser.backbone.{name}": value for name, value in found.weights.items()}
+    about = {"recipe": found.recipe(format), "format": FORMAT}
+    name = f"{format.name}_{path.stem or format.name}"
+    return _make_run(found.file, Path("runs") / name, about, state, weights, dict.fromkeys([*FACTS, "seed"]), None)
 
 
 def _make_run(
@@ -309,6 +333,8 @@ def with_places(run: Run, places: dict[str, str]) -> Run:
         UserError: The data of the run have no such argument.
     """
     config = copy.deepcopy(run.config)
+    if not config["data"]:
+        config["data"] = _data_at(run, places)
     *_, innermost = levels(config["data"])
     for key, place in places.items():
         if key not in innermost:
@@ -317,6 +343,26 @@ def with_places(run: Run, places: dict[str, str]) -> Run:
             raise UserError(f"the data of {run.name} have no {key}", cure)
         innermost[key] = os.path.abspath(place)
     return replace(run, config=config)
+
+
+def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
+    """The `data` section for a run that names none: CIFAR-10 below a root, else the images at a path."""
+    channels, resolution, _ = run.image_shape
+    if "root" in places:
+        return {"class_path": "denoisezoo.data.Cifar10", "init_args": {"root": places["root"]}}
+    if "path" not in places:
+        raise UserError(
+            f"{run.name} has no recipe that names its data", "give --data.path, or --data.root for CIFAR-10"
+        )
+    kind = "ImageZip" if os.path.isfile(places["path"]) else "ImageFolder"
+    arguments = {
+        "path": places["path"],
+        "test_path": None,
+        "resolution": resolution,
+        "channels": channels,
+        "batch_size": 1,
+    }
+    return {"class_path": f"denoisezoo.data.{kind}", "init_args": arguments}
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:

@@ -15,6 +15,7 @@ from denoisezoo.archs import Backbone, create_backbone
 from denoisezoo.archs.info import matching
 from denoisezoo.diffusion import DEFAULT_PROCESS, PROCESSES, Denoiser, NetworkDenoiser, create_denoiser
 from denoisezoo.errors import UserError
+from denoisezoo.interop import find_address
 from denoisezoo.runs.run import Run, load_run
 
 Priced: TypeAlias = "str | os.PathLike[str] | Backbone | Denoiser | Run"
@@ -66,7 +67,9 @@ def find_subjects(
 
 def _is_path(argument: str) -> bool:
     separators = {os.sep, os.altsep or os.sep}
-    return any(separator in argument for separator in separators) or Path(argument).exists()
+    if any(separator in argument for separator in separators) or Path(argument).exists():
+        return True
+    return find_address(argument) is not None
 
 
 def _registered(name: str, process: str | None, resolution: int | None) -> Subject:

@@ -1,0 +1,146 @@
+"""Small files in the layouts of others, with weights by a formula.
+
+A file in `layouts/` lists the tensors of a small network of the code that it is named after: name, shape, and "buffer"
+where it is not trained. The numbers that tests compare with are what that code returned for the weights of `filled`.
+"""
+
+import math
+import pickle
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+LAYOUTS = Path(__file__).parent / "layouts"
+
+
+def layout(name):
+    """Name -> shape of the trained tensors, and of the buffers."""
+    trained, buffers = {}, {}
+    for line in (LAYOUTS / f"{name}.txt").read_text().splitlines():
+        key, shape, *buffer = line.split()
+        (buffers if buffer else trained)[key] = tuple(map(int, shape.split("x")))
+    return trained, buffers
+
+
+def filled(shapes):
+    """Every weight lively: sin(k^2/7 + i) at element k of tensor i, scaled to its fan-in; norms around 1."""
+    weights = {}
+    for i, (name, shape) in enumerate(shapes.items()):
+        k = torch.arange(math.prod(shape), dtype=torch.float64)
+        scale = math.sqrt(2 / math.prod(shape[1:])) if len(shape) > 1 else 0.1
+        value = scale * torch.sin(k.square() / 7 + i).reshape(shape)
+        weights[name] = (value + (len(shape) == 1 and name.endswith("weight"))).float()
+    return weights
+
+
+def image(*shape):
+    """A fixed image."""
+    k = torch.arange(math.prod(shape), dtype=torch.float64)
+    return torch.sin(k.square() / 7).reshape(shape).float()
+
+
+def eight(y):
+    """Eight numbers of the second image."""
+    y = y[1].flatten()
+    return y[:: len(y) // 8]
+
+
+class Persistent:
+    """An object as EDM's `persistence` pickles it."""
+
+    def __init__(self, class_name, source="import never_imported", version=6, **state):
+        self.meta = {
+            "type": "class",
+            "version": version,
+            "module_src": source,
+            "class_name": class_name,
+            "state": state,
+        }
+
+    def __reduce__(self):
+        return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
+
+
+def persistence(monkeypatch):
+    """Let pickles name EDM's function, which is not there."""
+
+    def _reconstruct_persistent_obj(meta):
+        raise AssertionError("a file was run")
+
+    _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
+    module = ModuleType("torch_utils.persistence")
+    module._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    monkeypatch.setitem(sys.modules, "torch_utils", ModuleType("torch_utils"))
+    monkeypatch.setitem(sys.modules, "torch_utils.persistence", module)
+
+
+def tree(weights, trained):
+    """Weights by dotted name as states of nested modules."""
+    state = {"training": False, "_parameters": {}, "_buffers": {}, "_modules": {}}
+    inner = {}
+    for name, value in weights.items():
+        head, _, rest = name.partition(".")
+        if rest:
+            inner.setdefault(head, {})[rest] = value
+        else:
+            kept = torch.nn.Parameter(value, requires_grad=False) if name in trained else value
+            state["_parameters" if name in trained else "_buffers"][name] = kept
+    for head, values in inner.items():
+        names = {name.partition(".")[2] for name in trained if name.startswith(f"{head}.")}
+        below = tree(values, names)
+        if head in {"enc", "dec"}:
+            state["_modules"][head] = torch.nn.ModuleDict()
+            state["_modules"][head].__dict__["_modules"] = below["_modules"]
+        else:
+            state["_modules"][head] = Persistent("Linear", **below)
+    return state
+
+
+SONG = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "dropout": 0.1}
+NCSN = {
+    **SONG,
+    "embedding_type": "fourier",
+    "encoder_type": "residual",
+    "channel_mult_noise": 2,
+    "resample_filter": [1, 3, 3, 1],
+}
+ADM = {"model_channels": 32, "channel_mult": [1, 4], "num_blocks": 1, "attn_resolutions": [4]}
+LABELS = {"label_dim": 3, "augment_dim": 2}
+SNAPSHOTS = {
+    "edm_ddpmpp": ("EDMPrecond", {"sigma_data": 0.5}, "SongUNet", SONG | LABELS, 3),
+    "edm_ncsnpp": ("VEPrecond", {"sigma_min": 0.02, "sigma_max": 100}, "SongUNet", NCSN, 3),
+    "edm_adm": ("iDDPMPrecond", {"M": 1000, "C_1": 0.001, "C_2": 0.008}, "DhariwalUNet", ADM | LABELS, 6),
+    "edm_ddpmpp_vp": (
+        "VPPrecond",
+        {"M": 1000, "beta_d": 19.9, "beta_min": 0.1, "epsilon_t": 1e-5},
+        "SongUNet",
+        SONG,
+        3,
+    ),
+}
+
+
+def snapshot(name, change=lambda weights: None, **arguments):
+    """What a snapshot of EDM holds: the object to pickle."""
+    kind, state, network, sizes, outputs = SNAPSHOTS[name]
+    trained, buffers = layout(name)
+    weights = filled(trained)
+    taps = torch.tensor(sizes.get("resample_filter", [1, 1]), dtype=torch.float32)
+    for key, shape in buffers.items():
+        frequencies = torch.sin(torch.arange(math.prod(shape), dtype=torch.float64).square() / 7).float()
+        weights[key] = frequencies if key.endswith("freqs") else (taps.outer(taps) / taps.sum() ** 2)[None, None]
+    change(weights)
+    built = {"img_resolution": 8, "in_channels": 3, "out_channels": outputs, **sizes, **arguments}
+    net = Persistent(network, _init_args=(), _init_kwargs=built, **tree(weights, set(trained)))
+    whole = Persistent(kind, **state, _parameters={}, _buffers={}, _modules={"model": net})
+    return {"ema": whole, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": {"path": "images.zip"}}
+
+
+def write_snapshot(path, name="edm_ddpmpp", monkeypatch=None, **how):
+    """Write a snapshot of EDM."""
+    persistence(monkeypatch)
+    path.write_bytes(pickle.dumps(snapshot(name, **how), protocol=4))
+    return path
