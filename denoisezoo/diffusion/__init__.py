@@ -41,6 +41,7 @@ from denoisezoo.diffusion.objectives.times import (
     Times,
     UniformTimes,
 )
+from denoisezoo.diffusion.objectives.uncertainty import EDM2Loss
 from denoisezoo.diffusion.oracle import GaussianOracle, MixtureOracle, PointsOracle
 from denoisezoo.diffusion.preconditioning import (
     X0,
@@ -107,6 +108,7 @@ __all__ = [
     "Discrete",
     "DownSampling",
     "Drift",
+    "EDM2Loss",
     "EDMLoss",
     "EDMPreconditioning",
     "EDMSampler",

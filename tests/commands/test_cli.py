@@ -61,9 +61,6 @@ def test_help_of_a_command(capsys):
     ("words", "line"),
     [
         (["lits"], "error: unknown command 'lits'; did you mean list or import or claims?"),
-            ["lits"],
-            "error: unknown command 'lits'; did you mean list or import or claims? (denoisezoo --help shows all)",
-        ),
         (["--versoin"], "error: unknown option '--versoin'; did you mean --version"),
         (["list", "--famly", "x"], "error: unknown option '--famly'; did you mean --family"),
         (["list", "--famly=x"], "error: unknown option '--famly'; did you mean --family"),
