@@ -96,7 +96,7 @@ def test_a_class_is_replaced_whole(recipe, tmp_path):
         ({"trainer": {"max_stepz": 3}}, "unknown key 'trainer.max_stepz'; did you mean max_steps"),
         ({"model.optimizer.lr": "fast"}, "model.optimizer.lr is 'fast'; give a value of type"),
         ({"model": {"process": object()}}, "model.process is of type object, which no recipe holds; give plain values"),
-        ({"model.network": {"num_classes": 2}}, "model.network.num_classes 0, or set "),
+        ({"model.network": {"num_classes": 2}}, "model.network.num_classes=0`, or "),
     ],
 )
 def test_a_wrong_change_is_told_of(recipe, tmp_path, changes, line):

@@ -102,7 +102,7 @@ class Latents(ImageData):
         if latents.ndim != 4 or latents.shape[1:] != expected or latents.dtype.kind != "f":
             raise UserError(
                 f"{local_path(self.path) / LATENTS} holds {latents.dtype} {latents.shape}",
-                f"give floating latents (N, {', '.join(map(str, expected))}), or --data.channels and --data.resolution",
+                f"give floating latents (N, {', '.join(map(str, expected))}), or `data.channels` and `data.resolution`",
             )
         labels = self._read(LABELS) if self.with_labels else np.zeros(len(latents), dtype=np.int64)
         if labels.shape != latents.shape[:1] or labels.dtype.kind not in "iu":

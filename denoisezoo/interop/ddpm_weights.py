@@ -73,7 +73,7 @@ def _weights(path: Path, weights: Weights) -> dict[str, Tensor]:
         averaged = found[-1] if len(found) == 5 else None  # model, optimiser, epoch, step, average
         found = found[0] if weights == "raw" or averaged is None else averaged
     elif weights == "raw":
-        raise UserError(f"{path} holds the ema weights alone", "give --weights ema")
+        raise UserError(f"{path} holds the ema weights alone", "give `weights=ema`")
     return {name.removeprefix("module."): value for name, value in require_state(found, path).items()}
 
 

@@ -118,7 +118,7 @@ class Format(ABC):
             UserError: See `read`, or the format has no such weights.
         """
         if weights not in self.kept:
-            raise UserError(f"{path} holds the {self.kept[0]} weights alone", f"give --weights {self.kept[0]}")
+            raise UserError(f"{path} holds the {self.kept[0]} weights alone", f"give `weights={self.kept[0]}`")
         try:
             return self.read(path, typing.cast(Weights, weights))
         except UserError:

@@ -86,10 +86,10 @@ def _weights(path: Path, weights: Weights) -> dict[str, Tensor]:
     values = average.get("shadow_params") if isinstance(average, dict) else None
     trained = [name for name in model if not name.endswith(".W") or model[name].ndim > 1]
     if not isinstance(values, list) or not all(isinstance(value, Tensor) for value in values):
-        raise UserError(f"{path} holds no averaged weights", "add --weights raw")
+        raise UserError(f"{path} holds no averaged weights", "give `weights=raw`")
     if len(values) != len(trained):
         raise UserError(
-            f"{path} averages {len(values)} tensors, and its network has {len(trained)}", "add --weights raw"
+            f"{path} averages {len(values)} tensors, and its network has {len(trained)}", "give `weights=raw`"
         )
     return model | dict(zip(trained, values, strict=True))
 

@@ -12,15 +12,6 @@ from denoisezoo.report.html import resource
 from denoisezoo.report.markup import Html, facts, join, plain, tag, text
 
 COLOURS = dict(zip(VERDICTS, ("var(--f2)", "var(--f0)", "var(--f1)", "var(--f6)"), strict=True))
-STYLE = """
-.verdicts { display: flex; height: 14px; border-radius: 7px; overflow: hidden; margin: 0 0 .6em; }
-.badge { display: inline-block; border-radius: 999px; padding: 1px 10px; font-size: .82rem; color: var(--surface); }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: 4px 12px; align-items: center; }
-.bars { margin: .6em 0 1em; font-size: .88rem; }
-.bars .bar { height: 12px; border-radius: 3px; background: var(--accent); position: relative; min-width: 2px; }
-.bars .whisker { position: absolute; top: 5px; height: 2px; background: var(--ink); }
-.track { padding-right: 4em; }
-"""
 
 
 def write_claims(ledger: Ledger, path: str | os.PathLike[str], results: str | os.PathLike[str] = "results") -> None:
@@ -41,7 +32,7 @@ def write_claims(ledger: Ledger, path: str | os.PathLike[str], results: str | os
         claims = list(group)
         cards = (_card(claim, claim.measure(results)) for claim in claims)
         body.append(tag("section", tag("h2", paper), _shares(claims), *cards))
-    style = resource("style.css") + STYLE
+    style = resource("style.css") + resource("claims.css")
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>Claims</title><style>{style}</style>'

@@ -62,7 +62,7 @@ def reconstruct(folder: str | os.PathLike[str], sigma_rel: float, images: int | 
     files = [read_stored(path) for path in stored(Path(folder))]
     files = [found for found in files if images is None or found["images"] <= images]
     if not files:
-        cure = "train with --posthoc.every_n_steps N, which keeps them from the beginning"
+        cure = "train with `posthoc.every_n_steps` set, which keeps them from the beginning"
         raise UserError(f"{folder} has stored no averages" + (f" up to {images} images" if images else ""), cure)
     parts = [(found["images"], profile) for found in files for profile in found["profiles"]]
     end = files[-1]["images"] if images is None else images

@@ -352,7 +352,7 @@ def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
         return {"class_path": "denoisezoo.data.Cifar10", "init_args": {"root": places["root"]}}
     if "path" not in places:
         raise UserError(
-            f"{run.name} has no recipe that names its data", "give --data.path, or --data.root for CIFAR-10"
+            f"{run.name} has no recipe that names its data", "give its place: `data.path`, or `data.root` for CIFAR-10"
         )
     kind = "ImageZip" if os.path.isfile(places["path"]) else "ImageFolder"
     arguments = {

@@ -81,7 +81,7 @@ class PowerAverages(Callback):
         if trainer.global_step and set(found) != {str(width) for width in self.gammas}:
             kept = f"averages of widths {', '.join(found)}" if found else "no averages"
             cure = (
-                "leave --posthoc.every_n_steps out" if not found else f"give --posthoc.sigma_rel [{', '.join(found)}]"
+                "leave `posthoc.every_n_steps` out" if not found else f"set `posthoc.sigma_rel` to [{', '.join(found)}]"
             )
             raise UserError(f"the run has kept {kept} from its beginning", cure)
         for width in self.gammas if found else ():

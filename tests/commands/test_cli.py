@@ -60,7 +60,7 @@ def test_help_of_a_command(capsys):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["lits"], "error: unknown command 'lits'; did you mean list or import or claims?"),
+        (["lits"], "error: unknown command 'lits'; did you mean list or claims or import?"),
         (["--versoin"], "error: unknown option '--versoin'; did you mean --version"),
         (["list", "--famly", "x"], "error: unknown option '--famly'; did you mean --family"),
         (["list", "--famly=x"], "error: unknown option '--famly'; did you mean --family"),

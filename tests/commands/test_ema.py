@@ -50,7 +50,7 @@ def test_the_best_becomes_a_checkpoint(run, tmp_path, capsys):
 def test_mistakes(run, trained, capsys):
     bare = trained(folder="bare")
     for words, expected in [
-        ([str(bare)], "stored no averages; train with --posthoc.every_n_steps N"),
+        ([str(bare)], "stored no averages; train with --posthoc.every_n_steps set"),
         ([str(run), "--sigma-rel", "0.4"], "sigma_rel is 0.4; give a number above 0 and up to 0.25"),
         ([str(run), "--sigma-rel", "x"], "list of numbers"),
         ([str(run), "--metric", "recal"], "unknown metric 'recal'; did you mean recall"),

@@ -97,7 +97,7 @@ class MeanFlow(dz.Objective):
         t = torch.maximum(*drawn)
         apart = torch.rand(len(image), generator=generator, device=device) < self.share
         s = torch.where(apart, torch.minimum(*drawn), t)
-        u_0 = process.encode(image)
+        u_0 = process.basis.encode(image)
         eps = torch.empty_like(u_0).normal_(generator=generator)
         v = slope(process, dz.Prediction(u_0, eps), t)
 

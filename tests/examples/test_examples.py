@@ -146,7 +146,7 @@ def test_a_file_of_arrays_is_trained_on_and_trusted(scans, tmp_path, monkeypatch
     assert cli.main([*judged, "--trust", "tests"]) == 0
     denoiser = dz.load(folder, trust=("tests",))
     assert len(denoiser.run.data().images("all")) == 40  # read later, and trusted still
-    with pytest.raises(dz.UserError, match=r"whose code is not trusted.*trust=\('tests',\)"):
+    with pytest.raises(dz.UserError, match=r"whose code is not trusted.*`trust=tests`"):
         dz.load(folder).run.data()
 
 
