@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from denoisezoo.archs import create_backbone, get_variant, list_denoisers
 from denoisezoo.archs.vit import noise_features
+from denoisezoo.diffusion.denoiser import create_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import Given
 from denoisezoo.nn.transformer import Block, TransformerStyle, patchify, unpatchify
@@ -193,6 +194,17 @@ def test_hidden_tokens_are_not_seen(family):
     nothing = call(net, given | {"tokens": None})
     torch.testing.assert_close(found[1], nothing[1], rtol=0, atol=1e-5)
     assert (found[0] - nothing[0]).abs().max() > 1e-3
+
+
+def test_dit_puts_out_a_learned_variance():
+    """The second half of its channels, as a denoiser tells it; its small variants have none."""
+    assert get_variant("dit_xl_2").spec.learned_variance
+    assert not get_variant("dit_small32").spec.learned_variance
+    net = moved(tiny("dit", out_channels=6, cond_channels=0))
+    denoiser, x, t = create_denoiser(net, "vp_discrete"), torch.randn(2, 3, 8, 8), torch.tensor([0.1, 0.9])
+    outputs = net(*denoiser.preconditioning.inputs(denoiser.process, x, t))
+    assert denoiser(x, t).variance.shape == (2, 3, 8, 8)
+    torch.testing.assert_close(denoiser(x, t).variance, outputs[:, 3:], rtol=0, atol=1e-5)
 
 
 def test_dropout_of_jit_is_in_the_middle_half():

@@ -6,6 +6,7 @@ import torch
 from denoisezoo.nn.attention import (
     Attention,
     RMSNorm,
+    Table,
     axial_angles,
     head_angles,
     neighborhood_attention,
@@ -72,6 +73,16 @@ def test_tokens_in_front_are_not_turned():
     turned = rotate(x, with_prefix(table, 2))
     assert torch.equal(turned[:, :2], x[:, :2])
     assert torch.equal(turned[:, 2:], rotate(x[:, 2:], table))
+
+
+def test_a_table_moves_with_its_network_and_stays_in_float32():
+    table = Table(rotary_table(axial_angles(8, 3, 3)))
+    before = table.values.clone()
+    half = torch.nn.Sequential(table, torch.nn.Linear(2, 2)).to(torch.bfloat16)
+    assert (half[0].values.dtype, half[1].weight.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(half[0].values, before)
+    assert half.to("meta")[0].values.is_meta
+    assert not table.state_dict()
 
 
 def test_attention_is_that_of_timm():
