@@ -118,7 +118,9 @@ class TrainingModule(LightningModule):
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
         if self._partners:
-            raise UserError("fsdp2 divides one network, and this objective trains another beside it", "use ddp")
+            raise UserError(
+                "fsdp2 divides one network, and this objective trains another beside it", "use --trainer.strategy ddp"
+            )
         shadow = copy.deepcopy(self.denoiser)
         shadow.to("meta")
         self._shadow = (shadow,)
