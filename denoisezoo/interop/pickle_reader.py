@@ -119,6 +119,10 @@ def _nested(data: Any) -> Storage:
     return read_storage(data, read_pickles)
 
 
+NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
+"""Types of numpy's numbers."""
+
+
 @dataclass(frozen=True)
 class _Type:
     """A numpy type."""
@@ -130,12 +134,35 @@ def _scalar(kind: Any, data: Any = b"") -> float | int | bool:
     """A numpy number, little-endian."""
     import numpy as np
 
-    if not isinstance(kind, _Type) or not isinstance(data, bytes) or kind.text not in {
-        "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1",
-    }:  # fmt: skip
+    if not isinstance(kind, _Type) or not isinstance(data, bytes) or kind.text not in NUMBERS:
         raise PickleRefused("it holds a number of numpy of an unknown type")
     (value,) = np.frombuffer(data, np.dtype(f"<{kind.text}")).tolist()
     return value
+
+
+@dataclass
+class _Array:
+    """A numpy array: its shape and type, and its numbers once the file has given them.
+
+    Attributes:
+        value: The array; None before.
+    """
+
+    value: Any = None
+
+    def fill(self, state: Any) -> None:
+        """Take (version, shape, type, whether columns come first, bytes)."""
+        import numpy as np
+
+        _, shape, kind, by_column, data = state
+        if not isinstance(kind, _Type) or kind.text not in NUMBERS or not isinstance(data, bytes):
+            raise PickleRefused("it holds an array of numpy of an unknown type")
+        numbers = np.frombuffer(data, np.dtype(f"<{kind.text}"))
+        self.value = numbers.reshape(shape, order="F" if by_column else "C")
+
+
+def _array(*arguments: Any) -> _Array:
+    return _Array()
 
 
 def _type(text: Any, *rest: Any) -> _Type:
@@ -149,10 +176,13 @@ CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered,
     "dnnlib.util.EasyDict": _ordered,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch.storage._load_from_bytes": _nested,
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core.multiarray._reconstruct": _array,
+    "numpy._core.multiarray._reconstruct": _array,
     "numpy.dtype": _type,
     "builtins.set": _set,
     "torch.Size": tuple,
@@ -164,6 +194,10 @@ MODULES = {
     "torch.nn.modules.container.Sequential": "Sequential",
 }
 """Classes of torch whose objects are read as a `Thing`."""
+
+
+INERT = {"numpy.ndarray", "torch.float16", "torch.bfloat16", "torch.float32", "torch.float64"}
+"""Names that a file may mention, and that nobody calls."""
 
 
 class _Reader:
@@ -274,7 +308,7 @@ class _Reader:
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise PickleRefused("it asks for something without a name")
         text = f"{module}.{attribute}"
-        if text not in CALLS and text not in MODULES and text not in self.names:
+        if not any(text in known for known in (CALLS, MODULES, INERT, self.names)):
             raise PickleRefused(f"it asks for {text:.100}, which could run code")
         self.stack.append(_Name(text))
 
@@ -293,6 +327,10 @@ class _Reader:
         state, whole = self.stack.pop(), self.stack[-1]
         if isinstance(whole, Thing) and isinstance(state, dict):
             whole.state = state
+        elif isinstance(whole, _Array):
+            whole.fill(state)
+        elif isinstance(whole, _Type) and isinstance(state, tuple) and state[1:2] == (">",):
+            raise PickleRefused("it holds numbers of numpy in big-endian order")
         elif not isinstance(whole, _Type | dict):
             raise PickleRefused("it sets the state of something that has none")
 
@@ -345,6 +383,8 @@ def read_pickle_file(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror or error}", "give the path of a file") from error
     except MemoryError as error:
         raise UserError(f"{path} is larger than the memory", "give a smaller file") from error
+    if data[:2] == b"PK":
+        raise UserError(f"{path} is a zip, as torch writes them, and no plain pickle", "give the network's snapshot")
     try:
         return read_pickles(io.BytesIO(data))
     except PickleRefused as error:

@@ -10,6 +10,7 @@ import pickle
 import struct
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -211,6 +212,13 @@ def test_a_file_of_torch_that_would_call_something(case, nest, capsys):
     assert "asks for posix.mkdir, which could run code" in refused(path, capsys, "guided")
 
 
+def test_a_zip_of_torch_is_no_snapshot(nest, capsys):
+    """EDM's training-state-*.pt holds whole modules."""
+    path = nest / "training-state-000001.pt"
+    path.write_bytes(TORCH["a zip of torch"])
+    assert "is a zip, as torch writes them, and no plain pickle" in refused(path, capsys)
+
+
 def test_a_file_of_torch_that_is_damaged(nest, capsys):
     whole = torch_zip({"x": torch.zeros(1000)})
     for data in (
@@ -260,6 +268,21 @@ def test_the_source_text_in_a_snapshot_is_not_run(nest, monkeypatch, capsys):
     path.write_bytes(dumped(whole))
     assert main(["profile", f"edm:{path}", "--counts-only"]) == 0
     assert not os.path.exists(CANARY)
+
+
+def test_numbers_and_arrays_of_numpy_are_read():
+    values = {
+        "scale": np.sqrt(np.float64(0.5)),
+        "taps": np.array([[1, 3], [3, 1]], dtype=np.int32),
+        "on": np.bool_(True),
+    }
+    found = pickle_reader.read_pickles(io.BytesIO(dumped(values)))
+    assert (found["scale"], found["on"]) == (np.sqrt(0.5), True)
+    assert found["taps"].value.tolist() == [[1, 3], [3, 1]]
+    with pytest.raises(pickle_reader.PickleRefused, match="big-endian"):
+        pickle_reader.read_pickles(io.BytesIO(dumped(np.array([1.0], dtype=">f4"))))
+    with pytest.raises(pickle_reader.PickleRefused, match="unknown type"):
+        pickle_reader.read_pickles(io.BytesIO(dumped(np.array([None]))))
 
 
 def test_a_name_that_is_known_is_called_by_nobody_else():
