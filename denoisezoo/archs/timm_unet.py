@@ -109,10 +109,21 @@ class Encoder(nn.Module):
             net = self._create(options | {"out_indices": tuple(range(count))} | _weights(config))
             maps, reductions = self._shapes(net, options["in_chans"])
         self.net = net
-        _convert_norms(net, config)
+        if _convert_norms(net, config):
+            self._check(net, options["in_chans"])
         self.reductions = reductions
         self.channels = [shape[1 if layout == "NCHW" else 3] for shape, layout in maps]
         self.layouts = [layout for _, layout in maps]
+
+    def _check(self, net: nn.Module, in_chans: int) -> None:
+        """Refuse a backbone that goes on without its batch norms badly: some look into them."""
+        try:
+            self._shapes(net, in_chans)
+        except Exception as error:
+            raise UserError(
+                f"timm's {self.name} does not run without its batch norms ({_line(error)})",
+                "choose another encoder (docs/timm.md lists which work)",
+            ) from error
 
     def _create(self, options: dict[str, Any]) -> nn.Module:
         """The backbone; one that is of a fixed size is built for this one."""
@@ -141,13 +152,14 @@ class Encoder(nn.Module):
         with torch.no_grad():
             maps = shadow(torch.empty(1, in_chans, self.resolution, self.resolution, device="meta"))
         found, reductions = [], []
-        for feature, channels in zip(maps, net.feature_info.channels(), strict=True):  # type: ignore[union-attr, operator]
+        info: Any = net.feature_info
+        for feature, channels, reported in zip(maps, info.channels(), info.reduction(), strict=True):
             layout = "NCHW" if feature.shape[1] == channels and feature.shape[2] == feature.shape[3] else "NHWC"
             side = feature.shape[2] if layout == "NCHW" else feature.shape[1]
             reduction = self.resolution // side
-            if reduction * side != self.resolution or reduction & (reduction - 1):
+            if reduction * side != self.resolution or reduction & (reduction - 1) or reduction != reported:
                 raise UserError(
-                    f"timm's {self.name} makes maps of {side} pixels from images of {self.resolution}",
+                    f"timm's {self.name} makes maps of {side} pixels, 1/{reported} it says, of {self.resolution} pixels",
                     "use a size that it halves evenly, or another encoder",
                 )
             found.append((feature.shape, layout))
@@ -181,11 +193,11 @@ def _line(error: Exception | None) -> str:
     return f"{type(error).__name__}: {text[:120]}"
 
 
-def _convert_norms(net: nn.Module, config: TimmUNetConfig) -> None:
-    """Do away with norms over the batch, or refuse them."""
+def _convert_norms(net: nn.Module, config: TimmUNetConfig) -> bool:
+    """Do away with norms over the batch, or refuse them; whether there were any."""
     batch_norms = [name for name, module in net.named_modules() if _is_batch_norm(module)]
     if not batch_norms:
-        return
+        return False
     what = f"timm's {config.encoder} has {len(batch_norms)} batch norms, which mix noise levels"
     if config.norm == "own":
         raise UserError(what, "give norm group, or with pretrained weights norm frozen, or choose another encoder")
@@ -198,6 +210,7 @@ def _convert_norms(net: nn.Module, config: TimmUNetConfig) -> None:
         setattr(
             home, child, nn.Sequential(new, *(getattr(old, part) for part in ("drop", "act") if hasattr(old, part)))
         )
+    return True
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
