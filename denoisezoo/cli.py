@@ -9,7 +9,8 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from denoisezoo import __version__
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may be no UTF-8, or terminals less than that
             sys.stdout.reconfigure(errors="backslashreplace")
-        status = dispatch([word for word in words if word != "--debug"])
+        command = dispatch([word for word in words if word != "--debug"])
+        status = int(command())
         sys.stdout.flush()  # a reader that has gone shows here, not at the interpreter's exit
         return status
     except SystemExit as error:  # argparse after --help or --version
@@ -108,15 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(f"{what}; run again with --debug to see where, and report it", EXIT_ERROR, debug)
 
 
-def dispatch(words: list[str]) -> int:
-    """Run the command that the words name."""
+def dispatch(words: list[str]) -> Callable[[], int]:
+    """The command that the words name, ready to be called."""
     if not words or words[0] in {"-h", "--help"}:
         print(overview())
-        return 0
+        return int
     name, *rest = words
     if name == "--version":
         print(f"denoisezoo {__version__}")
-        return 0
+        return int
     if name.startswith("-"):
         raise unknown("option", name, ["--help", "--version", "--debug"], "denoisezoo --help")
     if name not in COMMANDS:
@@ -124,7 +126,7 @@ def dispatch(words: list[str]) -> int:
     keep_freed_memory()
     module = importlib.import_module(COMMANDS[name][0])
     if hasattr(module, "run_raw"):
-        return int(module.run_raw(rest))
+        return partial(module.run_raw, rest)
     parser = Parser(prog=f"denoisezoo {name}", description=(module.__doc__ or "").strip())
     module.add_arguments(parser)
     parser.add_argument(
@@ -132,8 +134,7 @@ def dispatch(words: list[str]) -> int:
         help="packages whose code a run may name (none but denoisezoo)",
     )  # fmt: skip
     args = parser.parse_args(rest)
-    with trusting(args.trust):
-        return int(module.run(args))
+    return trusting(args.trust)(partial(module.run, args))
 
 
 def overview() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -74,28 +74,30 @@ def choose(mode: Mode, efforts: Sequence[Effort], sandwich: Sandwich, seed: int)
     return [efforts[-1], efforts[0], *(middle[i] for i in order[: sandwich.between])]
 
 
-def sandwich_losses(
-    objective: Objective,
-    step: Step,
-    efforts: Sequence[Effort],
-    sandwich: Sandwich,
-    generator: Callable[[int], torch.Generator],
-) -> list[Loss]:
-    """The losses of the efforts of one step; the gradient of their sum is the sum of their gradients.
+class Passes(NamedTuple):
+    """What one step trains: the same batch at several efforts.
 
-    Args:
-        objective: The objective.
+    Attributes:
         step: Denoiser, batch and number of the step.
         efforts: From `choose`.
         sandwich: What passes share.
         generator: Gives a generator for the number of a pass, the same one for the same number.
     """
+
+    step: Step
+    efforts: Sequence[Effort]
+    sandwich: Sandwich
+    generator: Callable[[int], torch.Generator]
+
+
+def losses_of(objective: Objective, passes: Passes) -> list[Loss]:
+    """The loss of each pass; the gradient of their sum is the sum of their gradients."""
     losses: list[Loss] = []
-    for index, effort in enumerate(efforts):
+    for index, effort in enumerate(passes.efforts):
         # What the others distil is the full network's error, since all errors have the same target.
-        full_error = losses[0].error.detach() if sandwich.distill and index else None
-        source = generator(0 if sandwich.shared_noise else index)
-        losses.append(objective(replace(step, generator=source, effort=effort, full_error=full_error)))
+        full_error = losses[0].error.detach() if passes.sandwich.distill and index else None
+        source = passes.generator(0 if passes.sandwich.shared_noise else index)
+        losses.append(objective(replace(passes.step, generator=source, effort=effort, full_error=full_error)))
     return losses
 
 

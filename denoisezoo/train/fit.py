@@ -79,21 +79,17 @@ class TrainResult:
 
 
 @rewording(as_keys)
-def train(args: Sequence[str]) -> TrainResult:
+def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
     """Train as `denoisezoo train ARGS` does.
 
     Args:
-        args: `--config RECIPE` and any overrides, as on the command line.
+        what: `--config RECIPE` and any overrides, as on the command line; or what somebody by hand has built.
 
     Raises:
         UserError: The recipe or a value is wrong, the run folder holds another run, another process trains there, or it
             cannot be written.
     """
-    return train_built(parse_recipe(args))
-
-
-def train_built(cli: RecipeCLI) -> TrainResult:
-    """Train what a parsed recipe, or somebody by hand, has built; see `train`."""
+    cli = what if isinstance(what, RecipeCLI) else parse_recipe(what)
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
     check_samples(cli)
@@ -101,17 +97,30 @@ def train_built(cli: RecipeCLI) -> TrainResult:
     with contextlib.ExitStack() as held:
         if cli.trainer.is_global_zero:  # the other processes of the run share its folder
             held.enter_context(only_writer(folder, "wait until it ends, or give another `trainer.default_root_dir`"))
-        return _train(cli, folder)
+        begin, result = begin_in(cli, folder)
+        if result is not None:
+            return result
+        try:
+            with quiet(), honest_exits(), one_error_for_all(cli.trainer, folder), resuming(begin):
+                cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=begin, weights_only=True)
+            result = finish(cli, folder)
+        finally:
+            close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
+    return result
 
 
-def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
-    """Train in a folder that nothing else writes into."""
+def begin_in(cli: RecipeCLI, folder: Path) -> tuple[Path | None, TrainResult | None]:
+    """Make ready to train in a folder that nothing else writes into.
+
+    Returns:
+        The checkpoint to go on from, None for a fresh run; and what a run has come to that is through already.
+    """
     config = plain_config(cli)
     checkpoint = newest_checkpoint(folder)
     parts = cli.trainer.world_size * cli.trainer.accumulate_grad_batches
     done, known = steps_done(checkpoint, folder, config, cli.model, parts)
     if done and 0 < cli.trainer.max_steps <= done and (facts := read_facts(folder)):
-        return TrainResult(folder, done, 0, facts)
+        return checkpoint, TrainResult(folder, done, 0, facts)
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
@@ -124,15 +133,7 @@ def _train(cli: RecipeCLI, folder: Path) -> TrainResult:
         save_config(folder, config)
     add_loggers(cli, folder, done, config)
     log_costs(cli.trainer.loggers, cli.model.name, cli.model.denoiser.backbone)
-    result = None
-    try:
-        begin = checkpoint if done else None
-        with quiet(), honest_exits(), one_error_for_all(cli.trainer, folder), resuming(begin):
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=begin, weights_only=True)
-        result = finish(cli, folder)
-    finally:
-        close_loggers(cli.trainer.loggers, folder, result.facts if result else None)
-    return result
+    return checkpoint if done else None, None
 
 
 @rank_zero_only

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.ranks import gather
 from denoisezoo.train.checkpoint import newest_checkpoint
+from denoisezoo.train.efforts import losses_of
 from denoisezoo.train.log import log_due, log_now, loss_due
 from denoisezoo.train.noise_bins import bin_names, bin_of
 from denoisezoo.train.precision import loss_scale
@@ -228,7 +229,7 @@ def first_non_finite(module: LightningModule, batch: Any, batch_idx: int) -> str
         if not parameter.detach().isfinite().all():
             return f"weight {name} is not finite"
     with torch.no_grad(), _watched(module) as found:
-        module.losses(module.encoded(batch, batch_idx), batch_idx)
+        losses_of(module.objective, module.passes(module.encoded(batch, batch_idx), batch_idx))
     return f"first non-finite activation in {found[0]}" if found else None
 
 

@@ -15,13 +15,13 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from denoisezoo.archs import FORMAT, Effort, compile_network
-from denoisezoo.diffusion import Loss, NetworkDenoiser, Objective, Step
+from denoisezoo.archs import FORMAT, compile_network
+from denoisezoo.diffusion import NetworkDenoiser, Objective, Step
 from denoisezoo.diffusion.capabilities import advance, stages_of
 from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.conditions import check_dropout
 from denoisezoo.train.adversary import ADAM, Opponent
-from denoisezoo.train.efforts import DDSM, Mode, Sandwich, check_mode, choose, expected_macs, sandwich_losses
+from denoisezoo.train.efforts import DDSM, Mode, Passes, Sandwich, check_mode, choose, expected_macs, losses_of
 from denoisezoo.train.ema import average_of
 from denoisezoo.train.log import StepNotes, log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
@@ -119,7 +119,7 @@ class TrainingModule(LightningModule):
             return
         if self._partners:
             raise UserError(
-                "fsdp2 divides one network, and this objective trains another beside it", "use --trainer.strategy ddp"
+                "fsdp2 divides one network, and this objective trains another beside it", "set `trainer.strategy=ddp`"
             )
         shadow = copy.deepcopy(self.denoiser)
         shadow.to("meta")
@@ -184,30 +184,44 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor | None:
         """The objective of one batch; None skips a batch that could not be computed."""
+        size = len(batch["image"])
         for denoiser in (self.denoiser, *self._average):
             unshard(denoiser.backbone)
         try:
-            return self._with_others(self._training_step(batch, batch_idx))
+            advance(self.denoiser.process, self.global_step)
+            self.objective.advance(self.global_step)
+            latents = self.encoded(batch, batch_idx)
+            for name, opponent in self.opponents.items():
+                self._oppose(name, opponent, latents, batch_idx)
+            passes = self.passes(latents, batch_idx)
+            losses = losses_of(self.objective, passes)
         except ComputationError as error:
             if self.on_failure == "stop":
                 raise
             self.failure = error.what
+            return self._missed(size)
         finally:
             for average in self._average:
                 reshard(average.backbone)
+        self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
+        self.images_seen += size * self.trainer.world_size
+        self.train_seconds = time.perf_counter() - self._started
+        self.notes.add(self.trainer, "train/loss", losses[0].loss)
+        for effort, loss in zip(passes.efforts, losses, strict=True) if len(losses) > 1 else ():
+            self.notes.add(self.trainer, f"train/loss_at_{effort:g}", loss.per_sample.mean())
+        return self._with_others(torch.stack([loss.loss for loss in losses]).sum())
+
+    def _missed(self, size: int) -> Tensor | None:
+        """Count a batch that could not be computed as other processes do theirs; what the step returns for it."""
         for opponent in self.opponents.values():
             opponent.forget()
         if self.trainer.world_size > 1 or is_sharded(self.denoiser.backbone):
-            self._miss(len(batch["image"]))
+            self.noise_bins.latest = None
+            self.images_seen += size * self.trainer.world_size
+            self.notes.add(self.trainer, "train/loss", torch.full((), math.nan, device=self.device))
             return self._with_others(None)
         self.skipped += 1
         return None
-
-    def _miss(self, size: int) -> None:
-        """Count and log a batch that could not be computed as the other processes do theirs."""
-        self.noise_bins.latest = None
-        self.images_seen += size * self.trainer.world_size
-        self.notes.add(self.trainer, "train/loss", torch.full((), math.nan, device=self.device))
 
     def _with_others(self, loss: Tensor | None) -> Tensor:
         """The loss, or if there is none a NaN, for which `Guard` skips the step on all processes: they wait for ours.
@@ -222,22 +236,6 @@ class TrainingModule(LightningModule):
                 return spoiled(self.denoiser.backbone)
         assert loss is not None, "only under on_failure skip"
         return used_alike(self.denoiser.backbone, loss) if self.chooses else loss
-
-    def _training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        advance(self.denoiser.process, self.global_step)
-        self.objective.advance(self.global_step)
-        size = len(batch["image"])
-        latents = self.encoded(batch, batch_idx)
-        for name, opponent in self.opponents.items():
-            self._oppose(name, opponent, latents, batch_idx)
-        efforts, losses = self.losses(latents, batch_idx)
-        self.noise_bins.add(self.denoiser.process.log_snr(losses[0].t), losses[0].per_sample)
-        self.images_seen += size * self.trainer.world_size
-        self.train_seconds = time.perf_counter() - self._started
-        self.notes.add(self.trainer, "train/loss", losses[0].loss)
-        for e, x in zip(efforts, losses, strict=True) if len(efforts) > 1 else ():
-            self.notes.add(self.trainer, f"train/loss_at_{e:g}", x.per_sample.mean())
-        return torch.stack([loss.loss for loss in losses]).sum()
 
     def _oppose(self, name: str, opponent: Opponent, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """An opponent's gradient of one batch."""
@@ -269,8 +267,8 @@ class TrainingModule(LightningModule):
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Nothing: `optimizer_step` has done it."""
 
-    def losses(self, batch: Mapping[str, Tensor], batch_idx: int) -> tuple[list[Effort], list[Loss]]:
-        """The efforts that a batch trains and their losses: the same ones each time that it is called in a step.
+    def passes(self, batch: Mapping[str, Tensor], batch_idx: int) -> Passes:
+        """What a batch trains: the same efforts, times and noise each time that it is called in a step.
 
         Args:
             batch: From `encoded`.
@@ -281,12 +279,10 @@ class TrainingModule(LightningModule):
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
         batch = self._drop_labels(batch, key)
         step = Step(self.denoiser, batch, number=self.global_step, average=next(iter(self._average), None))
-        return efforts, sandwich_losses(
-            self.objective, step, efforts, self.sandwich, partial(self._pass_generator, key)
-        )
+        return Passes(step, efforts, self.sandwich, partial(self._pass_generator, key))
 
     def encoded(self, batch: Mapping[str, Tensor], batch_idx: int) -> Mapping[str, Tensor]:
-        """A batch of data as `losses` takes it: in latents, the same ones each time that it is called in a step."""
+        """A batch of data as `passes` takes it: in latents, the same ones each time that it is called in a step."""
         return self.denoiser.codec.to_batch(batch, self.generator(5, *self.step_key(batch_idx)))
 
     def _drop_labels(self, batch: Mapping[str, Tensor], key: tuple[int, ...]) -> Mapping[str, Tensor]:

@@ -15,7 +15,7 @@ from denoisezoo.recorded import UndescribableError, describe
 from denoisezoo.train.changes import as_words
 from denoisezoo.train.described import BY_HAND, describe_denoiser, title_of
 from denoisezoo.train.efforts import Sandwich
-from denoisezoo.train.fit import TrainResult, train_built
+from denoisezoo.train.fit import TrainResult, train
 from denoisezoo.train.module import TrainingModule
 from denoisezoo.train.optimizer import OptimizerConfig
 from denoisezoo.train.recipe import parse_recipe
@@ -80,7 +80,7 @@ def train_objects(
     )
     kept = {"optimizer": dataclasses.asdict(optimizer), "seed": seed, **describe(training)}
     described = {"model": _described(denoiser, objective) | kept, "data": _named(data) or {}}
-    return train_built(parse_recipe(words, given=(module, data), described=described))
+    return train(parse_recipe(words, given=(module, data), described=described))
 
 
 def _described(denoiser: NetworkDenoiser, objective: Objective) -> dict[str, Any]:

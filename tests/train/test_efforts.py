@@ -11,7 +11,7 @@ from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import read_checkpoint
-from denoisezoo.train.efforts import Sandwich, check_mode, choose, expected_macs, sandwich_losses, training_macs
+from denoisezoo.train.efforts import Passes, Sandwich, check_mode, choose, expected_macs, losses_of, training_macs
 from denoisezoo.train.fit import train
 
 EFFORTS = (0.25, 0.5, 0.75, 1.0)
@@ -55,7 +55,7 @@ def test_gradients_are_the_sum_of_separate_ones(setting, sandwich):
     def generator(index):
         return torch.Generator().manual_seed(100 + index)
 
-    losses = sandwich_losses(objective, Step(denoiser, batch), [1.0, 0.5], sandwich, generator)
+    losses = losses_of(objective, Passes(Step(denoiser, batch), [1.0, 0.5], sandwich, generator))
     sum(loss.loss for loss in losses).backward()
     together = gradients(denoiser)
     separate = []
@@ -76,9 +76,8 @@ def test_passes_share_times_and_noise_or_do_not(setting):
     denoiser, batch = setting
     objective = EDMLoss()
     for sandwich, same in ((Sandwich(), False), (Sandwich(shared_noise=True), True)):
-        a, b = sandwich_losses(
-            objective, Step(denoiser, batch), [1.0, 0.5], sandwich, lambda i: torch.Generator().manual_seed(i)
-        )
+        passes = Passes(Step(denoiser, batch), [1.0, 0.5], sandwich, lambda i: torch.Generator().manual_seed(i))
+        a, b = losses_of(objective, passes)
         assert torch.equal(a.t, b.t) == same
 
 
