@@ -119,7 +119,7 @@ class TrainingModule(LightningModule):
             return
         if self._partners:
             raise UserError(
-                "fsdp2 divides one network, and this objective trains another beside it", "set `trainer.strategy=ddp`"
+                "fsdp2 divides one network, and this objective trains another beside it", "use `trainer.strategy=ddp`"
             )
         shadow = copy.deepcopy(self.denoiser)
         shadow.to("meta")
