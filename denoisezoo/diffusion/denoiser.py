@@ -390,7 +390,7 @@ def check_images(process: Process, resolution: int, stages: int = 1) -> None:
     if stages not in (1, count := len(stages_of(process))):
         raise UserError(
             f"the network has {stages} stages, and {name} {count}",
-            "choose a process with as many stages as the network",
+            "give another `process`, with as many stages as the network",
         )
 
 

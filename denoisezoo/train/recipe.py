@@ -50,8 +50,8 @@ PART = re.compile(r"(?<![\w.`-])((?:network|process|preconditioning|objective)\.
 
 
 def as_keys(text: str) -> str:
-    """A text with the arguments of parts as keys of a recipe: process.resolution is `model.process.resolution`."""
-    return PART.sub(r"`model.\1`", text)
+    """A text with parts and their arguments as keys of a recipe: process.resolution is `model.process.resolution`."""
+    return PART.sub(r"`model.\1`", text).replace("`process`", "`model.process`")
 
 
 class RecipeParser(LightningArgumentParser):

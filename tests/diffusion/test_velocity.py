@@ -34,10 +34,13 @@ def test_exact_flows_move_with_it(process):
     covariance A C A' + R R', so that with du/dt = V u the derivative of it is V S + S V'.
     """
     C, channels = 0.49, 1
-    D = 16 * process.k
-    mean, cov = torch.zeros(process.k * channels, 4, 4, dtype=torch.float64), C * torch.eye(D, dtype=torch.float64)
+    D = 16 * process.basis.k
+    mean, cov = (
+        torch.zeros(process.basis.k * channels, 4, 4, dtype=torch.float64),
+        C * torch.eye(D, dtype=torch.float64),
+    )
     oracle, t = GaussianOracle(process, mean, cov), 0.3 * process.t_max
-    unit = torch.eye(D, dtype=torch.float64).reshape(D, process.k, 4, 4)
+    unit = torch.eye(D, dtype=torch.float64).reshape(D, process.basis.k, 4, 4)
     V = oracle.velocity(unit, torch.full((D,), t, dtype=torch.float64)).reshape(D, D).T  # the flow is linear in u
 
     def covariance(t):

@@ -5,6 +5,7 @@ import torch
 
 from denoisezoo.cli import main
 from denoisezoo.diffusion import Given
+from denoisezoo.diffusion.capabilities import nearest_time
 from denoisezoo.errors import UserError
 from denoisezoo.runs.run import load_run
 from tests.interop.written import SNAPSHOTS, eight, image, write_snapshot
@@ -40,7 +41,7 @@ def test_outputs_are_those_of_edm(name, tmp_path, monkeypatch):
         torch.testing.assert_close(sign * eight(y), torch.tensor(F[name]), rtol=0, atol=1e-5)
         process = denoiser.process
         sigma = torch.tensor([2.0, 2.0], dtype=torch.float64)
-        t = process.nearest_time(process.t_of_sigma(sigma))
+        t = nearest_time(process, process.t_of_sigma(sigma))
         found = denoiser(2 * image(2, 3, 8, 8).double() * process.alpha(t)[:, None, None, None], t, given)
     torch.testing.assert_close(eight(found.u_0).float(), torch.tensor(D[name]), rtol=0, atol=3e-4)
     assert run.sampling() == {"sampler": "edm", "steps": 18}

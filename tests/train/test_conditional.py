@@ -292,7 +292,7 @@ def module_of(**options):
         ({"task": "Edgez"}, "Edges"),
         ({"network": {"cond_channels": 0}}, "network.cond_channels 1"),
         ({"network": {"cond_channels": 2}}, "conditions of 2 channels"),
-        ({"process": JOINT, "network": {"in_channels": 3}}, "in_channels 2"),
+        ({"process": JOINT, "network": {"in_channels": 3}}, "in_channels to 2"),
         ({"process": JOINT | {"init_args": JOINT["init_args"] | {"cond_channels": 3}}, "network": {"in_channels": 4}},
          "process.cond_channels 1"),
         ({"process": {"class_path": "Joint", "init_args": {"x": "RectifiedFlow"}}}, "without any signal"),

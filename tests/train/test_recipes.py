@@ -71,11 +71,11 @@ def test_calls_of_imagenet_recipes_cost_what_their_networks_do(name, macs, monke
         (["--model.network.in_channels", "3"], "puts out 1 channels, and 3 are to be predicted for images of 3"),
         (
             ["--model.network.out_channels", "3"],
-            "set --model.network.out_channels to 1, or --model.network.in_channels to 3 for images",
+            "set `model.network.out_channels` to 1, or `model.network.in_channels` to 3 for images",
         ),
         (
             ["--model.network.in_channels", "3", "--model.network.out_channels", "3"],
-            "add --model.network.in_channels 1 --model.network.out_channels 1",
+            "set `model.network.in_channels=1` and `model.network.out_channels=1`",
         ),
         (["--model.network.num_classes", "10"], "classes"),
         (["--model.process.sigma_min", "9999"], "sigma_min"),

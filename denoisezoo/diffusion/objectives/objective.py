@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
-from denoisezoo.diffusion.capabilities import stages_of, state_shape
+from denoisezoo.diffusion.capabilities import Conditioned, stages_of, state_shape
 from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UncountableError
@@ -182,15 +182,17 @@ class Objective(Recorded, ABC):
 
 def network_alone(step: Step) -> Iterator[Case]:
     """One pass of the network at each stage of its process: what an objective costs that does no more."""
-    denoiser, image = step.denoiser, step.batch["image"]
+    denoiser, image, given = step.denoiser, step.batch["image"], step.given
     assert isinstance(denoiser, NetworkDenoiser)
+    if isinstance(denoiser.process, Conditioned):  # it takes the condition itself
+        given = given._replace(image=None)
     stages = stages_of(denoiser.process)
     for first, _ in stages:
         side = state_shape(denoiser.process, image.shape, first)[-1]
         x = image.new_zeros(1, denoiser.backbone.spec.in_channels, side, side)
 
         def output(x: Tensor = x) -> Tensor:
-            return denoiser.backbone(x, x.new_zeros(1), step.given, step.effort).sum()
+            return denoiser.backbone(x, x.new_zeros(1), given, step.effort).sum()
 
         yield Case(1 / len(stages), output)
 
