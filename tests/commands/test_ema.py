@@ -54,7 +54,7 @@ def test_mistakes(run, trained, capsys):
         ([str(run), "--sigma-rel", "0.4"], "sigma_rel is 0.4; give a number above 0 and up to 0.25"),
         ([str(run), "--sigma-rel", "x"], "list of numbers"),
         ([str(run), "--metric", "recal"], "unknown metric 'recal'; did you mean recall"),
-        ([str(run), "--guide", str(run)], "guide is given without guidance"),
+        ([str(run), "--guide", str(run)], "--guide is given without --guidance"),
     ]:
         assert main(["ema", *words, *FEW]) == 2
         error = capsys.readouterr().err.splitlines()[-1]
@@ -85,4 +85,4 @@ def test_a_guide_is_sampled_priced_and_named(trained, tmp_path, capsys):
         dz.evaluate(run, guidance=1.5, guide=other, num=4, steps=2)
     capsys.readouterr()
     assert main(["profile", "ddpm_tiny", *price, "--guide", str(earlier)]) == 2
-    assert "guide is given without guidance" in capsys.readouterr().err
+    assert "--guide is given without --guidance" in capsys.readouterr().err

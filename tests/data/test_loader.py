@@ -184,7 +184,16 @@ def test_a_batch_larger_than_the_data():
 
 
 def test_the_registry_names_what_the_classes_are_called():
-    assert DATASETS.names() == ["augmented", "cifar10", "digits", "image_folder", "image_zip", "paired", "photos"]
+    assert DATASETS.names() == [
+        "augmented",
+        "cifar10",
+        "digits",
+        "image_folder",
+        "image_zip",
+        "latents",
+        "paired",
+        "photos",
+    ]
     assert all(DATASETS[name].dataset == name for name in DATASETS)
     with pytest.raises(UserError, match=r"did you mean digits"):
         DATASETS["digit"]

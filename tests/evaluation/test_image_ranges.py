@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
+from denoisezoo.diffusion import create_denoiser
 from denoisezoo.diffusion.processes.scalar import EDM
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import create_features
@@ -81,7 +80,7 @@ def test_every_figure_takes_pixels_and_images_alike(figure):
 
 def test_the_noise_curve():
     with pytest.raises(UserError, match="are int64"):
-        denoising_error(SimpleNamespace(process=EDM()), PIXELS.long())
+        denoising_error(create_denoiser("ddpm_tiny", EDM()), PIXELS.long())
 
 
 def test_pictures_and_both_conversions_refuse_integers():

@@ -134,5 +134,5 @@ def test_the_box_filter_is_checked(tmp_path, monkeypatch):
 
 
 def test_weights_that_the_file_has_not_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="holds the ema weights alone; give --weights ema"):
+    with pytest.raises(UserError, match="holds the ema weights alone; give `weights=ema`"):
         load_run(write(tmp_path, monkeypatch), weights="raw")

@@ -73,7 +73,7 @@ def test_options_say_what_the_file_does_not(tmp_path):
 
 WRONG = {
     "no model": (lambda found: found.pop("model"), "holds no 'model'"),
-    "no average": (lambda found: found.pop("ema"), "holds no averaged weights; give --weights raw"),
+    "no average": (lambda found: found.pop("ema"), "holds no averaged weights; give `weights=raw`"),
     "another average": (lambda found: found["ema"]["shadow_params"].pop(), "averages .* tensors, and its network has"),
     "an average in another order": (
         lambda found: found["ema"]["shadow_params"].reverse(),

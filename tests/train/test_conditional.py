@@ -314,7 +314,7 @@ DROPPED = (*LABELS, "--model.label_dropout", 0.1)
 MISTAKES = {
     (): [
         (("--guidance", "2"), "no class labels"),
-        (("--guidance-interval", "1,2"), "without guidance"),
+        (("--guidance-interval", "1,2"), "without --guidance"),
         (("--condition", "."), "no condition"),
         (("--draws", "0"), "--draws"),
     ],

@@ -181,11 +181,13 @@ def fails_once(monkeypatch):
     """The third batch cannot be computed, as when an ODE becomes too stiff."""
     compute, calls = EDMLoss.__call__, []
 
-    def failing(self, *args, **kwargs):
-        calls.append(args)
+    def failing(self, step):
+        if step.batch["image"].is_meta:  # it is priced, not trained
+            return compute(self, step)
+        calls.append(step)
         if len(calls) == 3:
             raise ComputationError("solver failed in block encoder.0", "raise rtol")
-        return compute(self, *args, **kwargs)
+        return compute(self, step)
 
     monkeypatch.setattr(EDMLoss, "__call__", failing)
 

@@ -125,6 +125,8 @@ def test_the_noise_level_of_a_bad_image_is_its_own(arguments, tmp_path, monkeypa
 
     def watched(self, step):
         loss = compute(self, step)
+        if loss.per_sample.is_meta:  # it is priced, not trained
+            return loss
         bad = ~loss.per_sample.isfinite()
         expected.extend(bin_names()[i] for i in bin_of(step.denoiser.process.log_snr(loss.t))[bad].tolist())
         return loss
@@ -248,7 +250,11 @@ def test_all_batches_of_a_step_are_looked_at(arguments, monkeypatch):
 def test_computations_that_all_give_up_end_training(arguments, monkeypatch):
     from denoisezoo.diffusion.objectives.regression import EDMLoss
 
-    def gives_up(*args, **kwargs):
+    compute = EDMLoss.__call__
+
+    def gives_up(self, step):
+        if step.batch["image"].is_meta:  # it is priced, not trained
+            return compute(self, step)
         raise ComputationError("solver failed in block encoder.0", "raise rtol")
 
     monkeypatch.setattr(EDMLoss, "__call__", gives_up)

@@ -71,10 +71,10 @@ def test_a_resumed_run_has_the_same(home):
 def test_a_run_that_began_without_cannot_go_on_with_them(home):
     shutil.copytree(home / "run", home / "later", symlinks=True)
     more = ["--trainer.max_steps", "12"]
-    with pytest.raises(UserError, match=r"no averages|widths 0\.05, 0\.1 .*give --posthoc\.sigma_rel \[0\.05, 0\.1\]"):
+    with pytest.raises(UserError, match=r"no averages|widths 0\.05, 0\.1 .*sigma_rel` to \[0\.05, 0\.1\]"):
         train(words(home, "later", *more, "--posthoc.sigma_rel", "[0.07]"))
     train(words(home, "later", *more, "--posthoc.every_n_steps", "0"))
-    with pytest.raises(UserError, match=r"kept no averages from its beginning; leave --posthoc\.every_n_steps out"):
+    with pytest.raises(UserError, match=r"kept no averages from its beginning; leave `posthoc\.every_n_steps` out"):
         train(words(home, "later", "--trainer.max_steps", "14"))
 
 

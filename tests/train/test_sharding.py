@@ -159,16 +159,16 @@ def test_two_ddp_processes_may_train_different_stages(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--trainer.strategy", "fsdp"], "use --trainer.strategy fsdp2, or ddp"),
-        (["--trainer.strategy", "deepspeed_stage_2"], "use --trainer.strategy fsdp2, or ddp"),
+        (["--trainer.strategy", "fsdp"], "use `trainer.strategy=fsdp2`, or ddp"),
+        (["--trainer.strategy", "deepspeed_stage_2"], "use `trainer.strategy=fsdp2`, or ddp"),
         (
             ["--trainer.strategy.class_path", "lightning.pytorch.strategies.ModelParallelStrategy"],
-            "use --trainer.strategy fsdp2, or ddp",
+            "use `trainer.strategy=fsdp2`, or ddp",
         ),
-        ([*FSDP, *map(str, UDPM)], "this objective has an adversary; use --trainer.strategy ddp"),
+        ([*FSDP, *map(str, UDPM)], "this objective has an adversary; use `trainer.strategy=ddp`"),
         ([*FSDP, "--model.optimizer.name", "muon"], "takes adam or adamw"),
-        ([*FSDP, "--model.compile", "true"], "use --model.compile false"),
-        ([*FSDP, "--trainer.precision", "16-mixed"], "use --trainer.precision bf16-mixed"),
+        ([*FSDP, "--model.compile", "true"], "use `model.compile=false`"),
+        ([*FSDP, "--trainer.precision", "16-mixed"], "use `trainer.precision=bf16-mixed`"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_in_one_line(arguments, tmp_path, words, expected):
