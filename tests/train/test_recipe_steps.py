@@ -56,6 +56,11 @@ NARROW = {
     "lightningdit_xl_1": SMALLEST,
     "ddt_xl_2": (*SMALLEST, "encoder_depth", "1"),
     "jit_b_16": (*SMALLEST, "class_start", "1", "bottleneck", "8"),
+    "dico_xl": ("channels", "8", "depths", "[1, 1, 1, 1, 1]", "num_classes", "2"),
+    "dic_xl": ("channels", "8", "depths", "[1, 1, 1, 1, 1]", "num_classes", "2"),
+    "fcdm_xl": ("channels", "8", "depths", "[1, 1, 1, 1, 1]", "num_classes", "2"),
+    "udit_l": ("channels", "8", "depths", "[1, 1, 1, 1, 1]", "num_heads", "1", "num_classes", "2"),
+    "edm2_s": ("channels", "16", "blocks", "1", "head_channels", "16", "num_classes", "2"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
 

@@ -36,6 +36,11 @@ def test_shipped_recipes_build(name, monkeypatch):
         ("imagenet_latents/uvit", 76_456_222_720),
         ("imagenet_latents/lightningdit", 118_626_140_160),
         ("imagenet_latents/ddt", 131_481_059_328),
+        ("imagenet_latents/dico", 87_220_969_472),
+        ("imagenet_latents/dic", 116_098_252_800),
+        ("imagenet_latents/fcdm", 64_530_022_400),
+        ("imagenet_latents/udit", 84_909_342_720),
+        ("imagenet_latents/edm2", 100_818_696_192),
         ("imagenet/jit", 25_222_840_320),
     ],
 )
