@@ -36,6 +36,12 @@ COST_OF_MISSING = {
     "ruff": "make lint",
     "mypy": "make lint",
     "types-pyyaml": "make lint",
+    "mkdocs": "make docs",
+    "mkdocs-material": "make docs",
+    "mkdocs-gen-files": "make docs",
+    "mkdocstrings": "make docs",
+    "jupytext": "make docs",
+    "matplotlib": "make figures",
     "triton": "torch.compile on CUDA",
 }
 """Package -> what does not work without it. Of the others, nothing much works."""

@@ -93,7 +93,7 @@ def guided(
     """
     if scale is None:
         if guide is not None:
-            raise UserError("a guide is given without a scale of guidance", "give both, e.g. guidance 1.5")
+            raise UserError("a guide is given without a scale of guidance", "give both, e.g. `guidance=1.5`")
         return denoiser
     return Guided(denoiser, scale, sigma_min=interval[0], sigma_max=interval[1], guide=guide)
 

@@ -137,7 +137,7 @@ def guide_of(guide: Guide | None, guidance: float | None) -> NetworkDenoiser | N
     if guide is None:
         return None
     if guidance is None:
-        raise UserError("guide is given without guidance", "give both, e.g. guidance 1.5")
+        raise UserError("`guide` is given without `guidance`", "give both, e.g. `guidance=1.5`")
     if isinstance(guide, Denoiser):
         if not isinstance(guide, NetworkDenoiser):
             raise UserError(f"{type(guide).__name__} has no network", "give a run, or a denoiser with one")

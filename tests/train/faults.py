@@ -141,12 +141,13 @@ def poison(trouble: Poison) -> None:
     import torch
 
     from denoisezoo.errors import ComputationError
+    from denoisezoo.train import module as training
     from denoisezoo.train.ema import EMA
     from denoisezoo.train.guard import Guard
     from denoisezoo.train.recipe_module import DiffusionModule
     from denoisezoo.train.sharding import mine
 
-    losses = DiffusionModule.losses
+    passes, losses_of, of_step = DiffusionModule.passes, training.losses_of, []
 
     def due(module, where):
         meets = dict(zip(trouble.steps, trouble.where, strict=True))
@@ -156,17 +157,21 @@ def poison(trouble: Poison) -> None:
         raise ComputationError("solver failed", "raise rtol")
 
     def poisoned(self, batch, batch_idx):
-        if due(self, "computation"):  # in the midst of the network's forward pass, if the pass comes by this layer
-            *_, layer = self.denoiser.backbone.modules()
+        of_step[:] = [self]
+        if due(self, "data"):
+            batch["image"][0, 0, 0, 0] = float("nan")
+        return passes(self, batch, batch_idx)
+
+    def computed(objective, drawn):
+        if due(of_step[0], "computation"):  # in the midst of the forward pass, if the pass comes by this layer
+            *_, layer = drawn.step.denoiser.backbone.modules()
             handle = layer.register_forward_pre_hook(give_up)
             try:
-                losses(self, batch, batch_idx)
+                losses_of(objective, drawn)
             finally:
                 handle.remove()
             give_up()
-        if due(self, "data"):
-            batch["image"][0, 0, 0, 0] = float("nan")
-        return losses(self, batch, batch_idx)
+        return losses_of(objective, drawn)
 
     def on_after_backward(self):
         if due(self, "gradient"):
@@ -188,7 +193,8 @@ def poison(trouble: Poison) -> None:
         }
         torch.save(state, trouble.keep / f"{self.global_rank}.pt")
 
-    DiffusionModule.losses = poisoned
+    DiffusionModule.passes = poisoned
+    training.losses_of = computed
     DiffusionModule.on_after_backward = on_after_backward
     DiffusionModule.on_train_end = on_train_end
 
