@@ -44,7 +44,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.profiling.machine import device_name
 from denoisezoo.profiling.pairing import median_interval
 from denoisezoo.profiling.roofline import peaks
-from denoisezoo.train.callbacks import Settled, Throughput
+from denoisezoo.train.callbacks import GarbageCollection, Throughput
 from denoisezoo.train.checkpoint import AtomicCheckpointIO
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import quiet
@@ -220,7 +220,7 @@ def fit(
         default_root_dir=folder,
         logger=RunLog(folder, 0),
         log_every_n_steps=10,  # as the shipped recipes for digits
-        callbacks=[StopOnInterrupt(), Throughput(), Settled(), EMA(), Guard(), timing, checkpoints],
+        callbacks=[StopOnInterrupt(), Throughput(), GarbageCollection(), EMA(), Guard(), timing, checkpoints],
         plugins=[AtomicCheckpointIO(survive=True)],
         enable_progress_bar=False,
         enable_model_summary=False,
