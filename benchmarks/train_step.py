@@ -50,7 +50,7 @@ from denoisezoo.train.ema import EMA
 from denoisezoo.train.fit import quiet
 from denoisezoo.train.guard import Guard
 from denoisezoo.train.log import RunLog
-from denoisezoo.train.recipe_module import DiffusionModule
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.stopping import StopOnInterrupt
 

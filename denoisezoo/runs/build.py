@@ -13,8 +13,8 @@ from denoisezoo.errors import UserError
 from denoisezoo.plugins import check_trusted, import_trusted
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import check_arguments, check_class
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe_files import module_names
-from denoisezoo.train.recipe_module import DiffusionModule
 
 
 def import_modules(names: Any) -> None:

@@ -30,7 +30,6 @@ from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog, first_step, log_files
-from denoisezoo.train.module import TrainingModule
 from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.precision import full_name
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, as_keys, explain, parse_recipe, plain_config
@@ -39,6 +38,7 @@ from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.suited import check_data
 from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, log_card, make_tracker, trackers
+from denoisezoo.train.training_module import TrainingModule
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
 # be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.

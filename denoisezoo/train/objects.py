@@ -16,9 +16,9 @@ from denoisezoo.train.changes import as_words
 from denoisezoo.train.described import BY_HAND, describe_denoiser, title_of
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.fit import TrainResult, train
-from denoisezoo.train.module import TrainingModule
 from denoisezoo.train.optimizer import OptimizerConfig
 from denoisezoo.train.recipe import parse_recipe
+from denoisezoo.train.training_module import TrainingModule
 
 SECTIONS = ("trainer", "ema", "samples", "guard", "checkpoint", "wandb")
 """Sections of a recipe beside what is given as objects."""

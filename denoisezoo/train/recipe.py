@@ -32,15 +32,15 @@ from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.guard import Guard
-from denoisezoo.train.module import OptimizerConfig, TrainingModule
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.power_averages import PowerAverages
 from denoisezoo.train.precision import check_precision, keep_float16
 from denoisezoo.train.recipe_files import EXTENDS, IMPORTS, find_recipe, module_names, read_recipe
-from denoisezoo.train.recipe_module import DiffusionModule
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.step_bar import with_step_bar
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
+from denoisezoo.train.training_module import OptimizerConfig, TrainingModule
 from denoisezoo.train.wandb_panels import Dashboard
 
 CONFIG_NAME = "config.yaml"

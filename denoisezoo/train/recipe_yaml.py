@@ -22,7 +22,7 @@ from lightning.pytorch import Trainer
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from denoisezoo.train.allowed import BASES, argument_types, subclasses, types_within
-from denoisezoo.train.recipe_module import DiffusionModule
+from denoisezoo.train.module import DiffusionModule
 
 MODE = "recipe"
 """The name of this way to read and write, for jsonargparse."""

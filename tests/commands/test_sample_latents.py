@@ -8,7 +8,7 @@ from PIL import Image
 
 from denoisezoo.cli import main
 from denoisezoo.runs import run
-from denoisezoo.train.recipe_module import DiffusionModule
+from denoisezoo.train.module import DiffusionModule
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def arm(kill: Kill) -> None:
     import torch
 
     from denoisezoo.train import checkpoint, saving
-    from denoisezoo.train.recipe_module import DiffusionModule
+    from denoisezoo.train.module import DiffusionModule
 
     if kill.phase == "step":
         before(DiffusionModule, "training_step", countdown(kill))
@@ -141,10 +141,10 @@ def poison(trouble: Poison) -> None:
     import torch
 
     from denoisezoo.errors import ComputationError
-    from denoisezoo.train import module as training
+    from denoisezoo.train import training_module as training
     from denoisezoo.train.ema import EMA
     from denoisezoo.train.guard import Guard
-    from denoisezoo.train.recipe_module import DiffusionModule
+    from denoisezoo.train.module import DiffusionModule
     from denoisezoo.train.sharding import mine
 
     passes, losses_of, of_step = DiffusionModule.passes, training.losses_of, []
@@ -213,7 +213,7 @@ def body(
     torch.set_num_threads(1)
     rank_zero_only.rank = int(environment.get("RANK", "0"))  # Lightning looks when it is imported, which was before
     from denoisezoo.cli import main
-    from denoisezoo.train.recipe_module import DiffusionModule
+    from denoisezoo.train.module import DiffusionModule
 
     DiffusionModule.training_macs = lambda self: 1  # counting takes most of the time of a run as short as these
     if isinstance(trouble, Kill):

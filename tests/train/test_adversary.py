@@ -13,7 +13,7 @@ from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import read_facts, train
 from denoisezoo.train.log import read_log
-from denoisezoo.train.recipe_module import DiffusionModule
+from denoisezoo.train.module import DiffusionModule
 from tests.train.test_distributed import TWO, largest_difference, run_two
 from tests.train.test_guard import poison_data
 from tests.train.test_resume import assert_same, assert_same_run

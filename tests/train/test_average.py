@@ -9,8 +9,8 @@ from denoisezoo.errors import UncountableError
 from denoisezoo.profiling.counting import count
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.efforts import training_macs
-from denoisezoo.train.module import TrainingModule
 from denoisezoo.train.objects import make_optimizer, train_objects
+from denoisezoo.train.training_module import TrainingModule
 
 SEEN: list[tuple[float, bool, bool]] = []
 

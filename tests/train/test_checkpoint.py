@@ -182,7 +182,7 @@ def test_a_damaged_newest_one_is_named_and_the_previous_one_taken(arguments, tra
 
 def test_the_newest_and_the_best_are_kept(arguments, tmp_path, monkeypatch):
     """The validation loss is lowest after step 2."""
-    from denoisezoo.train.recipe_module import DiffusionModule
+    from denoisezoo.train.module import DiffusionModule
 
     losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0, 6: 9.0}
     monkeypatch.setattr(
@@ -197,7 +197,7 @@ def test_the_newest_and_the_best_are_kept(arguments, tmp_path, monkeypatch):
 
 
 def test_the_best_is_remembered_over_a_resumption(arguments, tmp_path, monkeypatch):
-    from denoisezoo.train.recipe_module import DiffusionModule
+    from denoisezoo.train.module import DiffusionModule
 
     monkeypatch.setattr(
         DiffusionModule, "validation_step", lambda self, batch, i: self.log("val/loss", float(self.global_step))

@@ -17,7 +17,7 @@ from denoisezoo.runs.assessor import price
 from denoisezoo.runs.run import load_run
 from denoisezoo.runs.terms import Settings
 from denoisezoo.train.fit import train
-from denoisezoo.train.recipe_module import DiffusionModule
+from denoisezoo.train.module import DiffusionModule
 
 JOINT = {"class_path": "Joint", "init_args": {"x": {"class_path": "GeometricVE"}, "channels": 1, "cond_channels": 1}}
 ESTIMATORS = {

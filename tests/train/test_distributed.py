@@ -156,7 +156,7 @@ def test_noise_differs_between_processes_and_is_reproducible(tmp_path):
     """Parts of a step draw different numbers, and the same ones whenever they are asked."""
     from types import SimpleNamespace
 
-    from denoisezoo.train.recipe_module import DiffusionModule
+    from denoisezoo.train.module import DiffusionModule
 
     def noise(rank, world_size, accumulate, batch_idx, step=3):
         trainer = SimpleNamespace(world_size=world_size, accumulate_grad_batches=accumulate)

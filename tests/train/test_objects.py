@@ -7,7 +7,7 @@ import denoisezoo as dz
 from denoisezoo.diffusion import EDM, NOTHING, LogitNormalTimes, RectifiedFlow, Simple
 from denoisezoo.runs.run import load_run
 from denoisezoo.train.fit import train
-from denoisezoo.train.module import TrainingModule
+from denoisezoo.train.training_module import TrainingModule
 
 SIMPLE = Simple()
 CPU = {"trainer": {"accelerator": "cpu", "limit_val_batches": 0}}

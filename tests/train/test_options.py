@@ -8,8 +8,8 @@ from denoisezoo.cli import main
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import read_checkpoint
 from denoisezoo.train.fit import train
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe import parse_recipe, plain_config
-from denoisezoo.train.recipe_module import DiffusionModule
 from tests.train.test_resume import SMALL
 
 

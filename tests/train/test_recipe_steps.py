@@ -18,9 +18,9 @@ from denoisezoo.train import callbacks
 from denoisezoo.train.allowed import subclasses
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.precision import PRECISIONS, full_name
 from denoisezoo.train.recipe_files import find_recipe, list_recipes, read_recipe
-from denoisezoo.train.recipe_module import DiffusionModule
 from denoisezoo.train.saving import Checkpoints
 
 BATCH = 2
