@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.archs.level_unet import LevelUNet, LevelUNetConfig, LevelUNetDesign
+from denoisezoo.archs.level_unet import DIGITS, SMALL32, TINY, LevelUNet, LevelUNetConfig, LevelUNetDesign
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.adaln import zeros
@@ -109,48 +109,19 @@ FAMILY.variant(
 )
 FAMILY.variant(
     "dic_small32",
-    DiCConfig(
-        in_channels=3,
-        out_channels=3,
-        num_classes=0,
-        noise_features=64,
-        channels=32,
-        depths=(2, 2, 4, 2, 2),
-        skip_stride=2,
-    ),
+    DiCConfig(**SMALL32, depths=(2, 2, 4, 2, 2), skip_stride=2),
     Cost(2_312_099, 308_249_600),
     tags=("small",),
 )
 FAMILY.variant(
     "dic_digits",
-    DiCConfig(
-        in_channels=1,
-        out_channels=1,
-        resolution=16,
-        num_classes=0,
-        noise_features=64,
-        channels=16,
-        depths=(2, 2, 3, 2, 2),
-        skip_stride=2,
-    ),
+    DiCConfig(**DIGITS, channels=16, depths=(2, 2, 3, 2, 2), skip_stride=2),
     Cost(497_105, 18_095_872),
     tags=("small",),
 )
 FAMILY.variant(
     "dic_tiny",
-    DiCConfig(
-        in_channels=3,
-        out_channels=3,
-        resolution=8,
-        num_classes=3,
-        cond_channels=1,
-        augment_dim=2,
-        noise_features=8,
-        channels=8,
-        depths=(2, 1, 2),
-        multipliers=(1, 2, 1),
-        skip_stride=2,
-    ),
+    DiCConfig(**TINY, depths=(2, 1, 2), multipliers=(1, 2, 1), skip_stride=2),
     Cost(18_755, 577_200),
     tags=("tiny",),
 )

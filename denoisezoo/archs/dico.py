@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.archs.level_unet import LevelUNet, LevelUNetConfig, LevelUNetDesign
+from denoisezoo.archs.level_unet import DIGITS, SMALL32, TINY, LevelUNet, LevelUNetConfig, LevelUNetDesign
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.adaln import channel_norm, modulate
@@ -104,38 +104,19 @@ FAMILY.variant(
 )
 FAMILY.variant(
     "dico_small32",
-    DiCoConfig(in_channels=3, out_channels=3, num_classes=0, noise_features=64, channels=32, depths=(2, 2, 8, 2, 2)),
+    DiCoConfig(**SMALL32, depths=(2, 2, 8, 2, 2)),
     Cost(2_533_763, 198_640_640),
     tags=("small",),
 )
 FAMILY.variant(
     "dico_digits",
-    DiCoConfig(
-        in_channels=1,
-        out_channels=1,
-        resolution=16,
-        num_classes=0,
-        noise_features=64,
-        channels=20,
-        depths=(2, 2, 2, 2, 2),
-    ),
+    DiCoConfig(**DIGITS, channels=20, depths=(2, 2, 2, 2, 2)),
     Cost(490_641, 15_765_680),
     tags=("small",),
 )
 FAMILY.variant(
     "dico_tiny",
-    DiCoConfig(
-        in_channels=3,
-        out_channels=3,
-        resolution=8,
-        num_classes=3,
-        cond_channels=1,
-        augment_dim=2,
-        noise_features=8,
-        channels=8,
-        depths=(1, 1, 1),
-        multipliers=(1, 2, 2),
-    ),
+    DiCoConfig(**TINY, depths=(1, 1, 1), multipliers=(1, 2, 2)),
     Cost(15_515, 323_312),
     tags=("tiny",),
 )

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisezoo.archs.level_unet import LevelUNet, LevelUNetConfig, LevelUNetDesign
+from denoisezoo.archs.level_unet import DIGITS, SMALL32, TINY, LevelUNet, LevelUNetConfig, LevelUNetDesign
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.adaln import channel_norm, modulate
@@ -110,38 +110,19 @@ FAMILY.variant(
 )
 FAMILY.variant(
     "fcdm_small32",
-    FCDMConfig(in_channels=3, out_channels=3, num_classes=0, noise_features=64, channels=32, depths=(1, 4, 11, 4, 1)),
+    FCDMConfig(**SMALL32, depths=(1, 4, 11, 4, 1)),
     Cost(2_511_779, 209_439_744),
     tags=("small",),
 )
 FAMILY.variant(
     "fcdm_digits",
-    FCDMConfig(
-        in_channels=1,
-        out_channels=1,
-        resolution=16,
-        num_classes=0,
-        noise_features=64,
-        channels=20,
-        depths=(1, 2, 4, 2, 1),
-    ),
+    FCDMConfig(**DIGITS, channels=20, depths=(1, 2, 4, 2, 1)),
     Cost(507_501, 13_546_320),
     tags=("small",),
 )
 FAMILY.variant(
     "fcdm_tiny",
-    FCDMConfig(
-        in_channels=3,
-        out_channels=3,
-        resolution=8,
-        num_classes=3,
-        cond_channels=1,
-        augment_dim=2,
-        noise_features=8,
-        channels=8,
-        depths=(1, 1, 1),
-        multipliers=(1, 2, 1),
-    ),
+    FCDMConfig(**TINY, depths=(1, 1, 1), multipliers=(1, 2, 1)),
     Cost(12_451, 307_760),
     tags=("tiny",),
 )

@@ -81,6 +81,21 @@ class LevelUNetConfig(BackboneConfig):
         self.require_halvings(self.levels - 1)
 
 
+SMALL32: dict[str, Any] = {"in_channels": 3, "out_channels": 3, "num_classes": 0, "noise_features": 64, "channels": 32}
+DIGITS: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "resolution": 16, "num_classes": 0, "noise_features": 64}
+TINY: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "resolution": 8,
+    "num_classes": 3,
+    "cond_channels": 1,
+    "augment_dim": 2,
+    "noise_features": 8,
+    "channels": 8,
+}
+"""What the small variants of all four families have in common."""
+
+
 @dataclass(frozen=True)
 class LevelUNetDesign:
     """What a family chooses.

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.archs.backbone import Effort
-from denoisezoo.archs.level_unet import LevelUNet, LevelUNetConfig, LevelUNetDesign
+from denoisezoo.archs.level_unet import DIGITS, SMALL32, TINY, LevelUNet, LevelUNetConfig, LevelUNetDesign
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.adaln import channel_norm, modulate
@@ -311,39 +311,19 @@ FAMILY.variant("udit_b", UDiTConfig(channels=192, num_heads=8), Cost(231_251_304
 FAMILY.variant("udit_l", UDiTConfig(channels=384, num_heads=16), Cost(916_335_304, 84_909_342_720), tags=("reference",))
 FAMILY.variant(
     "udit_small32",
-    UDiTConfig(in_channels=3, out_channels=3, num_classes=0, noise_features=64, channels=32, depths=(1, 1, 3, 1, 1)),
+    UDiTConfig(**SMALL32, depths=(1, 1, 3, 1, 1)),
     Cost(2_629_435, 396_418_048),
     tags=("small",),
 )
 FAMILY.variant(
     "udit_digits",
-    UDiTConfig(
-        in_channels=1,
-        out_channels=1,
-        resolution=16,
-        num_classes=0,
-        noise_features=64,
-        channels=16,
-        depths=(1, 1, 2, 1, 1),
-    ),
+    UDiTConfig(**DIGITS, channels=16, depths=(1, 1, 2, 1, 1)),
     Cost(550_481, 21_607_680),
     tags=("small",),
 )
 FAMILY.variant(
     "udit_tiny",
-    UDiTConfig(
-        in_channels=3,
-        out_channels=3,
-        resolution=8,
-        num_classes=3,
-        cond_channels=1,
-        augment_dim=2,
-        noise_features=8,
-        channels=8,
-        depths=(1, 1, 1),
-        multipliers=(1, 2, 2),
-        num_heads=2,
-    ),
+    UDiTConfig(**TINY, depths=(1, 1, 1), multipliers=(1, 2, 2), num_heads=2),
     Cost(37_271, 1_074_480),
     tags=("tiny",),
 )
