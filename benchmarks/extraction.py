@@ -21,7 +21,7 @@ import torch
 
 from denoisezoo.archs import create_backbone
 from denoisezoo.diffusion import NetworkDenoiser, create_sampler
-from denoisezoo.diffusion.denoiser import create_denoiser
+from denoisezoo.diffusion.network_denoiser import create_denoiser
 from denoisezoo.evaluation.card import device_name
 from denoisezoo.plans import Plan, extracted, find_plan
 from denoisezoo.profiling.counting import count

@@ -17,17 +17,13 @@ from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
 from denoisezoo.diffusion.codecs.haar import Haar
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
-from denoisezoo.diffusion.denoiser import (
-    Denoiser,
-    NetworkDenoiser,
-    Prediction,
-    create_denoiser,
-)
+from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
 from denoisezoo.diffusion.halving_preconditioning import NextScale
 from denoisezoo.diffusion.langevin_preconditioning import MixedScore, Whitened
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
+from denoisezoo.diffusion.network_denoiser import NetworkDenoiser, create_denoiser
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
 from denoisezoo.diffusion.objectives.gan import PlainGAN

@@ -19,7 +19,7 @@ from torch import Tensor
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion import NOTHING, Denoiser, Given
 from denoisezoo.diffusion.capabilities import clean_state, dropped_at
-from denoisezoo.diffusion.denoiser import cropped
+from denoisezoo.diffusion.network_denoiser import cropped
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
 from denoisezoo.plans.plan import Plan

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from denoisezoo.archs import create_backbone, get_variant, list_denoisers
 from denoisezoo.archs.vit import noise_features
-from denoisezoo.diffusion.denoiser import create_denoiser
+from denoisezoo.diffusion.network_denoiser import create_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import Given
 from denoisezoo.nn.transformer import Block, TransformerStyle, patchify, unpatchify

@@ -9,7 +9,7 @@ import torch
 from denoisezoo.diffusion import CLD, Blurring, Diagonal, LogSNRProcess, MultiScale
 from denoisezoo.diffusion.capabilities import clean_state, expand, state_shape
 from denoisezoo.diffusion.coefficients import product, square_root, transpose
-from denoisezoo.diffusion.denoiser import check_images
+from denoisezoo.diffusion.network_denoiser import check_images
 from denoisezoo.diffusion.processes.scalar import EDM, VE, VP
 from denoisezoo.diffusion.samplers.exponential import multistep_coefficients, stochastic_transition
 from denoisezoo.diffusion.transforms import haar, inverse_dct

@@ -10,7 +10,7 @@ import torch
 from denoisezoo.archs import create_backbone
 from denoisezoo.diffusion import PROCESSES, Denoiser, NetworkDenoiser, Prediction, create_sampler
 from denoisezoo.diffusion.coefficients import over_images
-from denoisezoo.diffusion.denoiser import create_denoiser
+from denoisezoo.diffusion.network_denoiser import create_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.plans import Plan, extracted, find_plan

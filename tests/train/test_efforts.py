@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from denoisezoo.archs import create_backbone
-from denoisezoo.diffusion.denoiser import create_denoiser
+from denoisezoo.diffusion.network_denoiser import create_denoiser
 from denoisezoo.diffusion.objectives.objective import Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.errors import UserError

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
 from denoisezoo.diffusion.capabilities import Halving, clean_state
-from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
+from denoisezoo.diffusion.denoiser import Denoiser
+from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Objective, Step
 from denoisezoo.diffusion.objectives.times import OneStage
 from denoisezoo.diffusion.perceptual import check_perceptual, perceptual_network

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs.discriminator import PUBLISHED, Discriminator, DiscriminatorConfig
 from denoisezoo.diffusion.capabilities import Conditioned
-from denoisezoo.diffusion.denoiser import NetworkDenoiser
+from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
 from denoisezoo.diffusion.objectives.adversarial import opposing_loss
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Objective, Step
 from denoisezoo.diffusion.processes.process import ScalarProcess

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.capabilities import Conditioned, stages_of, state_shape
-from denoisezoo.diffusion.denoiser import Denoiser, NetworkDenoiser
+from denoisezoo.diffusion.denoiser import Denoiser
+from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UncountableError
 from denoisezoo.nn.given import Given

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from denoisezoo.diffusion.denoiser import NetworkDenoiser
+from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Step
 from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess

@@ -9,7 +9,7 @@ non-uniform speeds also arXiv 2207.09786. What they call by five names is one pr
     VS-CMDE  falls_to, falls_in: sigma_max falls during training
     noise augmentation: augmented > 0, at a level of its own that the network is told (Ho et al. 2021, arXiv 2106.15282)
 
-Sampling, y is given: see `denoisezoo.diffusion.denoiser.Given`.
+Sampling, y is given: see `denoisezoo.Given`.
 """
 
 from __future__ import annotations
