@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from denoisezoo.archs import Backbone, Effort
 from denoisezoo.diffusion import Given, NetworkDenoiser
@@ -241,9 +242,13 @@ def trace(program: Program, what: str) -> ExportedProgram:
         UserError: It cannot be traced, or not without a fixed batch size.
     """
     try:
-        traced = _trace(program, program.module)
-        unused = _unused(traced)
-        return _trace(program, frozen_copy(program.module, unused)) if unused else traced
+        module = frozen_copy(program.module, unread(program)) if program.staged else program.module
+        batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
+        sizes = [{0: batch, 1: tokens} if name == "tokens" else {0: batch} for name in program.names]
+        # To the tracer all that follows the first two is one argument, a tuple.
+        shapes = (*sizes[:2], *([tuple(sizes[2:])] if sizes[2:] else []))
+        with torch.no_grad():
+            return torch.export.export(module, program.draw(TRACED), dynamic_shapes=shapes, strict=False)
     except UserError:
         raise
     except Exception as error:  # whatever torch makes of operations that have no form in a graph
@@ -260,20 +265,30 @@ def reason_of(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
-def _trace(program: Program, module: nn.Module) -> ExportedProgram:
-    batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
-    open_sizes = [{0: batch, 1: tokens} if name == "tokens" else {0: batch} for name in program.names]
-    # To the tracer all that follows the first two is one argument, a tuple.
-    shapes = (*open_sizes[:2], *([tuple(open_sizes[2:])] if open_sizes[2:] else []))
-    with torch.no_grad():
-        return torch.export.export(module, program.draw(TRACED), dynamic_shapes=shapes, strict=False)
+ATTRIBUTES = (Tensor.dtype.__get__, Tensor.device.__get__)  # type: ignore[attr-defined]
+"""What may be asked of a weight that is not read."""
 
 
-def _unused(traced: ExportedProgram) -> frozenset[str]:
-    """Names of parameters and buffers that no operation reads."""
-    read = {node.name for node in traced.graph.nodes if node.op == "placeholder" and node.users}
-    weights = [s for s in traced.graph_signature.input_specs if s.kind in (InputKind.PARAMETER, InputKind.BUFFER)]
-    return frozenset(spec.target for spec in weights if spec.target and spec.arg.name not in read)
+class _Reads(TorchFunctionMode):
+    """Notes every tensor that an operation is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in ATTRIBUTES:
+            self.seen.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
+        return func(*args, **(kwargs or {}))
+
+
+def unread(program: Program) -> frozenset[str]:
+    """Names of the weights that a program does not read, such as those of other stages: a trace would hold them."""
+    inputs = program.draw(1)
+    with torch.no_grad(), _Reads() as reads:
+        program.module(*inputs)
+    weights = (*program.module.named_parameters(), *program.module.named_buffers())
+    return frozenset(name for name, value in weights if id(value) not in reads.seen)
 
 
 @torch.no_grad()
