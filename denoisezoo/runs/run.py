@@ -253,7 +253,7 @@ def _make_run(
     facts: dict[str, Any],
     into: NetworkDenoiser | None,
 ) -> Run:
-    from denoisezoo.runs.build import build_module, import_modules
+    from denoisezoo.runs.build import denoiser_of, import_modules
 
     recipe, denoiser = about["recipe"], into
     if denoiser is not None:
@@ -263,8 +263,7 @@ def _make_run(
         raise UserError(what, "build it again and give it, denoisezoo.load(path, into=denoiser)")
     else:
         import_modules(recipe.get(IMPORTS))
-        module = build_module(recipe["model"])
-        name, family, denoiser = module.name, module.family, module.denoiser
+        denoiser, name, family = denoiser_of(recipe["model"])
     check_format(file, about.get("format"), name, denoiser.backbone.config)
     try:
         # What training alone needs, such as an adversary, is left in the file.

@@ -28,11 +28,12 @@ from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
 from denoisezoo.train.efforts import training_macs
+from denoisezoo.train.explain import as_keys, explain
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog, first_step, log_files
 from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.precision import full_name
-from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, as_keys, explain, parse_recipe, plain_config
+from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding
 from denoisezoo.train.stopping import honest_exits, stopper
