@@ -15,8 +15,9 @@ import yaml
 from torch import Tensor
 
 from denoisezoo.compare.budget import Budget, make_budget
-from denoisezoo.compare.comparison import Outcome, launch, plan_jobs
+from denoisezoo.compare.comparison import Outcome, launch
 from denoisezoo.compare.comparison import compare as compare_jobs
+from denoisezoo.compare.jobs import plan_jobs
 from denoisezoo.compare.launching import LAUNCHERS
 from denoisezoo.data import ImageData, Source
 from denoisezoo.data.source_images import as_data
