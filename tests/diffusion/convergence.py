@@ -34,4 +34,4 @@ def check_order(truth, sampler, order):
 def check_declared_order(name):
     """That a registered sampler, with its default options and on EDM's noise levels, has the order it declares."""
     sampler = create_sampler(name)
-    check_order(GaussianTruth(EDM()), sampler, sampler.order)
+    check_order(GaussianTruth(EDM()), sampler, sampler.convergence)

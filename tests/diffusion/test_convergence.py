@@ -11,7 +11,7 @@ from .convergence import check_declared_order, check_order, final_error
 PROCESSES = {"vp": VP(), "vp_cosine": VPCosine(), "edm": EDM(), "flow": RectifiedFlow()}
 
 
-@pytest.mark.parametrize("name", [name for name, cls in SAMPLERS.items() if cls.order and not cls.adaptive])
+@pytest.mark.parametrize("name", [name for name, cls in SAMPLERS.items() if cls.convergence and not cls.adaptive])
 def test_declared_order(name):
     """Of every registered sampler, those of plugins too."""
     check_declared_order(name)
@@ -28,7 +28,7 @@ def test_order(gaussian, process, spec, order):
         # log-SNR stay long however many there are, so that DPM-Solver++ is given the grid that it is made for.
         spec = spec if spec.startswith("dpmpp") else spec.split(":")[0]
     sampler = create_sampler(spec)
-    assert sampler.order == order
+    assert sampler.convergence == order
     check_order(gaussian(PROCESSES[process]), sampler, order)
 
 

@@ -20,7 +20,7 @@ from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler,
 class Euler(GridSampler):
     """Euler's method in the process's own time; the last step is the predicted image. NFE = N."""
 
-    order: ClassVar[int | None] = 1
+    convergence: ClassVar[int | None] = 1
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """u_s = u_t + (s - t) du/dt."""
@@ -32,7 +32,7 @@ class Euler(GridSampler):
 class Heun(GridSampler):
     """Heun's second-order method in the process's own time (EDM, algorithm 1). NFE = 2N - 1."""
 
-    order: ClassVar[int | None] = 2
+    convergence: ClassVar[int | None] = 2
 
     def nfe(self, steps: int) -> int:
         """Two calls a step, one in the last."""
@@ -61,7 +61,7 @@ class DPMSolverPP2M(GridSampler):
     first order.
     """
 
-    order: ClassVar[int | None] = 2
+    convergence: ClassVar[int | None] = 2
 
     def check(self, process: Process) -> None:
         """Scalar processes only."""

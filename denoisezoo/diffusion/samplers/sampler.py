@@ -160,13 +160,13 @@ def finite_images(x: Tensor) -> Tensor:
 class Sampler:
     """Walks the reverse process. Instances hold the sampler's options; classes are found by name in `SAMPLERS`.
 
-    A one-step or multistep method is its options as fields, the `order` that it declares, and `step`. One that is no
+    A one-step or multistep method is its options as fields, the `convergence` that it declares, and `step`. One that is no
     walk down a grid has its own `walk`.
     """
 
     name: ClassVar[str] = ""
     """What it is registered as."""
-    order: ClassVar[int | None] = None
+    convergence: ClassVar[int | None] = None
     """Order of convergence of a deterministic sampler with its default options; None for stochastic ones."""
     adaptive: ClassVar[bool] = False
     """Whether tolerances decide how many calls are made, and not the steps."""

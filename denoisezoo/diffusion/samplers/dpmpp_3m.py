@@ -1,0 +1,40 @@
+"""DPM-Solver++(3M): third-order multistep on the predicted image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from denoisezoo.diffusion.samplers.exponential_multistep import ExponentialMultistep
+from denoisezoo.diffusion.samplers.sampler import SAMPLERS
+
+
+@SAMPLERS.register("dpmpp_3m")
+@dataclass(frozen=True)
+class DPMSolverPP3M(ExponentialMultistep):
+    """DPM-Solver++ (arXiv 2211.01095) from the last three predicted images. NFE = N.
+
+    Its authors' code, and all that follow it, give the second derivative half its weight, which leaves a method of order
+    2 with a fifth of the error of `dpmpp_2m`; `exact` is of order 3. Steps of second order are those of `dpmpp_2m`.
+
+    Attributes:
+        exact: Give the second derivative its whole weight.
+    """
+
+    convergence: ClassVar[int | None] = 2
+    exact: bool = False
+
+    @property
+    def nodes(self) -> int:
+        """3."""
+        return 3
+
+    def moments(self, h: Tensor, n: int) -> Tensor:
+        """Half of the whole integral for that of x / h in a step of second order, and half of that of (x / h)^2."""
+        if n == 1:
+            return self.whole(h).reshape(1) / 2
+        b_1, b_2 = super().moments(h, n)
+        return super().moments(h, n) if self.exact else torch.stack([b_1, b_2 / 2])
