@@ -65,7 +65,8 @@ class UniPC(GridSampler):
 
 def _scalar(process: Process) -> ScalarProcess:
     if not isinstance(process, ScalarProcess):
-        raise UserError(f"sampler 'unipc_2' cannot walk {type(process).__name__}", "use gddim, which walks every process")
+        what = f"sampler 'unipc_2' cannot walk {type(process).__name__}"
+        raise UserError(what, "use gddim, which walks every process")
     return process
 
 

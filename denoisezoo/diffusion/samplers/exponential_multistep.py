@@ -5,14 +5,15 @@ With n = (u_t - alpha u_0) / sigma the probability flow is, exactly,
     u_s = sigma_s/sigma_t u_t + alpha_s * integral of e^-(lambda_s - lambda) u_0(lambda) over lambda_t ... lambda_s
         = alpha_s/alpha_t u_t - sigma_s * integral of e^+(lambda_s - lambda) eps(lambda)
 
-(DPM-Solver++, arXiv 2211.01095, proposition 4.1; DPM-Solver, arXiv 2206.00927, proposition 3.1). DPM-Solver++, UniPC and
-DEIS put the polynomial through the last predictions in place of u_0 or eps, and differ in which of the two that is, in
-what they take for some of the integrals, and in whether a step is taken again once the prediction at its end is there.
+(DPM-Solver++, arXiv 2211.01095, proposition 4.1; DPM-Solver, arXiv 2206.00927, proposition 3.1). DPM-Solver++, UniPC
+and DEIS put the polynomial through the last predictions in place of u_0 or eps. They differ in which of the two that
+is, in what they take for some of the integrals, and in whether a step is taken again from the prediction at its end.
 `gddim` is the same for any process, with polynomials in t and quadrature in place of these integrals.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -23,11 +24,14 @@ from torch import Tensor
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.diffusion.samplers.first_order import Last, require_scalar, without_last
-from denoisezoo.diffusion.samplers.probability_flow import LONGEST
 from denoisezoo.diffusion.samplers.sampler import Caller, GridSampler, transfer
 from denoisezoo.errors import UserError
 
 Predicted = Literal["image", "noise"]
+LONGEST = 2.0
+"""A multistep in lambda does not extrapolate what changed over a step less than half as long: the error, and with noise
+that of the step before, would grow with the ratio. Even times end with such a step; without the limit the variance of
+Gaussian data is 3 to 8 times as wrong after 10 to 20 steps of VP (tests/diffusion/test_nonuniform_samplers.py)."""
 SHORT_WALK = 15
 """Steps below which walks of DPM-Solver++ and DEIS end with lower orders, as their authors advise."""
 _Y, _WEIGHTS = (torch.from_numpy(part) / 2 for part in np.polynomial.legendre.leggauss(48))
@@ -39,16 +43,18 @@ class ExponentialMultistep(GridSampler):
     """What these samplers share. NFE = N.
 
     The first steps are of orders 1, 2 ... So is one that begins without any signal, at lambda = -infinity, with those
-    after it; and, where images are extrapolated, one over `LONGEST` times the step before. The noise, which hardly
+    after it; and, where images are extrapolated, one over `longest` times the step before. The noise, which hardly
     changes over the long step that even times end with, is better extrapolated there too: at 20 steps of VP the error
     of `deis` is 0.3 of what it is with such a limit, that of `unipc` without it 2.7 times what it is with it.
 
     Attributes:
+        longest: See above; 0 is no limit, as others have it.
         lower_order_final: End with lower orders, 2 before the last step and 1 in it: short walks are steadier so.
         last: The last step: the predicted image itself ("denoised"), or a step to the smallest noise level of the
             process, whose noise stays in the image ("sigma_min").
     """
 
+    longest: float = LONGEST
     lower_order_final: bool = True
     last: Last = "denoised"
 
@@ -69,6 +75,11 @@ class ExponentialMultistep(GridSampler):
     def corrector(self) -> bool:
         """Whether a step is taken again once the prediction at its end is there; that costs no call."""
         return False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.longest < 0:
+            raise UserError(f"longest is {self.longest}", "give a ratio of two steps above 0, or 0 for no limit")
 
     def check(self, process: Process) -> None:
         """Scalar processes only."""
@@ -91,7 +102,7 @@ class ExponentialMultistep(GridSampler):
         if last is not None and self.corrector:
             u = last.end(here)
         nodes = [here, *(last.nodes if last else [])]
-        too_long = last is not None and self.predicted == "image" and bool(h > LONGEST * last.h)
+        too_long = last is not None and self.predicted == "image" and bool(h > (self.longest or math.inf) * last.h)
         most = 1 if too_long else self._order(call.calls, left)
         step = _Step(self, process, (t, s), h, u, nodes[: self.nodes], min(most, len(nodes)))
         history.append(step)
