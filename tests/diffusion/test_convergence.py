@@ -56,7 +56,7 @@ def test_nfe(gaussian, spec, nfe):
     assert create_sampler("edm").nfe(256) == 511
 
 
-@pytest.mark.parametrize("spec", ["ddim", "euler", "heun", "dpmpp_2m", "ddpm:clip=false"])
+@pytest.mark.parametrize("spec", ["ddim", "euler", "heun", "dpmpp_2m", "unipc", "deis", "ddpm:clip=false"])
 @pytest.mark.parametrize("process", list(PROCESSES))
 def test_one_step_is_one_denoising(gaussian, process, spec):
     truth, sampler = gaussian(PROCESSES[process]), create_sampler(spec)

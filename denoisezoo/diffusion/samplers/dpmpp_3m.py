@@ -8,18 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.samplers.exponential_multistep import ExponentialMultistep
+from denoisezoo.diffusion.samplers.dpmpp_2m import DPMSolverPP2M
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS
 
 
 @SAMPLERS.register("dpmpp_3m")
 @dataclass(frozen=True)
-class DPMSolverPP3M(ExponentialMultistep):
+class DPMSolverPP3M(DPMSolverPP2M):
     """DPM-Solver++ (arXiv 2211.01095) from the last three predicted images. NFE = N.
 
     Its authors' code, and those that follow it, give the second derivative half its weight, and so does this: the order
     is 2, from some 200 steps on, and errors are smaller than those of `dpmpp_2m`. With `exact` it is 3, which pays from
-    about 50 steps on. Steps of second order are those of `dpmpp_2m`.
+    about 50 steps on. Steps of second order are those of
+    `dpmpp_2m`.
 
     Attributes:
         exact: Give the second derivative its whole weight.
@@ -34,8 +35,6 @@ class DPMSolverPP3M(ExponentialMultistep):
         return 3
 
     def moments(self, h: Tensor, n: int) -> Tensor:
-        """Half of the whole integral for that of x / h in a step of second order, and half of that of (x / h)^2."""
-        if n == 1:
-            return self.whole(h).reshape(1) / 2
-        b_1, b_2 = super().moments(h, n)
-        return super().moments(h, n) if self.exact else torch.stack([b_1, b_2 / 2])
+        """Half of the integral for that of (x / h)^2, unless exact."""
+        found = super().moments(h, n)
+        return found if n == 1 or self.exact else found * torch.tensor([1.0, 0.5])
