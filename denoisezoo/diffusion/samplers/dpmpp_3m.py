@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.samplers.dpmpp_2m import DPMSolverPP2M
@@ -37,4 +36,4 @@ class DPMSolverPP3M(DPMSolverPP2M):
     def moments(self, h: Tensor, n: int) -> Tensor:
         """Half of the integral for that of (x / h)^2, unless exact."""
         found = super().moments(h, n)
-        return found if n == 1 or self.exact else found * torch.tensor([1.0, 0.5])
+        return found if n == 1 or self.exact else found * found.new_tensor([1.0, 0.5])

@@ -1,14 +1,15 @@
 """Exponential multistep methods in lambda = ln(alpha / sigma), for processes with one alpha and one sigma at a time.
 
-With n = (u_t - alpha u_0) / sigma the probability flow is, exactly,
+Along the probability flow, exactly,
 
     u_s = sigma_s/sigma_t u_t + alpha_s * integral of e^-(lambda_s - lambda) u_0(lambda) over lambda_t ... lambda_s
         = alpha_s/alpha_t u_t - sigma_s * integral of e^+(lambda_s - lambda) eps(lambda)
 
-(DPM-Solver++, arXiv 2211.01095, proposition 4.1; DPM-Solver, arXiv 2206.00927, proposition 3.1). DPM-Solver++, UniPC
-and DEIS put the polynomial through the last predictions in place of u_0 or eps. They differ in which of the two that
-is, in what they take for some of the integrals, and in whether a step is taken again from the prediction at its end.
-`gddim` is the same for any process, with polynomials in t and quadrature in place of these integrals.
+(DPM-Solver++, arXiv 2211.01095, proposition 4.1; DPM-Solver, arXiv 2206.00927, proposition 3.1), where u_0 and eps are
+what is predicted at lambda, and u = alpha u_0 + sigma eps. DPM-Solver++, UniPC and DEIS put the polynomial through the
+last predictions in place of u_0 or eps. They differ in which of the two that is, in what they take for some of the
+integrals, and in whether a step is taken again from the prediction at its end. `gddim` is the same for any process,
+with polynomials in t and quadrature in place of these integrals.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ _Y, _WEIGHTS = (torch.from_numpy(part) / 2 for part in np.polynomial.legendre.le
 class ExponentialMultistep(GridSampler):
     """What these samplers share. NFE = N.
 
-    The first steps are of orders 1, 2 ... So is one that begins without any signal, at lambda = -infinity, with those
-    after it; and, where images are extrapolated, one over `longest` times the step before. The noise, which hardly
-    changes over the long step that even times end with, is better extrapolated there too: at 20 steps of VP the error
-    of `deis` is 0.3 of what it is with such a limit, that of `unipc` without it 2.7 times what it is with it.
+    The first steps are of orders 1, 2 ...; a start without any signal, at lambda = -infinity, is a step of order 1 that
+    no polynomial reaches back to. Where images are extrapolated, a step over `longest` times the one before is of order
+    1 too. The noise is not so limited: it hardly changes over the long step that even times end with. On Gaussian data
+    in 20 steps of VP the error of `deis` would be three times as large with the limit, and that of `unipc` 2.7 times as
+    large without it.
 
     Attributes:
         longest: See above; 0 is no limit, as others have it.
@@ -173,7 +175,7 @@ class _Step:
             return u
         # The polynomial through v_0 and v_k at r_k has coefficients c_j with sum over j of r_k^j c_j = v_k - v_0.
         r = torch.stack([(lambda_k - lambda_t) / self.h for lambda_k, _ in nodes])
-        powers = r ** torch.arange(1, len(nodes) + 1, dtype=r.dtype)[:, None]
+        powers = r ** torch.arange(1, len(nodes) + 1, dtype=r.dtype, device=r.device)[:, None]
         w = torch.linalg.solve(powers, self.method.moments(self.h, len(nodes)))
         for w_k, (_, v_k) in zip(w, nodes, strict=True):
             u = u + _times(weight * w_k, v_k - v_0)
