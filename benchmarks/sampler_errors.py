@@ -24,14 +24,8 @@ from denoisezoo.evaluation.card import device_name
 
 PROCESSES: dict[str, ScalarProcess] = {"vp_discrete": VPDiscrete(between="fraction"), "edm": EDM()}
 SAMPLERS = [
-    "ddim",
-    "gddim:q=3",
-    "dpmpp_2m",
-    "dpmpp_3m",
-    "deis:order=2",
-    "deis:order=3",
-    "unipc:order=2",
-    "unipc:order=3",
+    *("ddim", "gddim:q=3", "dpmpp_2m", "dpmpp_3m", "dpmpp_3m:exact=true"),
+    *("deis:order=2", "deis:order=3", "unipc:order=2", "unipc:order=3"),
 ]
 GRIDS = ["multistep_linspace", "karras", "exponential", "beta", "ays_sd15", "ays_sdxl", "ays_svd"]
 CALLS = [6, 10, 20, 50]
@@ -59,7 +53,7 @@ def walk(oracle: MixtureOracle, spec: str, steps: int, noise: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, required=True)
-    parser.add_argument("--num", type=int, default=64)
+    parser.add_argument("--num", type=int, default=32)
     args = parser.parse_args()
     rows = []
     for name, process in PROCESSES.items():
