@@ -17,9 +17,8 @@ class DPMSolverPP3M(DPMSolverPP2M):
     """DPM-Solver++ (arXiv 2211.01095) from the last three predicted images. NFE = N.
 
     Its authors' code, and those that follow it, give the second derivative half its weight, and so does this: the order
-    is 2, from some 200 steps on, and errors are smaller than those of `dpmpp_2m`. With `exact` it is 3, which pays from
-    about 50 steps on. Steps of second order are those of
-    `dpmpp_2m`.
+    is 2, from some 200 steps on, and errors are then smaller than those of `dpmpp_2m`. With `exact` it is 3, which pays
+    from about 100 steps on. Steps of second order are those of `dpmpp_2m`.
 
     Attributes:
         exact: Give the second derivative its whole weight.
