@@ -60,14 +60,18 @@ from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS, EDM, VE, VP, 
 from denoisezoo.diffusion.processes.sub_bands import MultiScale
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers import SAMPLERS, Sampler, SampleResult, StepInfo, create_sampler
+from denoisezoo.diffusion.samplers.deis import DEIS
+from denoisezoo.diffusion.samplers.dpmpp_2m import DPMSolverPP2M
+from denoisezoo.diffusion.samplers.dpmpp_3m import DPMSolverPP3M
 from denoisezoo.diffusion.samplers.edm import EDMSampler
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
 from denoisezoo.diffusion.samplers.gddim import GDDIM
 from denoisezoo.diffusion.samplers.maruyama import EulerMaruyama
 from denoisezoo.diffusion.samplers.predictor_corrector import PredictorCorrector
-from denoisezoo.diffusion.samplers.probability_flow import DPMSolverPP2M, Euler, Heun
+from denoisezoo.diffusion.samplers.probability_flow import Euler, Heun
 from denoisezoo.diffusion.samplers.rk45 import RK45
 from denoisezoo.diffusion.samplers.stochastic_multistep import StochasticDPMSolverPP2M
+from denoisezoo.diffusion.samplers.unipc import UniPC
 from denoisezoo.diffusion.samplers.upsampling import UDPMSampler
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -77,6 +81,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DEFAULT_PROCESS",
+    "DEIS",
     "EDM",
     "GDDIM",
     "GRIDS",
@@ -98,6 +103,7 @@ __all__ = [
     "Conditioned",
     "DCTBasis",
     "DPMSolverPP2M",
+    "DPMSolverPP3M",
     "Denoiser",
     "Diagonal",
     "DiagonalProcess",
@@ -164,6 +170,7 @@ __all__ = [
     "Times",
     "UDPMLoss",
     "UDPMSampler",
+    "UniPC",
     "UniformTimes",
     "V",
     "VPCosine",

@@ -151,6 +151,15 @@ def test_help_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def test_help_of_sample_names_every_sampler(capsys):
+    from denoisezoo.diffusion import SAMPLERS
+
+    assert cli.main(["sample", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    shipped = sorted(name for name, cls in SAMPLERS.items() if cls.__module__.startswith("denoisezoo."))
+    assert f"{', '.join(shipped)}, or one of a plugin" in said
+
+
 def test_a_pipe_that_closes_early_is_quiet():
     script = f"{sys.executable} -m denoisezoo.cli --help | true; echo ${{PIPESTATUS[0]}}"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
