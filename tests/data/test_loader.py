@@ -188,11 +188,15 @@ def test_the_registry_names_what_the_classes_are_called():
         "augmented",
         "cifar10",
         "digits",
+        "huggingface",
         "image_folder",
+        "image_npz",
         "image_zip",
         "latents",
         "paired",
         "photos",
+        "torchvision",
+        "webdataset",
     ]
     assert all(DATASETS[name].dataset == name for name in DATASETS)
     with pytest.raises(UserError, match=r"did you mean digits"):
