@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -28,15 +30,28 @@ def read_npz(path: str | os.PathLike[str], *names: str) -> dict[str, np.ndarray]
     Raises:
         UserError: There is no such file, or it is damaged or of another kind.
     """
+    with _opened(path) as found:
+        return {name: found[name] for name in found.files if name in names or not names}
+
+
+def names_in_npz(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the arrays of an .npz file, none of which is read; errors are those of `read_npz`."""
+    with _opened(path) as found:
+        return list(found.files)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[np.lib.npyio.NpzFile]:
     file = local_path(path)
     if not file.is_file():
         raise UserError(f"{file} is not a file" if file.exists() else f"there is no {file}", "give an .npz file")
     try:
-        found = np.load(file, allow_pickle=False)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise UserError(f"{file} is one array and no .npz file", "write it with numpy.savez")
-        with found:
-            return {name: found[name] for name in found.files if name in names or not names}
+        with open(file, "rb") as content:
+            found = np.load(content, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
+                raise UserError(f"{file} is one array and no .npz file", "write it with numpy.savez")
+            with found:
+                yield found
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         if isinstance(error, UserError):
             raise
