@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"`reference` is given, and data at {place} too", "give one of them")
         trained = run_of(args)
         if not trained.config["data"] and args.reference is None:
-            cure = "add --reference PATH of real images or their statistics, --data.path, or --data.root for CIFAR-10"
+            cure = "add --data.path, --data.root for CIFAR-10, or --reference, real images or their statistics"
             raise UserError(f"{args.run} says nothing of its data", cure)
         settings = settings_of(args, features=args.features, split=args.split, lpips=args.lpips)
         out = args.out or trained.folder / "evaluation"
