@@ -237,3 +237,9 @@ def test_grey_images_kept_as_rgb_are_grey(real):
     again[-1, 0, 0, 0] ^= 1
     np.savez("rgb.npz", again)
     assert dz.evaluate(images="rgb.npz", reference="real").images.shape == (176, 3, 16, 16)
+
+
+def test_a_network_that_is_given_conditions_has_no_reference(tiny, real):
+    denoiser = dz.create_denoiser(tiny, cond_channels=1)
+    with pytest.raises(dz.UserError, match="is given conditions, and a reference has none; leave `reference` out"):
+        dz.evaluate(denoiser, reference=real)
