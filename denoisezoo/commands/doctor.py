@@ -27,6 +27,7 @@ COST_OF_MISSING = {
     "plotly": "the figures of the report",
     "optuna": "search --method nsga2; the exact search works",
     "submitit": "compare --launcher",
+    "datasets": "data sets of Hugging Face",
     "wandb-workspaces": "dashboard",
     "diffusers": "the comparison with diffusers: benchmarks and its tests",
     "pytest": "running the tests",

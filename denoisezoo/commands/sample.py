@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.errors import UserError
+from denoisezoo.files import NOTE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from denoisezoo.runs.run import Run
     from denoisezoo.runs.terms import Settings
 
-NOTE = "samples.json"
 PICTURES = {"interpolation": "interpolate", "perturbation": "perturb"}
 """Pictures of latents, and the arguments that ask for them."""
 ROWS = 8

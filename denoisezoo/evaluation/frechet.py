@@ -15,7 +15,7 @@ class GaussianStats:
     """Moments of a set of features, float64.
 
     Attributes:
-        n: Number of features.
+        n: Number of features; 0 where it is not known.
         mean: (D,).
         covariance: S (D, D), the unbiased estimate (divided by n - 1), as in published FIDs.
         factor: L (D, R) with L L^T = S, if one is known.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from denoisezoo.evaluation.metrics import Evaluator
 from denoisezoo.evaluation.noise_curve import denoising_error
 from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
 from denoisezoo.evaluation.reconstruction import conditional_figures
+from denoisezoo.evaluation.reference import Reference
 from denoisezoo.pictures import png_bytes
 from denoisezoo.pixels import to_float
 from denoisezoo.plans import Plan, extracted
@@ -79,16 +80,21 @@ class Assessment(Tabular):
 
     def summary(self) -> Table:
         """The metrics, and of the card what one looks for first."""
-        shown: list[dict[str, Any]] = [{"name": name, "value": f"{x:.4g}"} for name, x in self.metrics.items()]
-        card = self.card.as_dict()
-        shown += [{"name": key, "value": card[key]} for key in SHOWN_OF_CARD if card[key] is not None]
-        return Table(shown, [Column("metric or fact", "name"), Column("value", "value", right=True)], self.run.name)
+        return figures_table(self.run.name, self.metrics, self.card)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row: metrics, latency and the whole card."""
         file = None if self.run.checkpoint is None else str(self.run.checkpoint)
         row = {"name": self.run.name, "family": self.run.family, "run": file, **self.metrics}
         return [row | {"latency_ms_per_image": self.latency_ms, **self.card.as_row()}]
+
+
+def figures_table(name: str, metrics: Mapping[str, float], card: ResultCard) -> Table:
+    """The metrics of something with that name, and of their card what one looks for first."""
+    facts = card.as_dict()
+    shown: list[dict[str, Any]] = [{"name": metric, "value": f"{x:.4g}"} for metric, x in metrics.items()]
+    shown += [{"name": key, "value": facts[key]} for key in SHOWN_OF_CARD if facts[key] is not None]
+    return Table(shown, [Column("metric or fact", "name"), Column("value", "value", right=True)], name)
 
 
 def prepare(run: Run, settings: Settings) -> NetworkDenoiser:
@@ -247,12 +253,16 @@ def calls_for(run: Run, settings: Settings, generated: Samples, trajectory: Traj
     return trajectory.nfe
 
 
-def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
+def make_evaluator(data: ImageData | Reference, settings: Settings) -> Evaluator:
     """The reference side of the metrics, computed once for all runs on the same data.
 
     Raises:
-        UserError: The split has no images.
+        UserError: The split has no images, or a reference does not have what the settings ask for.
     """
+    if isinstance(data, Reference):
+        if settings.split != "all":
+            raise UserError(f"{data.title} has no splits", "leave `split` out")
+        return data.evaluator(settings.features)
     if not len(reference := data.images(settings.split)):
         raise UserError(
             f"{data.title} has no held-out images", "give `split=train` or all, or hold some out when you train"
@@ -266,9 +276,21 @@ def make_evaluator(data: ImageData, settings: Settings) -> Evaluator:
     )
 
 
+def number_to_make(settings: Settings, evaluator: Evaluator) -> int:
+    """Images to generate: as many as there are reference images unless the settings say how many.
+
+    Raises:
+        UserError: Neither is known.
+    """
+    num = settings.num or evaluator.num_reference
+    if num is None:
+        raise UserError("the reference does not say of how many images it is", "give `num`, images to generate")
+    return num
+
+
 def assess(
     run: Run,
-    data: ImageData,
+    data: ImageData | Reference,
     settings: Settings,
     evaluator: Evaluator | None = None,
     progress: Callable[[int], None] | None = None,
@@ -277,17 +299,18 @@ def assess(
 
     Args:
         run: The run.
-        data: What it is judged by, most often the data that it was trained on.
+        data: What it is judged by, most often the data that it was trained on. By a reference, which has neither
+            conditions nor training images, it is judged by its distribution alone.
         settings: The terms.
         evaluator: From `make_evaluator`, to share it between runs.
         progress: Called with the number of images done.
     """
     evaluator = evaluator or make_evaluator(data, settings)
-    num = settings.num or len(evaluator.reference)
+    num = number_to_make(settings, evaluator)
     denoiser = prepare(run, settings)
     generated = draw_with(denoiser, run, settings, num, steps=settings.steps, progress=progress)
     trajectory = price(run, settings, denoiser=denoiser)
-    conditions = run.conditions(num, settings.draws)
+    conditions = None if isinstance(data, Reference) else run.conditions(num, settings.draws)
     metrics = evaluator.evaluate(generated.images)
     facts: dict[str, Any] = {}
     if conditions is not None:
@@ -300,7 +323,7 @@ def assess(
         generated=generated,
         trajectory=trajectory,
         latency_ms=1000 * generated.seconds / num,
-        noise_curve=held_out_curve(run, data),
+        noise_curve=[] if isinstance(data, Reference) else held_out_curve(run, data),
         conditions=conditions,
     )
 
@@ -336,7 +359,12 @@ def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float,
 
 
 def make_card(
-    run: Run, data: ImageData, settings: Settings, evaluator: Evaluator, generated: Samples, trajectory: Trajectory
+    run: Run,
+    data: ImageData | Reference,
+    settings: Settings,
+    evaluator: Evaluator,
+    generated: Samples,
+    trajectory: Trajectory,
 ) -> ResultCard:
     """The circumstances of the metrics (DESIGN, section 7)."""
     facts = data.card()
@@ -344,10 +372,10 @@ def make_card(
         settings.device,
         dataset=facts["dataset"],
         dataset_sha256=facts["dataset_sha256"],
-        split=settings.split,
+        split=data.split if isinstance(data, Reference) else settings.split,
         resolution=data.resolution,
         num_generated=len(generated.images),
-        num_reference=len(evaluator.reference),
+        num_reference=evaluator.num_reference,
         features=settings.features,
         features_sha256=evaluator.features.weights_sha256,
         weights=run.weights_text,

@@ -14,6 +14,7 @@ import torch
 
 from denoisezoo.archs import FORMAT
 from denoisezoo.data import ImageData
+from denoisezoo.data.image_sets import kind_of
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser
 from denoisezoo.diffusion.capabilities import advance
 from denoisezoo.errors import UserError, unknown
@@ -353,7 +354,7 @@ def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
         raise UserError(
             f"{run.name} has no recipe that names its data", "give its place: `data.path`, or `data.root` for CIFAR-10"
         )
-    kind = "ImageZip" if os.path.isfile(places["path"]) else "ImageFolder"
+    kind = kind_of(places["path"])
     arguments = {
         "path": places["path"],
         "test_path": None,
@@ -361,7 +362,7 @@ def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
         "channels": channels,
         "batch_size": 1,
     }
-    return {"class_path": f"denoisezoo.data.{kind}", "init_args": arguments}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:
