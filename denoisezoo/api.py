@@ -23,11 +23,13 @@ from denoisezoo.data.source_images import as_data
 from denoisezoo.diffusion import NetworkDenoiser, Objective
 from denoisezoo.errors import unknown
 from denoisezoo.locking import only_writer
+from denoisezoo.plans import Plan, find_plan
 from denoisezoo.plugins import trusting
 from denoisezoo.report import write_report
 from denoisezoo.runs import evaluating
 from denoisezoo.runs.ema_sweep import sweep as ema  # noqa: F401 - part of this API
 from denoisezoo.runs.evaluating import Judged, run_of, settings_for
+from denoisezoo.runs.exporting import Exported, export_run
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
 from denoisezoo.runs.ratios import Ratios, price_ratios
 from denoisezoo.runs.run import Run, load_run
@@ -71,6 +73,45 @@ def load(
             package that is not trusted.
     """
     return load_run(path, weights, trust, into).denoiser
+
+
+def export(
+    subject: Judged,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    format: str = "safetensors",
+    part: str | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    license: str = "unknown",
+    weights: str = "ema",
+    trust: Sequence[str] = (),
+) -> Exported:
+    """Write a denoiser for other code, with a model card, README.md, beside it.
+
+        dz.export("runs/digits/ddpm", "out", format="onnx")
+        dz.export(denoiser, "network.pt2", format="pt2", part="network")
+
+    Programs (onnx, pt2) take any batch size, and are run at other sizes than the traced one before they are kept. There
+    is one for each effort of a plan, and one for each stage of a process whose stages differ in size.
+
+    Args:
+        subject: A run, its path, or a denoiser.
+        out: A folder, or, without the card, one file that ends as the format's do; RUN/FORMAT unless given.
+        format: "safetensors", which `load` reads; "diffusers", a pipeline's folder; "onnx"; "pt2", of torch.export.
+        part: Of a program: "denoiser", (u_t, t) to the estimate of u_0, unless given; or "network", F alone.
+        plan: The efforts to write, each by itself: a plan, its file, or a preset, e.g. "uniform:effort=0.5". The full
+            one unless given.
+        license: Of the weights, as the card tells it: an identifier, e.g. "apache-2.0".
+        weights: "ema" or "raw", of a path.
+        trust: Packages whose code the recipe of a path may name.
+
+    Raises:
+        UserError: An unknown format, part, plan or effort, a network that has no form in the format, a package that is
+            not installed, or an `out` that cannot be written. Nothing is written then.
+    """
+    chosen = plan if plan is None or isinstance(plan, Plan) else find_plan(os.fspath(plan))
+    run = run_of(subject, None, weights, trust)
+    return export_run(run, out, format=format, part=part, plan=chosen, license=license)
 
 
 def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) -> Run:

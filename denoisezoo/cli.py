@@ -33,7 +33,7 @@ COMMANDS = {
     "import": ("denoisezoo.commands.import_run", "a checkpoint of other code as a run: FORMAT:PATH"),
     "export": (
         "denoisezoo.commands.export",
-        "the weights of a run as one file to publish, with card and configuration",
+        "a run for other code: safetensors, diffusers, onnx or pt2, with a model card",
     ),
     "study": ("denoisezoo.commands.study", "one question, one page: solvers, samplers, resolutions, memory, ..."),
     "claims": ("denoisezoo.commands.claims", "what the papers claim, what was measured here, and the verdict"),

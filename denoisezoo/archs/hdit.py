@@ -234,7 +234,7 @@ class Mapping(nn.Module):
         """Map c_noise (B,), and labels and augmentation labels; those that are not given are zeros."""
         c = self.noise(self.features(c_noise).to(self.noise.weight.dtype))
         if self.augment is not None and self.augment_features is not None:
-            label = c.new_zeros(len(c), self.augment_dim) if given.augment is None else given.augment
+            label = c.new_zeros(c.shape[0], self.augment_dim) if given.augment is None else given.augment
             c = c + self.augment(self.augment_features(label).to(c.dtype))
         if self.classes is not None:
             c = c + self.classes(no_label(c) if given.label is None else given.label)

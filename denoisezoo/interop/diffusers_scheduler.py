@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from denoisezoo.diffusion import PROCESSES, NetworkDenoiser
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.interop.foreign import part
 from denoisezoo.interop.tensor_files import read_json
 
+VERSION = "0.30.0"
+"""The oldest diffusers that the files are written for."""
 SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
 """Their names of noise schedules -> ours."""
 PREDICTIONS = {"epsilon": "Epsilon", "sample": "X0", "v_prediction": "V"}
@@ -218,3 +221,48 @@ def _choice(file: Path, config: Mapping[str, Any], key: str, default: str, known
     if not isinstance(value, str) or value not in known:
         raise UserError(f"{file} has {key} {value!r:.40}", f"only {', '.join(known)} is known here")
     return known[value]
+
+
+def scheduler_of(denoiser: NetworkDenoiser, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler's configuration for the process of a denoiser: the inverse of `read_scheduler`.
+
+    Args:
+        denoiser: A denoiser.
+        sampling: Its customary sampler, if there is one; what is neither DDPM's nor DDIM's becomes DDPM's.
+
+    Raises:
+        UserError: diffusers has no such process or prediction.
+    """
+    process: Any = denoiser.process
+    predicts = type(denoiser.preconditioning).__name__
+    schedules, predictions = ({ours: theirs for theirs, ours in table.items()} for table in (SCHEDULES, PREDICTIONS))
+    if type(process) is not PROCESSES["vp_discrete"] or process.schedule not in schedules:
+        what = (
+            f"diffusers has no scheduler that is {type(process).__name__} {getattr(process, 'schedule', '')}".rstrip()
+        )
+        raise UserError(what, "export it as onnx or pt2, or train on DDPM's chain, VPDiscrete, linear or cosine")
+    if predicts not in predictions:
+        what = f"diffusers has no prediction_type that is {predicts}"
+        raise UserError(what, f"export it as onnx or pt2, or train with one of {', '.join(predictions)}")
+    name, _, text = str(sampling.get("sampler", "")).partition(":")
+    options = dict(item.split("=", 1) for item in text.split(",") if "=" in item)
+    own: dict[str, Any] = {"clip_sample": options.get("clip", "true") == "true"}
+    own["timestep_spacing"] = options.get("time_grid") if options.get("time_grid") in SPACINGS else "leading"
+    learned = denoiser.backbone.spec.learned_variance
+    if name == "ddim" and not learned:
+        own |= {"_class_name": "DDIMScheduler", "set_alpha_to_one": True, "steps_offset": 0}
+    else:
+        variance = "learned" if learned else options.get("variance", "small")
+        kinds = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
+        own |= {"_class_name": "DDPMScheduler", "variance_type": kinds[variance]}
+    return own | {
+        "_diffusers_version": VERSION,
+        "num_train_timesteps": process.T,
+        "beta_schedule": schedules[process.schedule],
+        "beta_start": process.betas[0].item() if process.schedule == "linear" else 1e-4,
+        "beta_end": process.betas[-1].item() if process.schedule == "linear" else 0.02,
+        "trained_betas": None,
+        "prediction_type": predictions[predicts],
+        "clip_sample_range": 1.0,
+        "thresholding": False,
+    }
