@@ -161,8 +161,8 @@ def parts() -> dict[str, tuple[float, str]]:
         ),
         "family": (
             2 * START + 50_000 / DECODE + 60 + drawn.eager() + 10,
-            f"50,000 files decoded at {DECODE:.0f}/s, 60 s of steps of {1e3 * family.eager():.0f} ms, 35 calls for each "
-            f"of 5,000 images ({drawn.eager():.1f} s), figures 10 s",
+            f"50,000 files decoded at {DECODE:.0f}/s, 60 s of steps of {1e3 * family.eager():.0f} ms, 35 calls for "
+            f"each of 5,000 images ({drawn.eager():.1f} s), figures 10 s",
         ),
     }
 
