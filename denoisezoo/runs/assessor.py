@@ -169,6 +169,7 @@ def draw_with(
         image_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
         plan=settings.plan,
         device=settings.device,
+        noise=settings.noise,
         progress=progress,
     )
     images = gather(found.images.to(settings.device)).cpu()
@@ -358,6 +359,7 @@ def make_card(
         task=facts.get("task"),
         plan=None if settings.plan is None else settings.plan.to_json(),
         seeds=seed_range(settings.first_seed, len(generated.images)),
+        noise=settings.noise,
         training_seed=run.facts.get("seed"),
         images_seen=run.facts.get("images_seen"),
         train_steps=run.facts.get("train_steps"),
