@@ -160,9 +160,9 @@ def parts() -> dict[str, tuple[float, str]]:
             f"{adm.moved / 1e9:.0f} GB, {adm.operators:.0f} operators",
         ),
         "family": (
-            2 * START + 50_000 / DECODE + 60 + drawn.eager() + 10,
+            2 * START + 50_000 / DECODE + 60 + drawn.eager() + 10 + 10,
             f"50,000 files decoded at {DECODE:.0f}/s, 60 s of steps of {1e3 * family.eager():.0f} ms, 35 calls for "
-            f"each of 5,000 images ({drawn.eager():.1f} s), figures 10 s",
+            f"each of 5,000 images ({drawn.eager():.1f} s), figures 10 s, matrices 10 s",
         ),
     }
 

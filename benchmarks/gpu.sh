@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA device, in eight parts and under nine minutes. Each part has a time limit of its own, and
 # one that fails or does not end leaves the others alone. Rows are written as they come, to $OUT (results/ unless set):
-# parts, training, inference, sampling, extraction and evaluation, each _NAME.csv, and the log, gpu_NAME.log.
+# parts, training, inference, sampling, extraction, evaluation and frechet, each _NAME.csv, and the log, gpu_NAME.log.
 #
 #   benchmarks/gpu.sh NAME path/to/cifar10-train.zip [PYTHON]     NAME of the machine, for the names of the files
 #   benchmarks/gpu.sh --rehearse [PYTHON]                         every line of it, tiny, without a GPU
@@ -53,11 +53,14 @@ run_part() {
     ;;
   adm) training "$ADM" "$CALL" bf16_eager ;;
   family)
+    local fine=0
     dz train --config cifar10_zip/ddpm --data.path "$ZIP" --data.test_path null --data.memory_limit_gb 4 \
       --trainer.accelerator "${DEVICE%%:*}" --trainer.max_time "$TRAINING" --trainer.default_root_dir "$WORK/run" \
       --trainer.enable_progress_bar false $FAMILY &&
       dz evaluate "$WORK/run" --device "$DEVICE" --num "$GENERATED" --batch-size "$BATCH" --sampler heun --steps "$HEUN" \
-        --out "$WORK/evaluation" --csv "$OUT/evaluation_$NAME.csv"
+        --out "$WORK/evaluation" --csv "$OUT/evaluation_$NAME.csv" || fine=1
+    on_device benchmarks/frechet.py --sizes "$MATRICES" --csv "$OUT/frechet_$NAME.csv" || fine=1
+    return $fine
     ;;
   esac
 }
@@ -79,7 +82,7 @@ main() { # a function, so that bash has read all of it before anything runs
     ZIP=$WORK/images.zip DEVICE=cpu COMPILING=cpu DTYPE=bfloat16 WORKERS='-n 0' SOME_TESTS=--collect-only
     UNET=ddpm_digits COMPILED=dit_digits ADM=adm_digits SLIM=slim_ddpm_digits PLAN=uniform:effort=0.5
     BATCH=8 CALL=4 STEPS='--block 1 --rounds 1 --warmup 1 --allowed 1e9' MODES=eager,compiled RUNS='--runs 2'
-    IMAGES=8 SAMPLERS=heun:2,ddpm:3 ROUNDS=1 WALK=2 TRAINING=00:00:05:00 GENERATED=8 HEUN=2
+    IMAGES=8 SAMPLERS=heun:2,ddpm:3 ROUNDS=1 WALK=2 TRAINING=00:00:05:00 GENERATED=8 HEUN=2 MATRICES=8,16
     export XDG_CACHE_HOME=$WORK # what is timed here is no peak of a device
     FAMILY='--model.denoiser ddpm_digits --data.resolution 16 --data.channels 1 --data.batch_size 8 --trainer.max_steps 2'
     # Layers of the pretended device cannot be made bfloat16, and what is compiled runs on the CPU.
@@ -100,12 +103,13 @@ with zipfile.ZipFile(sys.argv[1], 'w') as file:
     UNET=ddpm_cifar10 COMPILED=ddpm_cifar10 ADM=adm_imagenet64 SLIM=slim_ddpm_cifar10 PLAN=ddsm_cifar10
     BATCH=512 CALL=64 STEPS='--block 5 --rounds 5 --warmup 5' MODES=eager,compiled,graphs
     IMAGES=1024 SAMPLERS=heun:18,ddpm:100 ROUNDS=3 WALK=20 TRAINING=00:00:01:00 GENERATED=5000 HEUN=18
+    MATRICES=256,512,1024,2048
   fi
   GPU_TESTS=$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
   mkdir -p "$OUT"
   OUT=$(realpath "$OUT")
   export NAME ZIP PYTHON OUT WORK DEVICE COMPILING DTYPE PRETENDED WORKERS GPU_TESTS SOME_TESTS UNET COMPILED ADM SLIM
-  export PLAN BATCH CALL STEPS MODES RUNS IMAGES SAMPLERS ROUNDS WALK TRAINING GENERATED HEUN FAMILY
+  export MATRICES PLAN BATCH CALL STEPS MODES RUNS IMAGES SAMPLERS ROUNDS WALK TRAINING GENERATED HEUN FAMILY
 
   LOG=$OUT/gpu_$NAME.log TABLE=$OUT/parts_$NAME.csv failed=''
   echo "part,estimate_s,limit_s,seconds,status,date" >"$TABLE"

@@ -164,8 +164,8 @@ def make_settings(**terms: Unpack[Terms]) -> Settings:
     """The terms as settings, all of them checked before anything long begins.
 
     Raises:
-        UserError: An unknown argument, sampler, device, dtype, noise or plan, a number that is too small, an interval or
-            a guide without guidance, a guide that is not there, or a file that does not hold LPIPS's weights.
+        UserError: An unknown argument, sampler, device, dtype, noise or plan, a number that is too small, an interval
+            or a guide without guidance, a guide that is not there, or a file that does not hold LPIPS's weights.
     """
     values: dict[str, Any] = {**terms}
     for name, value in values.items():
