@@ -102,6 +102,12 @@ def add_sampling_arguments(
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
     group.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16 or float64")
     group.add_argument(
+        "--noise",
+        choices=("cpu", "device"),
+        default="cpu",
+        help="drawn by the CPU, the same for every device, or on it",
+    )
+    group.add_argument(
         "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
     )
     group.add_argument("--guidance", type=finite, metavar="W", help="scale of classifier-free guidance, such as 2")
@@ -164,6 +170,7 @@ def terms_of(args: argparse.Namespace) -> Terms:
         "device": args.device,
         "dtype": args.dtype,
         "compile": args.compile,
+        "noise": args.noise,
         "plan": args.plan,
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval,

@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from denoisezoo.commands.arguments import output_folder, run_of, settings_of
     from denoisezoo.ranks import joined
 
+    if args.noise == "device" and (args.interpolate or args.perturb):
+        raise UserError("--noise device is given, and what lies between images mixes noise of the CPU", "leave it out")
     with joined() as rank:
         trained = run_of(args)
         settings = settings_of(args, condition=args.condition, label=args.label)
@@ -124,6 +126,7 @@ def _sample(args: argparse.Namespace, rank: int, trained: Run, settings: Setting
         "guidance": settings.guidance_text(),
         "conditions": None if conditions is None else conditions.index(args.num).tolist(),
         "seeds": [args.seed, args.seed + args.num - 1],
+        "noise": settings.noise,
         "labels": None if generated.labels is None else generated.labels.tolist(),
         "seconds": generated.seconds,
     }

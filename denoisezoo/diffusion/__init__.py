@@ -17,6 +17,7 @@ from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
 from denoisezoo.diffusion.codecs.haar import Haar
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
+from denoisezoo.diffusion.counter_noise import CounterBlock
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
@@ -101,6 +102,7 @@ __all__ = [
     "ConditionInState",
     "ConditionIsMeasurement",
     "Conditioned",
+    "CounterBlock",
     "DCTBasis",
     "DPMSolverPP2M",
     "DPMSolverPP3M",

@@ -49,6 +49,7 @@ class ResultCard:
         lpips_sha256: Hash of AlexNet's weights, None where LPIPS was not asked for.
         plan: Effort plan, None for the full network throughout.
         seeds: Seeds of the generated images, such as "0-1796".
+        noise: Where their noise was drawn: "cpu", the same numbers for every device, or "device", other ones there.
         training_seed: Seed of the training run.
         images_seen: Training images, repeats included.
         train_steps: Optimiser steps.
@@ -87,6 +88,7 @@ class ResultCard:
     lpips_sha256: str | None = None
     plan: str | None = None
     seeds: str | None = None
+    noise: Literal["cpu", "device"] | None = None
     training_seed: int | None = None
     images_seen: int | None = None
     train_steps: int | None = None

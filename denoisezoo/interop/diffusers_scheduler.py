@@ -236,7 +236,7 @@ def scheduler_of(denoiser: NetworkDenoiser, sampling: Mapping[str, Any]) -> dict
     process: Any = denoiser.process
     predicts = type(denoiser.preconditioning).__name__
     schedules, predictions = ({ours: theirs for theirs, ours in table.items()} for table in (SCHEDULES, PREDICTIONS))
-    if type(process) is not PROCESSES["vp_discrete"] or process.schedule not in schedules:
+    if type(denoiser.process) is not PROCESSES["vp_discrete"] or process.schedule not in schedules:
         what = (
             f"diffusers has no scheduler that is {type(process).__name__} {getattr(process, 'schedule', '')}".rstrip()
         )

@@ -20,7 +20,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
 from denoisezoo.evaluation.conditions import Conditions, sample_labels, sample_picture
 from denoisezoo.evaluation.lpips import LPIPS, mean_distance
-from denoisezoo.evaluation.metrics import Evaluator
+from denoisezoo.evaluation.metrics import Evaluator, roomy
 from denoisezoo.evaluation.noise_curve import denoising_error
 from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
 from denoisezoo.evaluation.reconstruction import conditional_figures
@@ -175,6 +175,7 @@ def draw_with(
         image_index=conditions.index(num)[mine.start : mine.stop] if conditions else None,
         plan=settings.plan,
         device=settings.device,
+        noise=settings.noise,
         progress=progress,
     )
     images = gather(found.images.to(settings.device)).cpu()
@@ -267,12 +268,13 @@ def make_evaluator(data: ImageData | Reference, settings: Settings) -> Evaluator
         raise UserError(
             f"{data.title} has no held-out images", "give `split=train` or all, or hold some out when you train"
         )
-    held_out = data.images("test")
+    training, held_out = data.images("train"), data.images("test")
     return Evaluator(
         reference,
         features=settings.features,
-        training=data.images("train"),
+        training=training,
         held_out=held_out if len(held_out) else None,
+        device=roomy(settings.device, reference, training),
     )
 
 
@@ -386,6 +388,7 @@ def make_card(
         task=facts.get("task"),
         plan=None if settings.plan is None else settings.plan.to_json(),
         seeds=seed_range(settings.first_seed, len(generated.images)),
+        noise=settings.noise,
         training_seed=run.facts.get("seed"),
         images_seen=run.facts.get("images_seen"),
         train_steps=run.facts.get("train_steps"),

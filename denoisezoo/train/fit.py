@@ -35,7 +35,7 @@ from denoisezoo.train.places import origin_of, without_places
 from denoisezoo.train.precision import full_name
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
 from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
-from denoisezoo.train.sharding import allow_unused, check_sharding
+from denoisezoo.train.sharding import allow_unused, check_sharding, keep_buffers
 from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.suited import check_data
 from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, log_card, make_tracker, trackers
@@ -93,6 +93,7 @@ def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
     cli = what if isinstance(what, RecipeCLI) else parse_recipe(what)
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
+    keep_buffers(cli.trainer, cli.model)
     check_samples(cli)
     folder = Path(cli.trainer.default_root_dir)
     with contextlib.ExitStack() as held:

@@ -199,7 +199,7 @@ class TrainingModule(LightningModule):
             if self.on_failure == "stop":
                 raise
             self.failure = error.what
-            return self._missed(size)
+            return self._missed(size, batch_idx)
         finally:
             for average in self._average:
                 reshard(average.backbone)
@@ -211,9 +211,11 @@ class TrainingModule(LightningModule):
             self.notes.add(self.trainer, f"train/loss_at_{effort:g}", loss.per_sample.mean())
         return self._with_others(torch.stack([loss.loss for loss in losses]).sum())
 
-    def _missed(self, size: int) -> Tensor | None:
+    def _missed(self, size: int, batch_idx: int) -> Tensor | None:
         """Count a batch that could not be computed as other processes do theirs; what the step returns for it."""
         for opponent in self.opponents.values():
+            if self._ends_step(batch_idx):
+                opponent.send(self.trainer)
             opponent.forget()
         if self.trainer.world_size > 1 or is_sharded(self.denoiser.backbone):
             self.noise_bins.latest = None
@@ -237,6 +239,10 @@ class TrainingModule(LightningModule):
         assert loss is not None, "only under on_failure skip"
         return used_alike(self.denoiser.backbone, loss) if self.chooses else loss
 
+    def _ends_step(self, batch_idx: int) -> bool:
+        """Whether a batch is the last one of its step."""
+        return (batch_idx + 1) % int(self.trainer.accumulate_grad_batches) == 0
+
     def _oppose(self, name: str, opponent: Opponent, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """An opponent's gradient of one batch."""
         key = (3, *self.step_key(batch_idx))
@@ -247,6 +253,8 @@ class TrainingModule(LightningModule):
         loss = self.objective.opposing_loss(name, step)
         opponent.backward(self.trainer, loss)
         opponent.trains(False)
+        if self._ends_step(batch_idx):
+            opponent.send(self.trainer)
         self.notes.add(self.trainer, f"train/{name}_loss", loss)
 
     def optimizer_step(
