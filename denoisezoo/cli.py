@@ -18,6 +18,7 @@ from denoisezoo.allocator import keep_freed_memory
 from denoisezoo.commands.options import with_options
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.plugins import trusting
+from denoisezoo.version import version_text
 
 COMMANDS = {
     "list": ("denoisezoo.commands.list", "the zoo: name, family, input, params, MACs, efforts, paper"),
@@ -45,7 +46,7 @@ own arguments, `run_raw(argv) -> status`."""
 DESCRIPTION = "A zoo of efficient denoisers for diffusion models, compared on equal terms."
 OPTIONS = {
     "-h, --help": "show this help; `denoisezoo COMMAND --help` shows that of a command",
-    "--version": "show the version",
+    "--version": "show the version and the commit",
     "--debug": "show the traceback of an error",
 }
 
@@ -117,7 +118,7 @@ def dispatch(words: list[str]) -> Callable[[], int]:
         return int
     name, *rest = words
     if name == "--version":
-        print(f"denoisezoo {__version__}")
+        print(f"denoisezoo {version_text(__version__)}")
         return int
     if name.startswith("-"):
         raise unknown("option", name, ["--help", "--version", "--debug"], "denoisezoo --help")

@@ -18,6 +18,7 @@ LAYERS = [
     {
         "errors",
         "recorded",
+        "version",
         "registry",
         "files",
         "locking",

@@ -16,6 +16,7 @@ from denoisezoo import __version__
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError
 from denoisezoo.tables import Column, human_bytes
+from denoisezoo.version import version_text
 
 COST_OF_MISSING = {
     "fvcore": "profile --counter fvcore, the second opinion on MACs",
@@ -33,6 +34,8 @@ COST_OF_MISSING = {
     "pytest-xdist": "make test, which runs the tests in two processes; pytest alone does without",
     "hypothesis": "running the tests",
     "scipy": "running the tests",
+    "hatchling": "the tests of the built package",
+    "twine": "the tests of the built package",
     "ruff": "make lint",
     "mypy": "make lint",
     "types-pyyaml": "make lint",
@@ -90,7 +93,7 @@ def system() -> Iterator[dict[str, Any]]:
 
     from denoisezoo.profiling.machine import cpu_name, memory_bytes
 
-    yield fact("denoisezoo", __version__)
+    yield fact("denoisezoo", __version__, version_text(__version__))
     yield fact("python", platform.python_version(), f"{platform.python_version()} ({sys.executable})")
     yield fact("torch", torch.__version__)
     yield fact("system", platform.platform())
