@@ -26,6 +26,7 @@ COST_OF_MISSING = {
     "torchdiffeq": "adaptive ODE solvers",
     "timm": "its backbones and optimizers",
     "plotly": "the figures of the report",
+    "shtab": "completion",
     "optuna": "search --method nsga2; the exact search works",
     "submitit": "compare --launcher",
     "wandb-workspaces": "dashboard",
