@@ -15,6 +15,7 @@ from denoisezoo.allocator import keep_freed_memory
 from denoisezoo.commands.options import with_options
 from denoisezoo.commands.program import COMMANDS, DESCRIPTION, OPTIONS, Parser, command_module, declare
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.extras import how_to_install
 from denoisezoo.plugins import trusting
 from denoisezoo.version import version_text
 
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return fail(with_options(str(error)), EXIT_USAGE, debug)
     except ModuleNotFoundError as error:
-        return fail(f"the package {error.name} is missing; install it, or see denoisezoo doctor", EXIT_ERROR, debug)
+        cure = how_to_install(error.name or "")
+        return fail(f"the package {error.name} is missing; {cure}, or see denoisezoo doctor", EXIT_ERROR, debug)
     except OSError as error:
         place = f": {error.filename}" if error.filename is not None else ""
         return fail(

@@ -19,6 +19,7 @@ LAYERS = [
         "errors",
         "recorded",
         "version",
+        "extras",
         "registry",
         "files",
         "locking",
