@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +58,9 @@ source() { :; }
 def commands_of(text: str) -> list[list[str]]:
     """Words of each command of a block, as bash makes them: loops, braces and comments included; nothing is run."""
     script = COLLECT + text
-    done = subprocess.run([str(shutil.which("bash")), "-c", script], env={"PATH": "/nowhere"}, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:  # for what a block writes by ">"
+        words = [str(shutil.which("bash")), "-c", script]
+        done = subprocess.run(words, cwd=folder, env={"PATH": "/nowhere"}, capture_output=True, text=True)
     assert not done.stderr, done.stderr
     commands: list[list[str]] = [[]]
     for word in done.stdout.split("\0")[:-1]:
