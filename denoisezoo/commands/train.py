@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from denoisezoo.errors import UserError
@@ -24,3 +25,10 @@ def run_raw(argv: list[str]) -> int:
     else:
         print(f"trained {result.steps} steps, {result.facts['images_seen']:,} images; run folder: {result.folder}")
     return result.status
+
+
+def add_completed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments for the completion of a shell: a copy of LightningCLI's, which has a parser of its own."""
+    from denoisezoo.train.recipe_options import add_recipe_options
+
+    add_recipe_options(parser)

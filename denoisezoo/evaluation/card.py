@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from denoisezoo.version import git_commit
 
 PACKAGES = (
     "denoisezoo",
@@ -66,7 +67,7 @@ class ResultCard:
         compiled: Whether it was compiled.
         threads: Threads that torch computes with on the CPU.
         versions: Python and library versions.
-        git_commit: Commit of the installed source, with "-dirty" if changed; None where it is not a git checkout.
+        git_commit: Commit of the source, with "-dirty" if changed; None where neither git nor the build knows.
         date: When the card was made, ISO 8601, UTC.
     """
 
@@ -169,21 +170,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
     return installed
-
-
-@cache
-def git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, "-dirty" if tracked files differ; None outside of one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # an installation inside some other repository has that one's commit, not ours
-        return None
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
-    return commit + ("-dirty" if changes else "") if commit else None
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git or it fails."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
-        return result.stdout.strip() if result.returncode == 0 else None
-    return None

@@ -7,6 +7,7 @@ import pytest
 
 from denoisezoo import __version__, cli
 from denoisezoo.errors import UserError
+from denoisezoo.version import version_text
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_help_names_every_command(words, capsys):
 
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"denoisezoo {__version__}\n"
+    assert capsys.readouterr().out == f"denoisezoo {version_text(__version__)}\n"
 
 
 def test_help_of_a_command(capsys):
