@@ -55,6 +55,7 @@ class Guided(Denoiser):
         self.denoiser, self.scale, self.guide = denoiser, scale, guide
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.process, self.efforts, self.codec = denoiser.process, denoiser.efforts, denoiser.codec
+        self.second_time = denoiser.second_time
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`. Each image is guided by its own noise level."""
