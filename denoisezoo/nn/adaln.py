@@ -56,7 +56,7 @@ class NullTable(nn.Module):
 def level_embedding(
     features: int, width: int, num_classes: int, augment_dim: int, second_time: bool = False
 ) -> NoiseEmbedding:
-    """SiLU of the condition of one level, noise + class + augmentation, and a second time: (c_noise, given) -> (B, width)."""
+    """SiLU of one level's condition, noise + second time + class + augmentation: (c_noise, given) -> (B, width)."""
     return NoiseEmbedding(
         Sinusoidal(features, endpoint=False, waves=(torch.cos, torch.sin)),
         features,

@@ -25,7 +25,7 @@ from denoisezoo.files import atomic_path, json_safe
 if TYPE_CHECKING:
     from denoisezoo.runs.run import Run
 
-FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
+FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual", "teacher_sha256")
 SUFFIX, KEY = ".safetensors", "denoisezoo"
 IMPORTED = f"model{SUFFIX}"
 """The one file of a run folder that holds weights from elsewhere."""

@@ -37,6 +37,7 @@ class FlowMap(GridSampler):
     """
 
     order: ClassVar[int | None] = 1
+    time_grid: str = "nested"
 
     def step(self, call: Caller, u: Tensor, t: Tensor, s: Tensor, history: History, generator: Noise) -> Tensor:
         """From t to s."""
@@ -60,6 +61,7 @@ class Consistency(GridSampler):
             "2/0.5" for three; the times of `time_grid` unless given.
     """
 
+    time_grid: str = "nested"
     sigmas: str = ""
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class Consistency(GridSampler):
         """Diagonal processes whose state keeps its size."""
         if not isinstance(process, DiagonalProcess) or len(stages_of(process)) > 1:
             raise UserError(
-                f"sampler {self.name!r} cannot walk {type(process).__name__}: it goes from the image straight to any time",
+                f"sampler {self.name!r} cannot walk {type(process).__name__}: it jumps from the image to any time",
                 "use gddim, which walks every process",
             )
         if self.sigmas and not isinstance(process, ScalarProcess):

@@ -1,0 +1,226 @@
+"""Objectives for few calls against truth: Gaussian data, whose flow map is known in closed form."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from denoisezoo.diffusion import (
+    EDM,
+    VP,
+    Blurring,
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    Denoiser,
+    EasyConsistency,
+    MeanFlow,
+    Prediction,
+    ProgressiveDistillation,
+    RectifiedFlow,
+    Step,
+    UniformTimes,
+    create_denoiser,
+    create_sampler,
+)
+from denoisezoo.diffusion.coefficients import aligned, over_images
+from denoisezoo.diffusion.objectives.few_calls import image_of
+from denoisezoo.diffusion.samplers import SAMPLERS
+from denoisezoo.errors import UserError
+from denoisezoo.nn.given import NOTHING
+
+f64 = torch.float64
+SIDE = 4
+SHAPE = (1, SIDE, SIDE)
+PROCESSES = {"vp": VP(), "edm": EDM(), "flow": RectifiedFlow(), "blurring": Blurring(blur=2.0, resolution=SIDE)}
+each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+
+
+class GaussianMap(Denoiser):
+    """The exact flow map of data N(mean, variance): what carries deviations is sqrt(alpha^2 variance + sigma^2)."""
+
+    second_time = True
+
+    def __init__(self, process, variance=0.3, wrong=0.0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.process, self.variance, self.wrong = process, variance, wrong
+        self.register_buffer("mean", torch.randn(SHAPE, generator=generator, dtype=f64))
+        self.scale = nn.Parameter(torch.ones((), dtype=f64))
+
+    def flow(self, u, t, s):
+        """Exact states at s."""
+        alpha_t, sigma_t, alpha_s, sigma_s = aligned(*self.process.alpha_sigma(t), *self.process.alpha_sigma(s))
+        ratio = ((alpha_s**2 * self.variance + sigma_s**2) / (alpha_t**2 * self.variance + sigma_t**2)).sqrt()
+        return over_images(alpha_s, u) * self.mean + over_images(ratio, u) * (u - over_images(alpha_t, u) * self.mean)
+
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        alpha, sigma = (over_images(x, u_t) for x in self.process.alpha_sigma(t))
+        s = t if given.until is None else given.until.to(t)
+        gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+        here = self.mean + gain * (u_t - alpha * self.mean)  # the posterior mean, where s = t
+        apart = (s < t).reshape(-1, 1, 1, 1)
+        there = image_of(
+            self.process, u_t, t, self.flow(u_t, t, torch.where(s < t, s, 0.5 * t)), torch.where(s < t, s, 0.5 * t)
+        )
+        u_0 = self.scale * torch.where(apart, there, here) + self.wrong * sigma / (1 + sigma)
+        return Prediction(u_0, (u_t - alpha * u_0) / sigma)
+
+
+def step_of(denoiser, number=0, average=None, variance=0.3, images=64):
+    """A step on images of the denoiser's data."""
+    generator = torch.Generator().manual_seed(number + 1)
+    image = denoiser.mean + variance**0.5 * torch.randn(images, *SHAPE, generator=generator, dtype=f64)
+    image = denoiser.process.basis.decode(image)
+    return Step(denoiser, {"image": image}, generator, number=number, average=average)
+
+
+def ready(objective, teacher):
+    """An objective whose teacher, and whose student of the round before, are a denoiser."""
+    objective.learn_from(teacher)
+    objective.modules(teacher)
+    return objective
+
+
+TAUGHT = {
+    "progressive": lambda: ProgressiveDistillation(steps=8, every=10),
+    "distillation": lambda: ConsistencyDistillation(points=6, averaged=False, huber=0.0),
+    "easy": lambda: EasyConsistency(every=10, k=2.0),
+}
+
+
+@each_process
+@pytest.mark.parametrize("name", TAUGHT)
+def test_the_exact_map_has_no_loss_and_another_has_one(process, name):
+    exact = GaussianMap(process)
+    objective = ready(TAUGHT[name](), copy.deepcopy(exact))
+    for number in (0, 1, 15, 39):  # rounds, and stages
+        found = objective(step_of(exact, number))
+        assert found.per_sample.max() < 1e-12
+        assert found.loss < 1e-6
+    assert objective(step_of(GaussianMap(process, wrong=1.0), 39)).per_sample.mean() > 1e-6
+
+
+@pytest.mark.parametrize("process", [EDM(), RectifiedFlow()])
+@pytest.mark.parametrize("derivative", ["jvp", "difference"])
+def test_the_mean_velocity_of_the_exact_map_has_no_loss(process, derivative):
+    exact = GaussianMap(process)
+    objective = ready(MeanFlow(UniformTimes(), derivative=derivative, step=1e-5), copy.deepcopy(exact))
+    found = objective(step_of(exact))
+    assert found.per_sample.max() < (1e-12 if derivative == "jvp" else 1e-7)
+    assert objective(step_of(GaussianMap(process, wrong=1.0))).per_sample.mean() > 1e-6
+
+
+@pytest.mark.parametrize("process", [EDM(), RectifiedFlow()])
+@pytest.mark.parametrize(
+    "objective",
+    [ConsistencyTraining(total=100, s0=4, s1=16, huber=0.0), EasyConsistency(every=10), MeanFlow(UniformTimes())],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_without_a_teacher_the_map_of_a_single_image_has_no_loss(process, objective):
+    """Data of one point: the sample's own path is the flow's."""
+    exact = GaussianMap(process, variance=0.0)
+    for number in (0, 60):
+        assert objective(step_of(exact, number, variance=0.0)).per_sample.max() < 1e-12
+    assert objective(step_of(GaussianMap(process, variance=0.0, wrong=1.0), 60, variance=0.0)).per_sample.mean() > 1e-6
+
+
+@each_process
+def test_the_sampler_walks_the_exact_map_in_any_number_of_steps(process):
+    exact = GaussianMap(process)
+    u_T = create_sampler("flow_map").prior(process, (3, *SHAPE), 1, torch.Generator().manual_seed(0))
+    T, zero = (torch.full((3,), time, dtype=f64) for time in (process.t_max, 0.0))
+    images = process.basis.decode(exact.flow(u_T, T, zero))
+    for steps in (1, 2, 3, 8):
+        found = create_sampler("flow_map")(exact, u_T, steps=steps)
+        torch.testing.assert_close(found.images, images, rtol=0, atol=1e-8)
+        assert found.nfe == steps
+    # From the image back to any level and on to the image: one call is the map, and more have its law.
+    one = create_sampler("consistency")(exact, u_T, steps=1)
+    torch.testing.assert_close(one.images, images, rtol=0, atol=1e-8)
+    many = create_sampler("consistency").prior(process, (4000, *SHAPE), 3, torch.Generator().manual_seed(1))
+    spread = process.basis.encode(
+        create_sampler("consistency")(exact, many, steps=3, generator=torch.Generator().manual_seed(2)).images
+    ).std(0)
+    assert (spread - 0.3**0.5).abs().max() < 0.04
+
+
+def test_levels_of_a_consistency_walk():
+    sampler = create_sampler("consistency:sigmas=2/0.5")
+    assert sampler.grid(EDM(), 3).tolist() == pytest.approx([80, 2, 0.5, 0])
+    with pytest.raises(UserError, match="give 3 steps"):
+        sampler.grid(EDM(), 2)
+    for wrong in ("0.5/2", "x", "-1"):
+        with pytest.raises(UserError, match="sigmas"):
+            create_sampler(f"consistency:sigmas={wrong}")
+    with pytest.raises(UserError, match="noise levels"):
+        create_sampler("consistency:sigmas=90").grid(EDM(), 2)
+    assert {"consistency", "flow_map"} < {*SAMPLERS}
+
+
+@each_process
+def test_nested_grids_hold_those_of_half_as_many_steps(process):
+    from denoisezoo.diffusion import GRIDS
+
+    for steps in (1, 2, 8):
+        assert torch.equal(GRIDS["nested"](process, 2 * steps)[::2], GRIDS["nested"](process, steps))
+    with pytest.raises(UserError, match="1024 steps"):
+        GRIDS["nested"](process, 1025)
+
+
+def test_a_consistency_function_is_the_identity_at_its_end():
+    torch.manual_seed(0)
+    for process, name in ((EDM(), None), (RectifiedFlow(), None), (VP(), "v")):
+        denoiser = create_denoiser("ddpmpp_tiny", process, name, num_classes=0, cond_channels=0, augment_dim=0).double()
+        nn.init.normal_(denoiser.backbone.head.weight, std=0.1)
+        u = torch.randn(2, 3, 8, 8, dtype=f64)
+        late, soon = ((denoiser(u, torch.full((2,), t, dtype=f64)).u_0 - u).abs().max() for t in (1e-3, 1e-9))
+        assert soon < 2e-3 * late
+    with pytest.raises(UserError, match="no consistency function"):
+        EasyConsistency().check(create_denoiser("ddpmpp_tiny", RectifiedFlow(), "x0"))
+
+
+class Table(Denoiser):
+    """A linear jump for each pair of times of a grid: what is learned is u_0 = a + b u_t, for each."""
+
+    second_time = True
+
+    def __init__(self, process, steps):
+        super().__init__()
+        from denoisezoo.diffusion import GRIDS
+
+        self.process = process
+        self.grid = GRIDS["nested"](process, steps)
+        self.offset = nn.Parameter(torch.zeros(steps + 1, steps + 1, *SHAPE, dtype=f64))
+        self.gain = nn.Parameter(torch.zeros(steps + 1, steps + 1, 1, 1, 1, dtype=f64))
+
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        i, j = ((x[:, None] - self.grid).abs().argmin(1) for x in (t, given.until))
+        u_0 = self.offset[i, j] + self.gain[i, j] * u_t
+        alpha, sigma = (over_images(x, u_t) for x in self.process.alpha_sigma(t))
+        return Prediction(u_0, (u_t - alpha * u_0) / sigma)
+
+
+def test_a_table_that_is_distilled_round_by_round_becomes_the_flow_map():
+    """From the exact velocity to one step: each round converges to what two steps of the one before do."""
+    process, every = RectifiedFlow(), 60
+    exact, table = GaussianMap(process), Table(process, 8)
+    objective = ready(ProgressiveDistillation(steps=4, every=every), exact)
+    objective.modules(table)
+    data = step_of(exact)
+    for number in [turn * every + part for turn in range(objective.rounds) for part in (0, 1, 2, 3)]:
+        optimizer = torch.optim.LBFGS(table.parameters(), max_iter=40, line_search_fn="strong_wolfe")
+
+        def closure(number=number, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = objective(Step(table, data.batch, torch.Generator().manual_seed(number % 2), number=number)).loss
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    u_T = create_sampler("flow_map").prior(process, (64, *SHAPE), 1, torch.Generator().manual_seed(0))
+    T, zero = (torch.full((64,), time, dtype=f64) for time in (process.t_max, 0.0))
+    images = exact.flow(u_T, T, zero)
+    for calls in (1, 2, 4):
+        found = create_sampler("flow_map")(table, u_T, steps=calls).images
+        assert (found - images).abs().max() < 1e-3
