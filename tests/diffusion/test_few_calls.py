@@ -1,11 +1,14 @@
 """Objectives for few calls against truth: Gaussian data, whose flow map is known in closed form."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.forward_ad import unpack_dual
 
+import denoisezoo as dz
 from denoisezoo.diffusion import (
     EDM,
     VP,
@@ -27,7 +30,9 @@ from denoisezoo.diffusion.coefficients import aligned, over_images
 from denoisezoo.diffusion.objectives.few_calls import image_of
 from denoisezoo.diffusion.samplers import SAMPLERS
 from denoisezoo.errors import UserError
+from denoisezoo.nn.forward_mode import has_tangent
 from denoisezoo.nn.given import NOTHING
+from denoisezoo.profiling.counting import count
 
 f64 = torch.float64
 SIDE = 4
@@ -224,3 +229,117 @@ def test_a_table_that_is_distilled_round_by_round_becomes_the_flow_map():
     for calls in (1, 2, 4):
         found = create_sampler("flow_map")(table, u_T, steps=calls).images
         assert (found - images).abs().max() < 1e-3
+
+
+class Tiny(dz.Backbone):
+    """One convolution, and one number of both times that is added to it."""
+
+    def __init__(self):
+        super().__init__(TinyConfig())
+        self.conv, self.times = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(2, 1)
+
+    def forward(self, x, c_noise, given=NOTHING, effort=None):
+        until = c_noise if given.until is None else given.until
+        shift = self.times(torch.stack([c_noise, until], dim=1).to(x.dtype) / 1000)
+        return self.conv(x) + shift[:, :, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig(dz.BackboneConfig):
+    in_channels: int = 1
+    out_channels: int = 1
+    resolution: int = SIDE
+    second_time: bool = True
+
+
+FORWARD = 9 * SIDE**2 + 2
+BACKWARD = FORWARD  # gradients of weights: neither states nor times have any
+TANGENT = 2 * FORWARD  # a layer's input and its weight are both pushed forward
+PRICES = {
+    # A student, forward and backward, and two steps of the teacher or the student before.
+    "progressive": (lambda: ProgressiveDistillation(every=4), FORWARD + BACKWARD + 2 * FORWARD),
+    # The teacher is told a second time too, so that its step is a jump, in one call, whatever its solver.
+    "heun": (lambda: ProgressiveDistillation(every=4, solver="heun"), FORWARD + BACKWARD + 2 * FORWARD),
+    "distillation": (lambda: ConsistencyDistillation(), FORWARD + BACKWARD + FORWARD + FORWARD),
+    "training": (lambda: ConsistencyTraining(total=10), FORWARD + BACKWARD + FORWARD),
+    "easy": (lambda: EasyConsistency(), FORWARD + BACKWARD + FORWARD),
+    "jvp": (lambda: MeanFlow(share=1.0), FORWARD + BACKWARD + TANGENT),
+    "half": (lambda: MeanFlow(share=0.5), FORWARD + BACKWARD + TANGENT // 2),
+    "difference": (lambda: MeanFlow(share=1.0, derivative="difference"), FORWARD + BACKWARD + 2 * FORWARD),
+}
+
+
+@pytest.mark.parametrize("name", PRICES)
+def test_a_step_costs_what_is_counted_by_hand(name):
+    make, expected = PRICES[name]
+    denoiser = create_denoiser(Tiny(), RectifiedFlow())
+    objective = make()
+    if objective.teaches:
+        objective.learn_from(copy.deepcopy(denoiser))
+    assert objective.cost(denoiser, lambda call: count(call).macs) == expected
+
+
+def test_heun_of_a_teacher_costs_two_calls_where_it_is_told_one_time():
+    """The teacher has all 4 steps of the first round, and of each later one every other step of which the turn is its
+    own: 2, 1 and 1."""
+    denoiser = create_denoiser(Tiny(), RectifiedFlow())
+    teacher = copy.deepcopy(denoiser)
+    teacher.second_time = False
+    objective = ProgressiveDistillation(every=4, solver="heun").learn_from(teacher)
+    by_source = sum(objective.count(number) == 8 for number in range(16))
+    assert by_source == 8
+    expected = FORWARD + BACKWARD + 2 * FORWARD + by_source / 16 * 2 * FORWARD
+    assert objective.cost(denoiser, lambda call: count(call).macs) == expected
+
+
+@pytest.mark.parametrize("name", ["mean_flow", "easy", "progressive"])
+def test_targets_have_no_gradient(name):
+    """The gradient is that of a squared error, or a distance, to what is held fixed: by differences of it alone."""
+    torch.manual_seed(0)
+    denoiser = create_denoiser(Tiny(), RectifiedFlow()).double()
+    image = torch.randn(8, *SHAPE, dtype=f64)
+    make = {
+        "mean_flow": lambda: MeanFlow(UniformTimes(), power=0.0),
+        "easy": lambda: EasyConsistency(every=1, stages=4, k=1.0),
+        "progressive": lambda: ready(ProgressiveDistillation(steps=2, every=1), copy.deepcopy(denoiser)),
+    }
+    objective = make[name]()
+
+    def loss_at(student, number=3):
+        return objective(Step(student, {"image": image}, torch.Generator().manual_seed(0), number=number))
+
+    if name == "progressive":
+        loss_at(denoiser)  # takes in the student
+    loss = loss_at(denoiser)
+    loss.loss.backward()
+    gradient = denoiser.backbone.conv.weight.grad.flatten()[4]
+    held, h = _Held(denoiser), 1e-2  # losses are squares, and summed up in float32
+    moved = []
+    for sign in (1, -1):
+        held.student = copy.deepcopy(denoiser)
+        with torch.no_grad():
+            held.student.backbone.conv.weight.view(-1)[4] += sign * h
+        moved.append(loss_at(held).loss)
+    assert float(gradient) == pytest.approx(float(moved[0] - moved[1]) / (2 * h), rel=2e-3)
+
+
+class _Held(Denoiser):
+    """A student whose calls without a gradient, and whose derivatives, are those of the weights that it began with."""
+
+    second_time = True
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.process, self.fixed, self.student = fixed.process, copy.deepcopy(fixed), fixed
+
+    def output_scale(self, t):
+        return self.fixed.output_scale(t)
+
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        return (self.student if torch.is_grad_enabled() else self.fixed)(u_t, t, given, effort)
+
+    def velocity(self, u_t, t, given=NOTHING, effort=None):
+        if not has_tangent(u_t):
+            return self.student.velocity(u_t, t, given)
+        now, then = self.student.velocity(u_t, t, given), self.fixed.velocity(u_t, t, given)
+        return unpack_dual(now).primal + (then - unpack_dual(then).primal)
