@@ -15,12 +15,16 @@ from denoisezoo.diffusion import (
     Blurring,
     ConsistencyDistillation,
     ConsistencyTraining,
+    ContinuousConsistency,
     Denoiser,
     EasyConsistency,
+    GuidanceDistillation,
     MeanFlow,
     Prediction,
     ProgressiveDistillation,
     RectifiedFlow,
+    Reflow,
+    Shortcut,
     Step,
     UniformTimes,
     create_denoiser,
@@ -265,6 +269,10 @@ PRICES = {
     "easy": (lambda: EasyConsistency(), FORWARD + BACKWARD + FORWARD),
     "jvp": (lambda: MeanFlow(share=1.0), FORWARD + BACKWARD + TANGENT),
     "half": (lambda: MeanFlow(share=0.5), FORWARD + BACKWARD + TANGENT // 2),
+    "shortcut": (lambda: Shortcut(share=0.25), FORWARD + BACKWARD + 2 * FORWARD // 4),
+    # And u(sigma): one linear layer of two features, forward, and the gradient of its weights.
+    "continuous": (lambda: ContinuousConsistency(features=2), FORWARD + BACKWARD + TANGENT + 2 + 2),
+    "reflow": (lambda: Reflow(), FORWARD + BACKWARD),
     "difference": (lambda: MeanFlow(share=1.0, derivative="difference"), FORWARD + BACKWARD + 2 * FORWARD),
 }
 
@@ -272,8 +280,8 @@ PRICES = {
 @pytest.mark.parametrize("name", PRICES)
 def test_a_step_costs_what_is_counted_by_hand(name):
     make, expected = PRICES[name]
-    denoiser = create_denoiser(Tiny(), RectifiedFlow())
     objective = make()
+    denoiser = create_denoiser(Tiny(), EDM() if name == "continuous" else RectifiedFlow())
     if objective.teaches:
         objective.learn_from(copy.deepcopy(denoiser))
     assert objective.cost(denoiser, lambda call: count(call).macs) == expected
@@ -343,3 +351,116 @@ class _Held(Denoiser):
             return self.student.velocity(u_t, t, given)
         now, then = self.student.velocity(u_t, t, given), self.fixed.velocity(u_t, t, given)
         return unpack_dual(now).primal + (then - unpack_dual(then).primal)
+
+
+@each_process
+def test_a_shortcut_of_the_exact_map_is_itself(process):
+    """The smallest step is one along the velocity; all others are jumps of the average, which is exact."""
+    exact = GaussianMap(process)
+    objective = Shortcut(steps=512, share=0.5)
+    found = objective(step_of(exact, average=copy.deepcopy(exact), images=256))
+    jumps = found.per_sample[:128]
+    assert jumps.sort().values[: 128 * 4 // 5].max() < 1e-12  # a tenth have the smallest step
+    assert objective(step_of(GaussianMap(process, wrong=1.0), average=exact)).per_sample[:32].mean() > 1e-6
+
+
+def test_pairs_of_reflow_are_ends_of_the_flow_and_are_kept(tmp_path):
+    process = RectifiedFlow()
+    exact, denoiser = GaussianMap(process), create_denoiser(Tiny(), process)
+    errors = []
+    for steps in (9, 36):
+        objective = Reflow(pairs=300, steps=steps).learn_from(_OneTime(exact))
+        objective.setup(denoiser, None, tmp_path / str(steps))
+        pairs = objective.pairs
+        T, zero = (torch.full((300,), time, dtype=f64) for time in (process.t_max, 0.0))
+        errors.append(float((exact.flow(pairs.eps.double(), T, zero) - pairs.u_0).abs().max()))
+    assert errors[1] < errors[0] / 10  # Heun's error falls with the square of the steps
+    again = Reflow(pairs=300, steps=36).learn_from(GaussianMap(process, wrong=1.0))
+    again.setup(denoiser, None, tmp_path / "36")
+    assert torch.equal(again.pairs.u_0, pairs.u_0)
+    # Along straight paths between them the velocity is their difference: a network that puts out nothing errs by it.
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.zero_()
+    found = again(Step(denoiser, {"image": torch.zeros(64, *SHAPE)}, torch.Generator().manual_seed(0)))
+    mean = (pairs.eps - pairs.u_0).square().mean()
+    assert float(found.loss) == pytest.approx(float(mean), rel=0.2)
+
+
+class _OneTime(Denoiser):
+    """The exact map without its second time: a posterior mean."""
+
+    def __init__(self, exact):
+        super().__init__()
+        self.process, self.exact = exact.process, exact
+
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        return self.exact(u_t, t, given._replace(until=None))
+
+
+class _Labelled(Denoiser):
+    """Says its label everywhere; 0 without one."""
+
+    def __init__(self):
+        super().__init__()
+        self.process = RectifiedFlow()
+        self.weight = nn.Parameter(torch.ones((), dtype=f64))
+
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        label = torch.zeros(len(u_t)) if given.label is None else given.label.clamp(min=0)
+        u_0 = self.weight * torch.ones_like(u_t) * over_images(label, u_t)
+        return Prediction(u_0, (u_t - (1 - over_images(t, u_t)) * u_0) / over_images(t, u_t))
+
+
+def test_guidance_is_distilled():
+    """Of a teacher that says 1, and 0 without a label, guided by 3 comes 3."""
+    teacher, student = _Labelled(), _Labelled()
+    objective = GuidanceDistillation(guidance=3.0).learn_from(teacher)
+    batch = {"image": torch.zeros(16, *SHAPE, dtype=f64), "label": torch.ones(16, dtype=torch.int64)}
+
+    def loss():
+        return objective(Step(student, batch, torch.Generator().manual_seed(0))).loss
+
+    assert loss() == 4
+    with torch.no_grad():
+        student.weight.fill_(3.0)
+    assert loss() == 0
+
+
+class Exact(dz.Backbone):
+    """F of the consistency function of data N(0, v) under EDM's preconditioning, and a number that is wrong."""
+
+    def __init__(self, v=0.3, sigma_data=0.5):
+        super().__init__(TinyConfig(second_time=False))
+        self.v, self.sd, self.off = v, sigma_data, nn.Parameter(torch.zeros((), dtype=f64))
+
+    def forward(self, x, c_noise, given=NOTHING, effort=None):
+        sigma = over_images((4 * c_noise).exp(), x)
+        root = (sigma**2 + self.sd**2).sqrt()
+        y = x * root
+        f = y * (self.v / (self.v + sigma**2)).sqrt()
+        return (f - self.sd**2 / root**2 * y) * root / (sigma * self.sd) + self.off
+
+
+def test_the_tangent_of_an_exact_continuous_consistency_function_is_zero():
+    denoiser = create_denoiser(Exact(), EDM())
+    teacher = _OneTime(GaussianMap(EDM()))
+    teacher.exact.mean.zero_()
+    objective = ContinuousConsistency(warmup=10).learn_from(teacher)
+    objective.modules(denoiser)
+    image = 0.3**0.5 * torch.randn(64, *SHAPE, dtype=f64, generator=torch.Generator().manual_seed(0))
+
+    def loss():
+        return objective(Step(denoiser, {"image": image}, torch.Generator().manual_seed(1), number=10))
+
+    assert loss().per_sample.max() < 1e-12
+    for off in (0.3, -0.3):  # the gradient leads back
+        denoiser.zero_grad()
+        with torch.no_grad():
+            denoiser.backbone.off.fill_(off)
+        found = loss()
+        assert found.per_sample.mean() > 1e-4
+        found.loss.backward()
+        assert denoiser.backbone.off.grad * off > 0
+    with pytest.raises(UserError, match="EDM's process"):
+        objective.check(create_denoiser(Tiny(), RectifiedFlow()))
