@@ -34,6 +34,7 @@ from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
 from denoisezoo.runs.ratios import Ratios, price_ratios
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.subjects import Priced, find_subjects
+from denoisezoo.runs.teacher import load_teacher
 from denoisezoo.runs.terms import Terms, make_settings
 from denoisezoo.search.evolved_front import EvolutionOptions
 from denoisezoo.search.search import SearchOptions, SearchResult
@@ -137,7 +138,7 @@ def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) ->
             Path(name).write_text(yaml.safe_dump(as_plain(recipe, "recipe"), sort_keys=False), encoding="utf-8")
         else:
             name = os.fspath(recipe)
-        result = train_words([f"--config={name}", *as_words(changes)])
+        result = train_words([f"--config={name}", *as_words(changes)], load_teacher)
         file = read_recipe(find_recipe(name))
         packages = {*packages_of([file.sections, changes]), *packages_of({"imports": file.imports})}
     if result.interrupted:
@@ -188,7 +189,7 @@ def fit(
     """
     images = as_data(data, batch_size, seed, labels=denoiser.backbone.spec.num_classes > 0)
     chosen = make_optimizer(optimizer, lr)
-    result = train_objects(denoiser, objective, images, steps, Path(out), seed, chosen, options)
+    result = train_objects(denoiser, objective, images, steps, Path(out), seed, chosen, options, load_teacher)
     if result.interrupted:
         print(f"interrupted after step {result.steps}; the same call goes on", file=sys.stderr)
     return load_run(result.folder, into=copy.deepcopy(denoiser)).on(images)

@@ -32,7 +32,7 @@ from denoisezoo.nn.blocks import (
     linear,
     nearest,
 )
-from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, SecondTime, Sinusoidal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,7 @@ class ADM(UNet):
             kaiming,
             early=Extras(None, augment),
             late=Extras(ClassTable(config.num_classes, width) if config.num_classes else None, None),
+            until=SecondTime(width) if config.second_time else None,
         )
         style = BlockStyle(
             ScaleShift(),

@@ -17,7 +17,7 @@ from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
-from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, SecondTime, Sinusoidal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,9 @@ class DDPM(UNet):
         )
         waves = (torch.cos, torch.sin) if config.cosines_first else (torch.sin, torch.cos)
         features = Sinusoidal(config.channels, config.endpoint, waves)
-        embedding = NoiseEmbedding(features, config.channels, width, xavier, late=late)
+        embedding = NoiseEmbedding(
+            features, config.channels, width, xavier, late=late, until=SecondTime(width) if config.second_time else None
+        )
         style = BlockStyle(
             Shift(),
             xavier,

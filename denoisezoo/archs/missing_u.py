@@ -45,7 +45,7 @@ from denoisezoo.archs.continuous_unet import ContinuousDesign, ContinuousUNet, C
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import average_pool, conv, group_norm, kaiming, linear, nearest, silu
-from denoisezoo.nn.embeddings import BareEmbedding, ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import BareEmbedding, ClassTable, Extras, NoiseEmbedding, SecondTime, Sinusoidal
 from denoisezoo.nn.ode_block import ApproximatorStyle, FirstOrder, Growing, SecondOrder
 
 
@@ -70,6 +70,8 @@ class MissingUConfig(ContinuousUNetConfig):
         super().validate()
         if self.conditioning == "none" and (self.num_classes or self.augment_dim):
             raise UserError("a network without conditioning takes no labels", "set conditioning=mlp")
+        if self.conditioning == "none" and self.second_time:
+            raise UserError("a network that is blind to the noise level takes no second time", "set conditioning=mlp")
         if self.embedding < 4 or self.embedding % 2:
             raise UserError(f"embedding is {self.embedding}", "give an even number of at least 4")
         if self.table < 0:
@@ -236,12 +238,16 @@ class MissingU(ContinuousUNet):
 
 
 def _bare_embedding(config: MissingUConfig) -> BareEmbedding:
-    return BareEmbedding(ReleasedSinusoids(config.embedding), config.embedding, _extras(config))
+    return BareEmbedding(ReleasedSinusoids(config.embedding), config.embedding, _extras(config), _until(config))
 
 
 def _mlp_embedding(config: MissingUConfig) -> NoiseEmbedding:
     width = config.embedding
-    return NoiseEmbedding(Sinusoidal(width), width, width, kaiming, late=_extras(config))
+    return NoiseEmbedding(Sinusoidal(width), width, width, kaiming, late=_extras(config), until=_until(config))
+
+
+def _until(config: MissingUConfig) -> SecondTime | None:
+    return SecondTime(config.embedding) if config.second_time else None
 
 
 def _extras(config: MissingUConfig) -> Extras:

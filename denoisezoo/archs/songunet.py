@@ -37,7 +37,7 @@ from denoisezoo.nn.blocks import (
     nearest,
     xavier,
 )
-from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, OneHot, Sinusoidal
+from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, OneHot, SecondTime, Sinusoidal
 
 
 class Filter(nn.Module):
@@ -183,7 +183,8 @@ def _embedding(config: SongUNetConfig) -> NoiseEmbedding:
         OneHot(config.num_classes, width, xavier) if config.num_classes else None,
         linear(config.augment_dim, width, xavier, bias=False) if config.augment_dim else None,
     )
-    return NoiseEmbedding(features(width), width, 4 * config.channels, xavier, early=early)
+    until = SecondTime(4 * config.channels) if config.second_time else None
+    return NoiseEmbedding(features(width), width, 4 * config.channels, xavier, early=early, until=until)
 
 
 FAMILY = Family(

@@ -13,7 +13,7 @@ from denoisezoo.archs.unet import with_image
 from denoisezoo.errors import UserError
 from denoisezoo.nn.attention import Table, axial_angles, rotary_table
 from denoisezoo.nn.blocks import linear
-from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, SecondTime, Sinusoidal
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.transformer import (
     Block,
@@ -166,7 +166,8 @@ def noise_embedding(config: TransformerConfig, released_period: float = 10000.0)
     classes = LabelTable(config.num_classes, config.width) if config.num_classes else None
     augment = linear(config.augment_dim, config.width, xavier_uniform, bias=False) if config.augment_dim else None
     features = noise_features(config, released_period=released_period)
-    return NoiseEmbedding(features, FEATURES, config.width, normal, late=Extras(classes, augment))
+    until = SecondTime(config.width) if config.second_time else None
+    return NoiseEmbedding(features, FEATURES, config.width, normal, late=Extras(classes, augment), until=until)
 
 
 class Transformer(Backbone):

@@ -10,6 +10,7 @@ from denoisezoo.errors import UserError
 
 def run_raw(argv: list[str]) -> int:
     """Train with LightningCLI's own arguments."""
+    from denoisezoo.runs.teacher import load_teacher
     from denoisezoo.train.fit import train
     from denoisezoo.train.recipe_files import list_recipes
 
@@ -17,7 +18,7 @@ def run_raw(argv: list[str]) -> int:
     if not words & {"-c", "--config", "-h", "--help"}:
         names = ", ".join(list_recipes()[:4])
         raise UserError("train needs a recipe", f"give --config RECIPE, a YAML file or a shipped one ({names}, ...)")
-    result = train(argv)
+    result = train(argv, load_teacher)
     if result.rank:
         return result.status
     if result.interrupted:

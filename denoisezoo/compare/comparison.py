@@ -13,6 +13,7 @@ from denoisezoo.compare.jobs import Job, train_command
 from denoisezoo.compare.records import Comparison, RunRecord
 from denoisezoo.errors import UserError
 from denoisezoo.runs.run import Run, load_run
+from denoisezoo.runs.teacher import load_teacher
 from denoisezoo.runs.terms import Settings
 from denoisezoo.tables import Column, Table, Tabular, human, scatter
 from denoisezoo.train.fit import read_facts, train
@@ -95,7 +96,7 @@ def compare(
         try:
             if launched is not None:
                 check_launched(job, launched[job.folder])
-            elif (trained := train(job.arguments)).interrupted:
+            elif (trained := train(job.arguments, load_teacher)).interrupted:
                 return Outcome(records, page, trained.status)
             run = load_run(job.folder, trust=job.trust)
             check_budget(job, run)

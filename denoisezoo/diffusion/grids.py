@@ -77,6 +77,19 @@ def process_grid(process: Process, steps: int) -> Tensor:
     return process.grid(steps)
 
 
+@GRIDS.register("nested")
+def nested_grid(process: Process, steps: int) -> Tensor:
+    """Every so-many-th time of the process's own finest grid: a grid holds the times of that with half as many steps.
+
+    So one step of a network that was distilled is two steps of its teacher, whatever the process.
+    """
+    finest = min(1024, 2 ** int(math.log2(chain_length(process) or 1024)))
+    if steps > finest:
+        raise UserError(f"the nested grid has {finest} steps, and {steps} are asked for", "use time_grid=process")
+    indices = (torch.arange(steps + 1, dtype=torch.float64) * finest / steps).round().long()
+    return process.grid(finest)[indices]
+
+
 @GRIDS.register("edm")
 def edm_grid(process: Process, steps: int) -> Tensor:
     """EDM's noise levels, 80 to 0.002 within the process's limits, as times of the process."""

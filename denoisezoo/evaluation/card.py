@@ -57,6 +57,7 @@ class ResultCard:
         train_seconds: Wall time of training.
         train_macs: Multiply-adds of training, forward and backward.
         perceptual: Network that a perceptual loss compared images by in training; None where there was no such loss.
+        teacher_sha256: Hash of the file of the run that training learned from; None where there was none.
         codec: What was diffused in place of pixels, "pixels" for nothing else.
         codec_sha256: Hash of the codec's weights, None where it has none.
         params: Parameters of the network, without those of the codec.
@@ -96,6 +97,7 @@ class ResultCard:
     train_seconds: float | None = None
     train_macs: int | None = None
     perceptual: str | None = None
+    teacher_sha256: str | None = None
     codec: str | None = None
     codec_sha256: str | None = None
     params: int | None = None

@@ -140,6 +140,40 @@ def no_label(like: Tensor) -> Tensor:
     return torch.full((like.shape[0],), -1, dtype=torch.int64, device=like.device)
 
 
+class SecondTime(nn.Module):
+    """What a second time adds to an embedding, as flow maps are told one: (B, width), zero where there is none.
+
+    Features h / (|h| + a) of the span h = c_noise - until at geometric scales a, through one linear layer without bias
+    that starts at zero. So a span of zero is no second time, and a network that was trained without one goes on from
+    its weights. The features are bounded, know no unit of c_noise (0 ... 999, or ln(sigma)/4), and h d/dh of them is at
+    most 1/4, where a sinusoid's grows with its frequency: objectives that differentiate with respect to time need that.
+
+    Args:
+        width: Width of the embedding.
+    """
+
+    SCALES = 32
+    """Features; scales are from 1/32 to about 1,450, half an octave apart."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(self.SCALES, width, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def features(self, c_noise: Tensor, until: Tensor) -> Tensor:
+        """(B, SCALES) of the two times (B,), in their precision."""
+        h = (c_noise - until)[:, None]
+        exponents = torch.arange(self.SCALES, device=h.device, dtype=h.dtype) / 2 - 5
+        return h / (h.abs() + torch.exp2(exponents))
+
+    def forward(self, c_noise: Tensor, given: Given, like: Tensor) -> Tensor | float:
+        """What to add to an embedding `like` (B, width) of c_noise (B,)."""
+        if given.until is None:
+            return 0.0
+        added: Tensor = self.project(self.features(c_noise, given.until).to(like.dtype))
+        return added
+
+
 class NoiseEmbedding(nn.Module):
     """Features of c_noise through two linear layers, class and augmentation embeddings added, SiLU: (B, width).
 
@@ -150,6 +184,7 @@ class NoiseEmbedding(nn.Module):
         init: Initialisation.
         early: Added to the features (EDM's form of DDPM++ and NCSN++), width `in_features`.
         late: Added after the second layer (ADM), width `width`.
+        until: Added there, too, width `width`.
         activation: Between the layers.
     """
 
@@ -162,10 +197,12 @@ class NoiseEmbedding(nn.Module):
         *,
         early: Extras | None = None,
         late: Extras | None = None,
+        until: SecondTime | None = None,
         activation: Wave = F.silu,
     ) -> None:
         super().__init__()
         self.features, self.early, self.late, self.activation = features, early, late, activation
+        self.until = until
         self.first = linear(in_features, width, init)
         self.second = linear(width, width, init)
         self.width = width
@@ -178,21 +215,24 @@ class NoiseEmbedding(nn.Module):
         return F.silu(e)
 
     def noise(self, c_noise: Tensor, given: Given, **entrance: int) -> Tensor:
-        """What both layers make of c_noise, before `late` is added."""
+        """What both layers make of c_noise, and of the second time, before `late` is added."""
         e = self.features(c_noise).to(self.first.weight.dtype)
         if self.early is not None:
             e = e + self.early(given, e)
-        return self.second(self.activation(self.first(e, **entrance)))
+        e = self.second(self.activation(self.first(e, **entrance)))
+        return e if self.until is None else e + self.until(c_noise, given, e)
 
 
 class BareEmbedding(nn.Module):
     """SiLU of features and labels, without layers of its own: (B, width)."""
 
-    def __init__(self, features: nn.Module, width: int, extras: Extras) -> None:
+    def __init__(self, features: nn.Module, width: int, extras: Extras, until: SecondTime | None = None) -> None:
         super().__init__()
-        self.features, self.width, self.extras = features, width, extras
+        self.features, self.width, self.extras, self.until = features, width, extras, until
 
     def forward(self, c_noise: Tensor, given: Given) -> Tensor:
         """Embed c_noise (B,), and labels and augmentation labels."""
         e = self.features(c_noise)
+        if self.until is not None:
+            e = e + self.until(c_noise, given, e)
         return F.silu(e + self.extras(given, e))

@@ -395,6 +395,7 @@ def make_card(
         train_seconds=run.facts.get("train_seconds"),
         train_macs=run.facts.get("train_macs"),
         perceptual=run.facts.get("perceptual"),
+        teacher_sha256=run.facts.get("teacher_sha256"),
         codec=run.denoiser.codec.title,
         codec_sha256=run.denoiser.codec.weights_sha256(),
         params=sum(p.numel() for p in run.denoiser.backbone.parameters()),

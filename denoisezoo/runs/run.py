@@ -290,7 +290,8 @@ def _make_run(
 
 def _facts(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
-    facts = {k: content["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
+    kept = ("images_seen", "train_seconds", "seed", "perceptual", "teacher_sha256")
+    facts = {key: content["denoisezoo"].get(key) for key in kept}
     facts |= {"train_steps": content.get("global_step"), "train_macs": None}
     if (width := content["denoisezoo"].get("sigma_rel")) is not None:
         facts["sigma_rel"] = width

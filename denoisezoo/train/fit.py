@@ -38,6 +38,7 @@ from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, r
 from denoisezoo.train.sharding import allow_unused, check_sharding, keep_buffers
 from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.suited import check_data
+from denoisezoo.train.teachers import Loader, nothing_loads
 from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, log_card, make_tracker, trackers
 from denoisezoo.train.training_module import TrainingModule
 
@@ -80,11 +81,12 @@ class TrainResult:
 
 
 @rewording(as_keys)
-def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
+def train(what: Sequence[str] | RecipeCLI, load: Loader = nothing_loads) -> TrainResult:
     """Train as `denoisezoo train ARGS` does.
 
     Args:
         what: `--config RECIPE` and any overrides, as on the command line; or what somebody by hand has built.
+        load: Reads the runs that training begins with or learns from.
 
     Raises:
         UserError: The recipe or a value is wrong, the run folder holds another run, another process trains there, or it
@@ -99,7 +101,7 @@ def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
     with contextlib.ExitStack() as held:
         if cli.trainer.is_global_zero:  # the other processes of the run share its folder
             held.enter_context(only_writer(folder, "wait until it ends, or give another `trainer.default_root_dir`"))
-        begin, result = begin_in(cli, folder)
+        begin, result = begin_in(cli, folder, load)
         if result is not None:
             return result
         try:
@@ -111,7 +113,7 @@ def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
     return result
 
 
-def begin_in(cli: RecipeCLI, folder: Path) -> tuple[Path | None, TrainResult | None]:
+def begin_in(cli: RecipeCLI, folder: Path, load: Loader) -> tuple[Path | None, TrainResult | None]:
     """Make ready to train in a folder that nothing else writes into.
 
     Returns:
@@ -130,7 +132,7 @@ def begin_in(cli: RecipeCLI, folder: Path) -> tuple[Path | None, TrainResult | N
     if cli.trainer.is_global_zero:
         clear_given_up(folder, done, config)
     warn_untrained(cli.model)
-    cli.model.prepare(cli.datamodule, folder)
+    cli.model.prepare(cli.datamodule, folder, load, fresh=not done)
     if cli.trainer.is_global_zero:
         save_config(folder, config)
     add_loggers(cli, folder, done, config)
@@ -378,6 +380,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "family": module.family,
         "seed": module.seed,
         "perceptual": module.objective.perceptual_title,
+        "teacher_sha256": module.teacher_sha256,
         "codec": (codec := module.denoiser.codec).title,
         "codec_sha256": codec.weights_sha256(),
         "train_steps": trainer.global_step,

@@ -29,6 +29,7 @@ from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, follow_schedule
 from denoisezoo.train.resumable import divide_anew
 from denoisezoo.train.seeds import seed_default
 from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard, used_alike
+from denoisezoo.train.teachers import Loader, begin_with, check_teacher, nothing_loads, teach
 
 
 class TrainingModule(LightningModule):
@@ -54,6 +55,8 @@ class TrainingModule(LightningModule):
             several processes all skip the step.
         seed: Seed of times and noise; the trainer's unless given.
         adversary_optimizer: Optimiser of the second network of an adversarial objective.
+        start_from: Run whose averaged weights training begins with, or FORMAT:PATH of a checkpoint of other code; fresh
+            weights unless given. A network with a second time goes on from one without.
         codec: What is diffused in place of pixels, a class or a name with options such as "haar:levels=2"; pixels
             unless given. All losses are those of latents then.
     """
@@ -74,6 +77,7 @@ class TrainingModule(LightningModule):
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
         adversary_optimizer: OptimizerConfig = ADAM,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         self.name, self.family, self.denoiser = name, family, denoiser
@@ -86,6 +90,9 @@ class TrainingModule(LightningModule):
         objective.check(denoiser)
         self.opponents: dict[str, Opponent] = {}
         self._partners: list[torch.nn.Module] = []
+        self.frozen: list[str] = []
+        self.start_from = start_from
+        self.teacher_sha256: str | None = None
         self.adversary_config = adversary_optimizer
         check_mode(effort, backbone.efforts, sandwich, name)
         self.effort, self.sandwich = effort, sandwich
@@ -126,14 +133,19 @@ class TrainingModule(LightningModule):
         self._shadow = (shadow,)
         shard(self.denoiser.backbone, self.device_mesh["data_parallel"])
 
-    def prepare(self, data: Any, folder: Path) -> None:
+    def prepare(self, data: Any, folder: Path, load: Loader = nothing_loads, fresh: bool = True) -> None:
         """Let the objective make ready what it needs, and take in the networks that are there for training alone.
 
         Args:
             data: The data module, set up.
             folder: The run folder.
+            load: Reads the runs that training begins with and learns from.
+            fresh: Whether training begins, and does not go on from a checkpoint.
         """
         objective = self.objective
+        if fresh and self.start_from is not None:
+            begin_with(self.denoiser.backbone, load(self.start_from).denoiser.backbone, self.start_from)
+        self.teacher_sha256 = teach(objective, load)
         objective.setup(self.denoiser, data, folder)
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         for name, network in objective.modules(self.denoiser).items():
@@ -143,6 +155,8 @@ class TrainingModule(LightningModule):
             elif any(parameter.requires_grad for parameter in network.parameters()):
                 self._partners.append(network)
                 continue
+            else:
+                self.frozen.append(name)
             # Gradients of theirs are averaged by hand; DDP would wait for them in the denoiser's backward.
             self._ddp_params_and_buffers_to_ignore += [f"{name}.{key}" for key in network.state_dict()]
 
@@ -363,6 +377,7 @@ class TrainingModule(LightningModule):
             "parts": self.trainer.world_size * self.trainer.accumulate_grad_batches,
             "noise_bins": self.noise_bins.sums(),
             "perceptual": self.objective.perceptual_title,
+            "teacher_sha256": self.teacher_sha256,
         }
         for name, opponent in self.opponents.items():
             checkpoint["denoisezoo"][f"{name}_optimizer"] = opponent.state_dict()
@@ -371,6 +386,7 @@ class TrainingModule(LightningModule):
         """Go on counting where the checkpoint was written."""
         divide_anew(checkpoint, self.trainer.accumulate_grad_batches)
         found = checkpoint.get("denoisezoo", {})
+        check_teacher(found, self.teacher_sha256)
         self.images_seen = int(found.get("images_seen", 0))
         self.train_seconds = float(found.get("train_seconds", 0.0))
         self.skipped = int(found.get("skipped", 0))
