@@ -66,7 +66,7 @@ class Turned(SeedBlock):
 
     def normal(self, shape):
         B, C, H, W = shape
-        drawn = super().normal((B, 4 * C, H // 2, W // 2)).chunk(self.parts, dim=1)
+        drawn = super().normal((B, 4 * C, H // 2, W // 2)).double().chunk(self.parts, dim=1)
         return torch.cat([Haar().decode(part) for part in drawn], dim=1)
 
 
