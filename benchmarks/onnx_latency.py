@@ -147,6 +147,21 @@ def text_of(row: dict[str, Any], modes: list[str]) -> str:
     return f"{shown}  difference {row['difference']:.1e}"
 
 
+def markdown(rows: list[dict[str, Any]], modes: list[str]) -> str:
+    """The table of docs/results/onnx.md: median milliseconds of a call, ratios, and the largest difference."""
+    others = [mode for mode in modes if mode != "onnxruntime"]
+    head = ["network", "effort", "pixels", "batch", *(f"{mode} ms" for mode in modes)]
+    head += [*(f"onnxruntime / {mode}" for mode in others), "difference"]
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        known = [f"`{row['denoiser']}`", f"{row['effort']:g}", str(row["pixels"]), str(row["batch_size"])]
+        numbers = [*(row[f"{mode}_ms"] for mode in modes), *(row[f"over_{mode}"] for mode in others)]
+        forms = ["{:.1f}"] * len(modes) + ["{:.2f}"] * len(others)
+        known += ["-" if x is None else form.format(x) for x, form in zip(numbers, forms, strict=True)]
+        lines.append([*known, f"{row['difference']:.1e}"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def main() -> None:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,6 +183,7 @@ def main() -> None:
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(rows)
+    print(markdown(rows, args.modes))
 
 
 if __name__ == "__main__":

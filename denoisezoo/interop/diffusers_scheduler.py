@@ -233,14 +233,13 @@ def scheduler_of(denoiser: NetworkDenoiser, sampling: Mapping[str, Any]) -> dict
     Raises:
         UserError: diffusers has no such process or prediction.
     """
-    process: Any = denoiser.process
-    predicts = type(denoiser.preconditioning).__name__
+    process, predicts = denoiser.process, type(denoiser.preconditioning).__name__
     schedules, predictions = ({ours: theirs for theirs, ours in table.items()} for table in (SCHEDULES, PREDICTIONS))
-    if type(denoiser.process) is not PROCESSES["vp_discrete"] or process.schedule not in schedules:
-        what = (
-            f"diffusers has no scheduler that is {type(process).__name__} {getattr(process, 'schedule', '')}".rstrip()
-        )
+    schedule = getattr(process, "schedule", "")
+    if type(process) is not PROCESSES["vp_discrete"] or schedule not in schedules:
+        what = f"diffusers has no scheduler that is {type(process).__name__} {schedule}".rstrip()
         raise UserError(what, "export it as onnx or pt2, or train on DDPM's chain, VPDiscrete, linear or cosine")
+    chain: Any = process
     if predicts not in predictions:
         what = f"diffusers has no prediction_type that is {predicts}"
         raise UserError(what, f"export it as onnx or pt2, or train with one of {', '.join(predictions)}")
@@ -254,13 +253,13 @@ def scheduler_of(denoiser: NetworkDenoiser, sampling: Mapping[str, Any]) -> dict
     else:
         variance = "learned" if learned else options.get("variance", "small")
         kinds = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
-        own |= {"_class_name": "DDPMScheduler", "variance_type": kinds[variance]}
+        own |= {"_class_name": "DDPMScheduler", "variance_type": kinds.get(variance, "fixed_small")}
     return own | {
         "_diffusers_version": VERSION,
-        "num_train_timesteps": process.T,
-        "beta_schedule": schedules[process.schedule],
-        "beta_start": process.betas[0].item() if process.schedule == "linear" else 1e-4,
-        "beta_end": process.betas[-1].item() if process.schedule == "linear" else 0.02,
+        "num_train_timesteps": chain.T,
+        "beta_schedule": schedules[schedule],
+        "beta_start": chain.betas[0].item() if schedule == "linear" else 1e-4,
+        "beta_end": chain.betas[-1].item() if schedule == "linear" else 0.02,
         "trained_betas": None,
         "prediction_type": predictions[predicts],
         "clip_sample_range": 1.0,

@@ -232,7 +232,7 @@ def frozen_copy(module: Module, without: frozenset[str] = frozenset()) -> Module
 
 
 def trace(program: Program, what: str) -> ExportedProgram:
-    """The program as torch.export has it, without weights that it does not use.
+    """The program as torch.export has it, without the weights of other stages.
 
     Args:
         program: What to trace.
