@@ -26,9 +26,9 @@ from denoisezoo.locking import only_writer
 from denoisezoo.plans import Plan, find_plan
 from denoisezoo.plugins import trusting
 from denoisezoo.report import write_report
-from denoisezoo.runs import evaluating
 from denoisezoo.runs.ema_sweep import sweep as ema  # noqa: F401 - part of this API
 from denoisezoo.runs.evaluating import Judged, run_of, settings_for
+from denoisezoo.runs.evaluating import evaluate as evaluate
 from denoisezoo.runs.exporting import Exported, export_run
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
 from denoisezoo.runs.ratios import Ratios, price_ratios
@@ -43,8 +43,6 @@ from denoisezoo.train.changes import as_plain, as_words, packages_of
 from denoisezoo.train.fit import train as train_words
 from denoisezoo.train.objects import make_optimizer, train_objects
 from denoisezoo.train.recipe_files import find_recipe, read_recipe
-
-evaluate = evaluating.evaluate
 
 
 def load(

@@ -80,7 +80,7 @@ def _shape_of_array(path: str) -> Shape:
         )
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
         raise UserError(f"{IMAGES} of {path} is {images.dtype} {images.shape}", "give images, uint8 (N, H, W, 3)")
-    grey = images.ndim == 3 or _is_grey(images)
+    grey = images.ndim == 3 or (_is_grey(images[:1]) and _is_grey(images))  # most often one image tells
     return 1 if grey else 3, images.shape[1], images.shape[2]
 
 

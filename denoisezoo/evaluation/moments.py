@@ -83,7 +83,8 @@ def read_moments(path: str | os.PathLike[str]) -> Moments | None:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise UserError(f"statistics in {path} hold NaN or infinity", "make them again")
     mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
-    stats = GaussianStats(int(arrays.get("n", 0)), torch.from_numpy(mean), torch.from_numpy(covariance))
+    n = arrays.get("n", np.zeros(()))
+    stats = GaussianStats(int(n) if n.shape == () else 0, torch.from_numpy(mean), torch.from_numpy(covariance))
     named = {key: str(arrays[key]) or None for key in ("features", "features_sha256") if key in arrays}
     return Moments(os.fspath(path), sha256(path), stats, **named)
 

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from denoisezoo.cli import main
 from denoisezoo.data import Digits
 from denoisezoo.evaluation.features import create_features
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
+from denoisezoo.runs.run import Run, with_places
 
 TERMS = ["--num", "24", "--sampler", "euler", "--steps", "1"]
 
@@ -243,3 +245,12 @@ def test_a_network_that_is_given_conditions_has_no_reference(tiny, real):
     denoiser = dz.create_denoiser(tiny, cond_channels=1)
     with pytest.raises(dz.UserError, match="is given conditions, and a reference has none; leave `reference` out"):
         dz.evaluate(denoiser, reference=real)
+
+
+def test_a_run_that_names_no_data_takes_images_of_each_kind(home, real, tiny):
+    network = {"resolution": 16, "in_channels": 1, "out_channels": 1}
+    run = replace(Run.of(dz.create_denoiser(tiny, **network)), config={"data": {}})
+    for path in ("real", "real.zip", "real.npz"):
+        data = with_places(run, {"path": path}).data()
+        assert data.images("all").shape == real.shape
+        assert data.images("all").sum() == real.sum()
