@@ -124,7 +124,7 @@ def generate(
 
 
 def one_size(device: torch.device | str) -> bool:
-    """Whether a last, smaller batch is filled up by its last image: compiled programs and graphs have one batch size."""
+    """Whether a last, smaller batch is filled up by its last image: compiled programs have one batch size."""
     return torch.device(device).type == "cuda"
 
 

@@ -29,7 +29,7 @@ def test_calls_of_an_adaptive_sampler_are_the_mean_over_images():
 
 
 def test_a_gpu_sees_one_batch_size(monkeypatch):
-    """The last batch is filled up, so that a compiled network has one program; images and labels stay those asked for."""
+    """The last batch is filled up, so that a compiled network has one program; images stay those asked for."""
     backbone = create_backbone("ddpm_tiny", cond_channels=0, augment_dim=0, num_classes=4).eval()
     denoiser, seen = create_denoiser(backbone, "edm").eval(), []
     backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
