@@ -26,7 +26,7 @@ def main() -> None:
     from denoisezoo.profiling import roofline
 
     # Its peaks would be found by products of a GPU's size.
-    known = mock.patch.object(roofline, "measure_peaks", lambda device, dtype: roofline.Peaks(1e12, 1e12))
+    known = mock.patch.object(roofline, "measure_peaks", return_value=roofline.Peaks(1e12, 1e12))
     with pretend_cuda(), known, mock.patch.object(torch.cuda, "Event", Event):
         if not sys.argv[1:]:  # asked whether there is one
             torch.zeros(1, device="cuda").add(1)
