@@ -107,18 +107,25 @@ def generate(
     batches, calls, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
-        seeds = range(first_seed + low, first_seed + high)
+        size = batch_size if low and one_size(device) else high - low
+        place = torch.arange(low, low + size).clamp(max=num - 1)
+        seeds = (place + first_seed).tolist()
         block = SeedBlock(seeds) if noise == "cpu" else CounterBlock(seeds, device)
-        u_T = sampler.prior(process, (high - low, *latent_shape), steps, block, device=device, dtype=dtype)
-        told = given._replace(image=None).take(slice(low, high))
+        u_T = sampler.prior(process, (size, *latent_shape), steps, block, device=device, dtype=dtype)
+        told = given._replace(image=None).take(slice(low, high) if size == high - low else place)
         if given.image is not None:
-            told = told._replace(image=given.image[index[low:high]])
+            told = told._replace(image=given.image[index[place]])
         result = sampler(denoiser, u_T, steps=steps, plan=plan, given=told.to(device), generator=block)
-        batches.append(result.images.float().cpu())
+        batches.append(result.images[: high - low].float().cpu())
         calls += result.nfe * (high - low)
         if progress is not None:
             progress(high)
     return Samples(torch.cat(batches), given.label, round(calls / num), time.perf_counter() - start)
+
+
+def one_size(device: torch.device | str) -> bool:
+    """Whether a last, smaller batch is filled up by its last image: compiled programs have one batch size."""
+    return torch.device(device).type == "cuda"
 
 
 def _check(num: int, batch_size: int) -> None:

@@ -27,6 +27,7 @@ from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.device_choices import choose_for_device, fast_arithmetic, with_defaults
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.explain import as_keys, explain
 from denoisezoo.train.guard import DivergenceError
@@ -96,11 +97,13 @@ def train(what: Sequence[str] | RecipeCLI, load: Loader = nothing_loads) -> Trai
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
     keep_buffers(cli.trainer, cli.model)
+    choose_for_device(cli.trainer, cli.model)
     check_samples(cli)
     folder = Path(cli.trainer.default_root_dir)
     with contextlib.ExitStack() as held:
         if cli.trainer.is_global_zero:  # the other processes of the run share its folder
             held.enter_context(only_writer(folder, "wait until it ends, or give another `trainer.default_root_dir`"))
+        held.enter_context(fast_arithmetic(cli.trainer))
         begin, result = begin_in(cli, folder, load)
         if result is not None:
             return result
@@ -335,6 +338,7 @@ def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
     fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
     fixed["precision"] = full_name(fixed["precision"])
     config = config | {"data": without_places(config["data"])} if moved else config
+    config = config | {"model": with_defaults(config.get("model") or {})}
     sections = {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
     kept_by_name: dict[str, Any] = by_name(sections)
     return kept_by_name

@@ -44,8 +44,8 @@ class TrainingModule(LightningModule):
         name: What results call the network.
         family: Family of the network.
         optimizer: Optimiser and learning rate.
-        channels_last: Keep weights and activations in channels-last layout.
-        compile: Compile the backbone in place.
+        channels_last: Keep weights and activations in channels-last layout; null is what pays on the device.
+        compile: Compile the backbone in place; null is on a GPU.
         effort: "full" trains the full network; "random" draws one of its efforts for each step; "sandwich" trains
             several in each step.
         sandwich: Which ones, and what they share.
@@ -69,8 +69,8 @@ class TrainingModule(LightningModule):
         name: str,
         family: str,
         optimizer: OptimizerConfig = DEFAULT,
-        channels_last: bool = True,
-        compile: bool = False,
+        channels_last: bool | None = None,
+        compile: bool | None = None,
         effort: Mode = "full",
         sandwich: Sandwich = DDSM,
         label_dropout: float = 0.0,
@@ -82,7 +82,8 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.name, self.family, self.denoiser = name, family, denoiser
         backbone = denoiser.backbone
-        if channels_last:
+        self.channels_last, self.compiles = channels_last, compile
+        if channels_last is not False:
             backbone.to(memory_format=torch.channels_last)
         if compile:
             compile_network(backbone)  # in place: keys of the checkpoint stay as they are
