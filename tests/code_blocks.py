@@ -49,7 +49,8 @@ def blocks_of(page: Path) -> list[Block]:
 
 COLLECT = """
 set -f
-command_not_found_handle() { printf '%s\\0' "$@" END; }
+exec 3>&1
+command_not_found_handle() { printf '%s\\0' "$@" END >&3; }
 source() { :; }
 """
 """Before the commands of a block: nothing that it names is found, and so all of it is told instead of run."""
@@ -60,7 +61,8 @@ def commands_of(text: str) -> list[list[str]]:
     script = COLLECT + text
     with tempfile.TemporaryDirectory() as folder:  # for what a block writes by ">"
         words = [str(shutil.which("bash")), "-c", script]
-        done = subprocess.run(words, cwd=folder, env={"PATH": "/nowhere"}, capture_output=True, text=True)
+        place = {"PATH": "/nowhere", "HOME": folder}
+        done = subprocess.run(words, cwd=folder, env=place, capture_output=True, text=True)
     assert not done.stderr, done.stderr
     commands: list[list[str]] = [[]]
     for word in done.stdout.split("\0")[:-1]:

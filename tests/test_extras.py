@@ -140,3 +140,13 @@ def test_what_to_install(monkeypatch):
     assert how_to_install("b_c.within") == "pip install 'denoisezoo[two]'"
     assert how_to_install("torch") == "install denoisezoo again"
     assert how_to_install("theirs") == "install it"
+
+
+def test_the_page_has_every_extra_and_what_it_brings():
+    rows = re.findall(r"^\| `(\w+)` \|.*\|(.*)\|$", (ROOT / "docs" / "install.md").read_text(), re.M)
+    brought = {extra: {name for name, extras in declared().items() if extra in extras} for extra, _ in rows}
+    assert {extra for extra, _ in rows} == {"all"} | {extra for extras in declared().values() for extra in extras}
+    for extra, cell in rows:
+        packages = [package_of(name) for name in cell.strip().split(", ") if name]
+        assert set(packages) <= brought[extra]
+        assert extra in {*DEVELOPERS, "all"} or packages == sorted(brought[extra])
