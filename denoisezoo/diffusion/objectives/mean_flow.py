@@ -16,6 +16,7 @@ from denoisezoo.diffusion.objectives.few_calls import Drawn, FewCalls
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Step
 from denoisezoo.diffusion.objectives.times import LogitNormalTimes, Times
 from denoisezoo.errors import UserError
+from denoisezoo.nn.forward_mode import pushed_forward
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(u_t, t, s) -> the mean velocity, like u_t."""
@@ -138,7 +139,7 @@ class MeanFlow(FewCalls):
             # s stands still.
             along = (v, torch.ones_like(t), torch.zeros_like(s))
             if self.derivative == "jvp":
-                u, du_dt = torch.func.jvp(mean_velocity, (u_t, t, s), along)[:2]
+                u, du_dt = pushed_forward(mean_velocity, (u_t, t, s), along)
             else:
                 u = mean_velocity(u_t, t, s)
                 with torch.no_grad():
