@@ -58,8 +58,7 @@ def load(
         denoiser.sample(16), denoiser.run.facts
 
     Args:
-        path: Run folder, checkpoint, a safetensors file that `export` wrote, or FORMAT:PATH of a foreign checkpoint,
-            e.g. "edm:network.pkl".
+        path: Run folder, checkpoint, a safetensors file that `export` wrote, or FORMAT:PATH, e.g. "edm:network.pkl".
         weights: "ema" for the averaged weights, "raw" for those of the optimiser.
         trust: Packages whose code its recipe may name.
         into: A denoiser that takes the weights, where one was built by hand that no file can build (see `fit`).

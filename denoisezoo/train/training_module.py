@@ -125,9 +125,9 @@ class TrainingModule(LightningModule):
         """Divide the weights among processes where the strategy does so; elsewhere nothing."""
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
-        if self._partners:
+        if self._partners or self.frozen:
             raise UserError(
-                "fsdp2 divides one network, and this objective trains another beside it", "use `trainer.strategy=ddp`"
+                "fsdp2 divides one network, and this objective has another beside it", "use `trainer.strategy=ddp`"
             )
         shadow = copy.deepcopy(self.denoiser)
         shadow.to("meta")

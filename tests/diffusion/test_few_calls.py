@@ -134,6 +134,44 @@ def test_without_a_teacher_the_map_of_a_single_image_has_no_loss(process, object
     assert objective(step_of(GaussianMap(process, variance=0.0, wrong=1.0), 60, variance=0.0)).per_sample.mean() > 1e-6
 
 
+class _Seeing(Denoiser):
+    """Keeps the states that it is asked about."""
+
+    second_time = True
+
+    def __init__(self, within, seen):
+        super().__init__()
+        self.process, self.mean, self.within, self.seen = within.process, within.mean, within, seen
+
+    def forward(self, u_t, t, given=NOTHING, effort=None):
+        if not has_tangent(u_t):
+            self.seen.append(u_t.detach())
+        return self.within(u_t, t, given)
+
+
+class Fixed(UniformTimes):
+    """0.7 and 0.2 of the way, in turn."""
+
+    def __call__(self, process, uniform):
+        self.share = 0.9 - getattr(self, "share", 0.2)
+        return torch.full_like(uniform, process.t_min + self.share * (process.t_max - process.t_min))
+
+
+@pytest.mark.parametrize("tangent", ["sample", "network"])
+def test_without_a_teacher_the_mean_flow_of_gaussian_data_errs_on_average_by_nothing(tangent):
+    """The error at the exact map has mean 0 whatever u_t is, so that it is where the gradient is 0."""
+    exact = GaussianMap(RectifiedFlow())
+    objective = MeanFlow(Fixed(), share=1.0, tangent=tangent, derivative="difference", step=1e-4)
+    seen = []
+    error = objective(step_of(_Seeing(exact, seen), images=20_000)).error
+    u_t = seen[-1] - seen[-1].mean(0)
+    noise = error.std() / 20_000**0.5
+    assert error.mean(0).abs().max() < 5 * noise
+    assert (error * u_t).mean(0).abs().max() < 5 * noise * u_t.std()
+    wrong = _Seeing(GaussianMap(RectifiedFlow(), wrong=1.0), seen)
+    assert objective(step_of(wrong, images=20_000)).error.mean(0).abs().max() > 10 * noise
+
+
 @each_process
 def test_the_sampler_walks_the_exact_map_in_any_number_of_steps(process):
     exact = GaussianMap(process)

@@ -1,18 +1,22 @@
 """Runs that training begins with and learns from: resumed bit by bit, in parts, refused where they do not fit."""
 
+import hashlib
 import json
 
 import pytest
 import torch
 
+import denoisezoo as dz
 from denoisezoo.archs import create_backbone
 from denoisezoo.cli import main
+from denoisezoo.diffusion import ProgressiveDistillation
 from denoisezoo.errors import UserError
 from denoisezoo.runs.run import load_run
 from denoisezoo.runs.teacher import load_teacher
 from denoisezoo.train import training_module
 from denoisezoo.train.fit import train
 from denoisezoo.train.teachers import begin_with
+from tests.interop.written import write_snapshot
 from tests.train import faults
 from tests.train.test_distributed import TWO, largest_difference, run_two
 from tests.train.test_resume import SMALL, assert_same_run
@@ -126,3 +130,22 @@ def test_a_network_goes_on_from_weights_without_a_second_time():
     assert all(torch.equal(new.state_dict()[key], value) for key, value in old.state_dict().items())
     with pytest.raises(UserError, match="another network"):
         begin_with(old, new, "runs/x")
+
+
+def test_a_published_checkpoint_teaches(tmp_path, monkeypatch):
+    """One step from a snapshot of EDM, by its address, on a network that is told a second time besides."""
+    address = f"edm:{write_snapshot(tmp_path / 'network.pkl', 'edm_ncsnpp', monkeypatch)}"
+    model = load_run(address).config["model"]
+    told = dz.create_denoiser(
+        model["denoiser"],
+        load_run(address).denoiser.process,
+        load_run(address).denoiser.preconditioning,
+        **model["network"] | {"second_time": True},
+    )
+    images = torch.rand(8, 3, 8, 8) * 2 - 1
+    options = {"steps": 1, "out": tmp_path / "run", "start_from": address, "trainer": {"accelerator": "cpu"}}
+    run = dz.fit(told, ProgressiveDistillation(address, steps=2, every=1), images, lr=1e-9, **options)
+    assert run.facts["teacher_sha256"] == hashlib.sha256((tmp_path / "network.pkl").read_bytes()).hexdigest()
+    theirs, ours = load_run(address).denoiser.state_dict(), run.denoiser.state_dict()
+    assert all(torch.allclose(ours[key], value, atol=1e-6) for key, value in theirs.items())
+    assert run.denoiser.sample(2, sampler="flow_map", steps=1, progress=False).images.shape == (2, 3, 8, 8)

@@ -14,6 +14,7 @@ from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Step
 from denoisezoo.diffusion.objectives.times import LogNormalSigma, Times
 from denoisezoo.diffusion.preconditioning import EDMPreconditioning
 from denoisezoo.errors import UserError
+from denoisezoo.nn.forward_mode import pushed_forward
 from denoisezoo.nn.magnitude import Uncertainty
 
 
@@ -93,7 +94,7 @@ class ContinuousConsistency(FewCalls):
         def network(y: Tensor, sigma: Tensor) -> Tensor:
             return denoiser.network(y, sigma, given, step.effort)
 
-        F_x, along = torch.func.jvp(network, (y, sigma), (slope, torch.ones_like(sigma)))[:2]
+        F_x, along = pushed_forward(network, (y, sigma), (slope, torch.ones_like(sigma)))
         g = self.tangent(denoiser, y, slope, sigma, F_x.detach(), along.detach(), min(1.0, step.number / self.warmup))
         size = g.float().square().flatten(1).mean(1)
         bounded = g / over_images(size.sqrt() + self.c, g)

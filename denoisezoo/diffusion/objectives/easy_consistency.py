@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.capabilities import chain_length
+from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
 from denoisezoo.diffusion.objectives.consistency import Consistency
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Step
 from denoisezoo.diffusion.objectives.times import Times, UniformTimes
@@ -47,6 +49,15 @@ class EasyConsistency(Consistency):
         if not (k >= 0 and b >= 0):
             raise UserError(f"k {k} or b {b} is out of range", "give 8 and 1")
         self.times, self.q, self.every, self.stages, self.k, self.b = times or UniformTimes(), q, every, stages, k, b
+
+    def check(self, denoiser: NetworkDenoiser) -> None:
+        """Continuous time: r is any."""
+        super().check(denoiser)
+        if chain_length(denoiser.process) is not None:
+            raise UserError(
+                f"EasyConsistency needs continuous time, and {type(denoiser.process).__name__} is a chain",
+                "use ConsistencyTraining, or a process in continuous time, such as EDM",
+            )
 
     def advance(self, number: int) -> None:
         """As the distribution of times does."""

@@ -7,7 +7,8 @@ that is not, a jump for each t. Errors are those of the network's own output, as
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ class FewCalls(Objective):
         if self.tells_end and not denoiser.second_time:
             raise UserError(f"{name} needs a network that is told a second time", "set network.second_time to true")
 
-    def setup(self, denoiser: NetworkDenoiser, data: object, folder: object) -> None:
+    def setup(self, denoiser: NetworkDenoiser, data: Any, folder: Path) -> None:
         """Refuse a teacher that does not fit."""
         name = type(self).__name__
         if self.source is None:
