@@ -145,20 +145,23 @@ class FlowConfig(TransformerConfig):
             )
 
 
-def noise_features(config: TransformerConfig, width: int = FEATURES, released_period: float = 10000.0) -> nn.Module:
+def noise_features(
+    config: TransformerConfig, width: int = FEATURES, released_period: float = 10000.0, offset: float = 0.0
+) -> nn.Module:
     """The family's features of c_noise: (B,) -> (B, width).
 
     Args:
         config: Which.
         width: How many.
         released_period: Inverse of the slowest frequency of a released flow network.
+        offset: What sinusoids add to c_noise.
     """
     if config.features == "fourier":
         return Fourier(width, std=16.0 * config.time_scale)
     waves = (torch.cos, torch.sin)
     if isinstance(config, FlowConfig) and config.released_time:
         return Sinusoidal(width, False, waves, period=released_period, scale=-1 / 999, offset=1.0)
-    return Sinusoidal(width, False, waves, scale=config.time_scale)
+    return Sinusoidal(width, False, waves, scale=config.time_scale, offset=offset)
 
 
 def noise_embedding(config: TransformerConfig, released_period: float = 10000.0) -> NoiseEmbedding:

@@ -1,6 +1,7 @@
 """DDPM's chain of discrete steps.
 
-Sources: DDPM, arXiv 2006.11239 (linear schedule); improved DDPM, arXiv 2102.09672 (cosine).
+Sources: DDPM, arXiv 2006.11239 (linear schedule); improved DDPM, arXiv 2102.09672 (cosine); latent diffusion, arXiv
+2112.10752 (its code's "linear", which diffusers calls scaled_linear).
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ class VPDiscrete(Discrete, ScalarProcess):
     grid `linspace_fractional`.
 
     Args:
-        schedule: "linear" (DDPM), "cosine" (improved DDPM) or "sigmoid" (as The Missing U uses it).
+        schedule: "linear" (DDPM), "scaled_linear" (roots of beta are evenly spaced: latent diffusion), "cosine"
+            (improved DDPM) or "sigmoid" (as The Missing U uses it).
         T: Steps of the chain.
-        beta_start: First beta of the linear schedule.
-        beta_end: Last beta of the linear schedule.
+        beta_start: First beta of the linear schedules; that of latent diffusion is 0.00085.
+        beta_end: Last beta of the linear schedules; that of latent diffusion is 0.012.
     """
 
     default_preconditioning = "eps"
 
     def __init__(
         self,
-        schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
+        schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear",
         T: int = 1000,
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
@@ -52,6 +54,9 @@ class VPDiscrete(Discrete, ScalarProcess):
             )
         if schedule == "linear":
             betas = torch.linspace(beta_start, beta_end, T, dtype=torch.float64, device="cpu")
+        elif schedule == "scaled_linear":
+            roots = math.sqrt(beta_start), math.sqrt(beta_end)
+            betas = torch.linspace(*roots, T, dtype=torch.float64, device="cpu") ** 2
         else:
             share = torch.linspace(0, 1, T + 1, dtype=torch.float64, device="cpu")
             betas = _betas_of(_ALPHA_BARS[schedule](share))
