@@ -115,6 +115,7 @@ def _shared(sizes: Mapping[str, Any]) -> dict[str, Any]:
         "dropout": float(sizes["dropout"]),
         "num_heads": 0,
         "norm_groups": None,
+        "rounding": "power",
     }
 
 

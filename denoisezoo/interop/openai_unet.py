@@ -150,6 +150,7 @@ def network_of(sizes: Sizes, path: Path, resolution: int, **more: Any) -> tuple[
         "attention": [resolution >> level for level, attends in enumerate(sizes.attends) if attends],
         "dropout": 0.0,
         "norm_groups": 32,
+        "rounding": "quotient",
         **more,
     }
     if sizes.scale_shift:

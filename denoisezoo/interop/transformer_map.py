@@ -134,6 +134,7 @@ def dit_network(shapes: Shapes, num_heads: int | None, format: str, hidden: str 
         "mlp_ratio": shapes(f"blocks.0.{hidden}.weight", 2)[0] / width,
         "features": "sinusoidal",
         "time_scale": 1.0,
+        "rounding": "quotient",
     }
 
 

@@ -95,6 +95,7 @@ class UViTWeights(Format):
             "mlp_ratio": shapes("in_blocks.0.mlp.fc1.weight", 2)[0] / width,
             "features": "sinusoidal",
             "time_scale": 1.0,
+            "rounding": "quotient",
             "token_dim": 0,
             "tokens": 0,
             "conv": "final_layer.weight" in shapes.theirs,
