@@ -84,7 +84,7 @@ class MSDiffCheckpoint(Format):
             sampler="euler_maruyama",
             steps=256,
             file=path,
-            codec="affine:scale=0.5,shift=0.5",
+            codec="affine",
             facts={"stages": [stage.name for stage in stages]},
         )
 

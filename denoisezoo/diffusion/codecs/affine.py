@@ -53,5 +53,6 @@ class Affine(Codec):
 
     @property
     def title(self) -> str:
-        """Its name, with its numbers."""
-        return f"{super().title}:scale={self.scale:g},shift={self.shift:g}"
+        """Its name, with its numbers if they are others."""
+        others = (self.scale, self.shift) != (0.5, 0.5)
+        return super().title + (f":scale={self.scale:g},shift={self.shift:g}" if others else "")
