@@ -70,7 +70,9 @@ class ADM(UNet):
     def __init__(self, config: ADMConfig) -> None:
         width = 4 * config.channels
         waves = (torch.cos, torch.sin)
-        features = Sinusoidal(config.channels, endpoint=False, waves=waves, scale=config.c_noise_scale)
+        features = Sinusoidal(
+            config.channels, endpoint=False, waves=waves, scale=config.c_noise_scale, rounding=config.rounding
+        )
         augment = (
             linear(config.augment_dim, config.channels, kaiming, gain=0.0, bias=False) if config.augment_dim else None
         )

@@ -57,7 +57,7 @@ class DDPM(UNet):
             linear(config.augment_dim, width, xavier, bias=False) if config.augment_dim else None,
         )
         waves = (torch.cos, torch.sin) if config.cosines_first else (torch.sin, torch.cos)
-        features = Sinusoidal(config.channels, config.endpoint, waves)
+        features = Sinusoidal(config.channels, config.endpoint, waves, rounding=config.rounding)
         embedding = NoiseEmbedding(
             features, config.channels, width, xavier, late=late, until=SecondTime(width) if config.second_time else None
         )

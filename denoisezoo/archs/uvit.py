@@ -48,10 +48,13 @@ class UViTConfig(TokenConfig):
     Attributes:
         conv: Whether a convolution follows the last layer.
         null_label: Whether the label table has a row for -1, which is zeros otherwise.
+        time_offset: What is added to c_noise before it becomes sinusoids: 1 for networks that count the steps of a
+            chain from 1, as the released ones of latents do.
     """
 
     conv: bool = True
     null_label: bool = True
+    time_offset: float = 0.0
 
     def validate(self) -> None:
         """See `BackboneConfig.validate`."""
@@ -72,7 +75,7 @@ class UViT(Backbone):
         style = TransformerStyle(LayerNorm, init=normal, activation=F.gelu, qkv_bias=False, modulated=False)
         token_dim = config.token_dim
         self.stem = linear((config.in_channels + config.cond_channels) * area, width, kaiming)
-        self.features = noise_features(config, width)
+        self.features = noise_features(config, width, offset=config.time_offset)
         self.augment = linear(config.augment_dim, width, normal, bias=False) if config.augment_dim else None
         self.until = SecondTime(width) if config.second_time else None
         table = LabelTable if config.null_label else ClassTable

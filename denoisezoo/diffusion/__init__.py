@@ -14,6 +14,7 @@ from denoisezoo.diffusion.capabilities import (
     Staged,
 )
 from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
+from denoisezoo.diffusion.codecs.affine import Affine
 from denoisezoo.diffusion.codecs.haar import Haar
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
@@ -95,6 +96,7 @@ __all__ = [
     "VE",
     "VP",
     "X0",
+    "Affine",
     "Basis",
     "Blurring",
     "Case",

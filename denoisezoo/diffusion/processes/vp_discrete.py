@@ -1,6 +1,7 @@
 """DDPM's chain of discrete steps.
 
-Sources: DDPM, arXiv 2006.11239 (linear schedule); improved DDPM, arXiv 2102.09672 (cosine).
+Sources: DDPM, arXiv 2006.11239 (linear schedule); improved DDPM, arXiv 2102.09672 (cosine); latent diffusion, arXiv
+2112.10752 (its code's "linear", which diffusers calls scaled_linear).
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ class VPDiscrete(Discrete, ScalarProcess):
     `linspace_fractional`, and where `between` says otherwise.
 
     Args:
-        schedule: "linear" (DDPM), "cosine" (improved DDPM) or "sigmoid" (as The Missing U uses it).
+        schedule: "linear" (DDPM), "scaled_linear" (roots of beta are evenly spaced: latent diffusion), "cosine"
+            (improved DDPM) or "sigmoid" (as The Missing U uses it).
         T: Steps of the chain.
-        beta_start: First beta of the linear schedule.
-        beta_end: Last beta of the linear schedule.
+        beta_start: First beta of the linear schedules; that of latent diffusion is 0.00085.
+        beta_end: Last beta of the linear schedules; that of latent diffusion is 0.012.
         between: Whether networks are asked at noise levels between whole times ("never", they are rounded), and what
             of the index they are told then: the "fraction" by ln(sigma), the "nearest" whole one, or the one "below".
             diffusers' samplers do each of these on grids of noise levels.
@@ -40,7 +42,7 @@ class VPDiscrete(Discrete, ScalarProcess):
 
     def __init__(
         self,
-        schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
+        schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear",
         T: int = 1000,
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
@@ -56,6 +58,9 @@ class VPDiscrete(Discrete, ScalarProcess):
             )
         if schedule == "linear":
             betas = torch.linspace(beta_start, beta_end, T, dtype=torch.float64, device="cpu")
+        elif schedule == "scaled_linear":
+            roots = math.sqrt(beta_start), math.sqrt(beta_end)
+            betas = torch.linspace(*roots, T, dtype=torch.float64, device="cpu") ** 2
         else:
             share = torch.linspace(0, 1, T + 1, dtype=torch.float64, device="cpu")
             betas = _betas_of(_ALPHA_BARS[schedule](share))
