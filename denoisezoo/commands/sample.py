@@ -99,7 +99,7 @@ def _sample(args: argparse.Namespace, rank: int, trained: Run, settings: Setting
     from denoisezoo.files import write_json
     from denoisezoo.pictures import image_grid, save_png
     from denoisezoo.progress import progress_bar
-    from denoisezoo.runs.assessor import calls_for, draw_with, prepare
+    from denoisezoo.runs.drawing import calls_for, draw_with, prepare
 
     with progress_bar("sampling", args.num) as progress:
         denoiser = prepare(trained, settings)
@@ -141,7 +141,7 @@ def _latents(
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
     from denoisezoo.diffusion import Given
     from denoisezoo.evaluation.interpolation import Walker, interpolate, perturb
-    from denoisezoo.runs.assessor import labels_for
+    from denoisezoo.runs.drawing import labels_for
 
     conditions = trained.conditions(args.num, args.draws, args.condition)
     walk = Walker(

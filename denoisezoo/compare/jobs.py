@@ -11,7 +11,7 @@ from typing import Any
 from denoisezoo.compare.budget import STEPS, Budget
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.features import create_features
-from denoisezoo.runs.assessor import check_guidance
+from denoisezoo.runs.drawing import check_guidance
 from denoisezoo.runs.terms import Settings
 from denoisezoo.train.recipe import parse_recipe
 from denoisezoo.train.recipe_files import IMPORTS, find_recipe, list_recipes
