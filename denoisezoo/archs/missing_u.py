@@ -241,39 +241,26 @@ class MissingU(ContinuousUNet):
 
     def __init__(self, config: MissingUConfig) -> None:
         config.validate()
-        super().__init__(config, DESIGNS[config.design], _EMBEDDINGS[config.conditioning](config))
+        super().__init__(config, DESIGNS[config.design], _embedding(config))
         # The released code owns the table whether it uses it or not.
         rows = ReleasedSinusoids(config.embedding)(torch.arange(config.table)) if config.table else None
         self.table = None if rows is None else nn.Parameter(rows, requires_grad=False)
 
 
-def _bare_embedding(config: MissingUConfig) -> BareEmbedding:
-    return BareEmbedding(ReleasedSinusoids(config.embedding), config.embedding, _extras(config), _until(config))
-
-
-def _mlp_embedding(config: MissingUConfig) -> NoiseEmbedding:
+def _embedding(config: MissingUConfig) -> BareEmbedding | NoiseEmbedding | None:
+    """How the noise level enters."""
+    if config.conditioning == "none":
+        return None
     width = config.embedding
-    return NoiseEmbedding(Sinusoidal(width), width, width, kaiming, late=_extras(config), until=_until(config))
-
-
-def _until(config: MissingUConfig) -> SecondTime | None:
-    return SecondTime(config.embedding) if config.second_time else None
-
-
-def _extras(config: MissingUConfig) -> Extras:
-    width = config.embedding
-    return Extras(
+    late = Extras(
         ClassTable(config.num_classes, width) if config.num_classes else None,
         linear(config.augment_dim, width, kaiming, bias=False) if config.augment_dim else None,
     )
+    until = SecondTime(width) if config.second_time else None
+    if config.conditioning == "sinusoid":
+        return BareEmbedding(ReleasedSinusoids(width), width, late, until)
+    return NoiseEmbedding(Sinusoidal(width), width, width, kaiming, late=late, until=until)
 
-
-_EMBEDDINGS: dict[str, Callable[[MissingUConfig], BareEmbedding | NoiseEmbedding | None]] = {
-    "none": lambda config: None,
-    "sinusoid": _bare_embedding,
-    "mlp": _mlp_embedding,
-}
-"""How the noise level enters -> its embedding."""
 
 FAMILY = Family(
     "missing_u",

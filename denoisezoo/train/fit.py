@@ -27,15 +27,14 @@ from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
-from denoisezoo.train.device_choices import choose_for_device, fast_arithmetic, with_defaults
+from denoisezoo.train.device_choices import choose_for_device, fast_arithmetic
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.explain import as_keys, explain
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog, first_step, log_files
-from denoisezoo.train.places import origin_of, without_places
-from denoisezoo.train.precision import full_name
+from denoisezoo.train.places import origin_of
 from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
-from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
+from denoisezoo.train.resumable import SUMMARY, check_resumable, first_difference, kept, read_summary, resuming
 from denoisezoo.train.sharding import allow_unused, check_sharding, keep_buffers
 from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.suited import check_data
@@ -45,11 +44,6 @@ from denoisezoo.train.training_module import TrainingModule
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
 # be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
-FREE_SECTIONS = ("trainer", "checkpoint", "posthoc", "samples", "guard", "wandb")
-FIXED_OF_TRAINER = (
-    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision"),
-    "overfit_batches",
-)
 EXIT_SILENT = 2
 """Status of a process whose mistake another process tells."""
 PATIENCE = 2
@@ -330,41 +324,6 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", module="lightning.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         yield
-
-
-def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share; with `moved` its data may lie elsewhere."""
-    trainer = config.get("trainer") or {}
-    fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
-    fixed["precision"] = full_name(fixed["precision"])
-    config = config | {"data": without_places(config["data"])} if moved else config
-    config = config | {"model": with_defaults(config.get("model") or {})}
-    sections = {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
-    kept_by_name: dict[str, Any] = by_name(sections)
-    return kept_by_name
-
-
-def by_name(value: Any) -> Any:
-    """A configuration with this package's classes by their names alone: files move from version to version."""
-    if isinstance(value, dict):
-        return {
-            key: f"denoisezoo.{inside.rpartition('.')[2]}"
-            if key == "class_path" and isinstance(inside, str) and inside.startswith("denoisezoo.")
-            else by_name(inside)
-            for key, inside in value.items()
-        }
-    return [by_name(inside) for inside in value] if isinstance(value, list) else value
-
-
-def first_difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The first key, dotted, at which two plain configurations differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(k for k in b if k not in a)]:
-            inside = f"{path}.{key}" if path else str(key)
-            if difference := first_difference(a.get(key), b.get(key), inside):
-                return difference
-        return None
-    return None if a == b else path or "configuration"
 
 
 def save_config(folder: Path, config: dict[str, Any]) -> None:

@@ -8,9 +8,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from denoisezoo.train import device_choices
 from denoisezoo.train.device_choices import channels_last_pays, choose_for_device, fast_arithmetic
-from denoisezoo.train.fit import first_difference, kept
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe import parse_recipe
+from denoisezoo.train.resumable import first_difference, kept
 from denoisezoo.train.sharding import FSDP2
 
 
