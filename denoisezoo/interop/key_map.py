@@ -25,10 +25,14 @@ class KeyMap:
         theirs: Their tensors by name.
         path: Their file.
         cure: What may be wrong, for the error.
+        of: Which of several networks in that file it is, for the error.
     """
 
-    def __init__(self, network: nn.Module, theirs: Mapping[str, Tensor], path: Path, cure: str) -> None:
+    def __init__(
+        self, network: nn.Module, theirs: Mapping[str, Tensor], path: Path, cure: str, of: str | None = None
+    ) -> None:
         self.network, self.theirs, self.path, self.cure = network, theirs, path, cure
+        self.whose = "" if of is None else f"of {of} "
         self.shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self.ours: dict[str, Tensor] = {}
         self.taken: set[str] = set()
@@ -101,7 +105,7 @@ class KeyMap:
         if problems:
             more = f", and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             listed = ", ".join(problems[:SHOWN])
-            raise UserError(f"the weights in {self.path} do not fit: {listed}{more}", self.cure)
+            raise UserError(f"the weights {self.whose}in {self.path} do not fit: {listed}{more}", self.cure)
         return self.ours
 
     def _needed(self, ours: str) -> str:

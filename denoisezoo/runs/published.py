@@ -25,7 +25,7 @@ from denoisezoo.train.described import describe_denoiser
 if TYPE_CHECKING:
     from denoisezoo.runs.run import Run
 
-FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
+FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual", "teacher_sha256")
 IMPORTED = f"model{SUFFIX}"
 """The one file of a run folder that holds weights from elsewhere."""
 CURE = "fetch it again, or export it again with `denoisezoo export`"
