@@ -42,6 +42,7 @@ def written(tmp_path_factory):
     write_transformer(folder / "DiT.pt", training=True)
     write_transformer(folder / "SiT.pt")
     write_transformer(folder / "nnet_ema.pth", "uvit")
+    write_transformer(folder / "lightningdit.pt", "lightningdit")
     for name, size in {"photos": 8, "photos32": 32, "photos64": 64}.items():
         (folder / name).mkdir()
         for i in range(8):
