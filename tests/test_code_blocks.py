@@ -142,11 +142,12 @@ def shortened(words):
     if words[0] == "train":
         return [*words, *TRAIN, *OFTEN.get(words[words.index("--config") + 1], ())]
     for option, value in LEAST.items():
-        if option in words and not (option == "--budget" and words[0] == "search"):
+        if option in words and (words[0], option) not in {("search", "--budget"), ("evaluate", "--images")}:
             words = replaced(words, option, value)
     if "--steps" in words and int(words[words.index("--steps") + 1]) > FEW_STEPS:
         words = replaced(words, "--steps", "3")
-    return words if "--num" in words or words[0] not in JUDGING else [*words, "--num", LEAST["--num"]]
+    samples = words[0] in JUDGING and not words[1].startswith("--")  # evaluate also judges images that are there
+    return [*words, "--num", LEAST["--num"]] if samples and "--num" not in words else words
 
 
 def replaced(words, option, value):
