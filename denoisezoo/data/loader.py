@@ -111,7 +111,7 @@ class TrainLoader:
         return len(self.images) // self.batch_size * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.transform is None and self._resident is None:  # transforms compute on the CPU
+        if self._resident is None and self.transform is None and _cuda():  # transforms compute on the CPU
             self._resident = resident(self.images, self.labels, self.device)
         make = self._made_ahead if self._resident is None and self.device.type == "cuda" else self._made
         for _ in range(len(self)):

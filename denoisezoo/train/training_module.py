@@ -45,7 +45,7 @@ class TrainingModule(LightningModule):
         family: Family of the network.
         optimizer: Optimiser and learning rate.
         channels_last: Keep weights and activations in channels-last layout; null is what pays on the device.
-        compile: Compile the backbone in place; null is on a GPU.
+        compile: Compile the backbone in place; null is on a GPU, for long runs.
         effort: "full" trains the full network; "random" draws one of its efforts for each step; "sandwich" trains
             several in each step.
         sandwich: Which ones, and what they share.
