@@ -69,6 +69,8 @@ def programs_of(block):
 
 def test_blocks_are_of_known_kinds():
     assert {block.kind for block in BLOCKS} <= set(KINDS)
+    for block in BLOCKS:
+        assert block.kind != "python" or compile(block.text, place(block), "exec")
     for (page, _), test in RUN_BY.items():
         assert Path(page).name in (ROOT / test).read_text()
 
