@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 import denoisezoo
+from denoisezoo.diffusion.objectives import objective
 from denoisezoo.diffusion.processes.lookup import Table
 
 NEEDED = ("_setup_privateuseone_for_python_backend", "_DummyBackendModule")
@@ -208,6 +209,13 @@ def register():
     backend_registration._setup_privateuseone_for_python_backend("pretend", Backend())
 
 
+def shared(generator):
+    """Instead of a generator of the host with the same seed, the same one: numbers are to be those of the CPU."""
+    if generator is not None and generator.device.type == "cuda":
+        _generators[generator._cdata] = "both"
+    return generator
+
+
 def kept(like):
     """`Table.like`, which keeps copies of plain tensors alone, keeping those of this device too."""
 
@@ -230,6 +238,7 @@ def pretend_cuda():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(Table, "like", kept(Table.like)))
+        stack.enter_context(mock.patch.object(objective, "host_generator", shared))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         for counts in (waits, launches, host):
             counts.clear()
@@ -239,3 +248,4 @@ def pretend_cuda():
         finally:
             torch._C._set_only_lift_cpu_tensors(False)
             _pinned.clear()
+            _generators.clear()  # others may come to lie where these did

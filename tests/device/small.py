@@ -1,5 +1,6 @@
 """The smallest denoiser of every process, with a batch to train it on: what placement is tried with."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoisezoo.archs import Backbone, BackboneConfig, Effort
+from denoisezoo.archs.discriminator import DiscriminatorConfig
 from denoisezoo.diffusion import OBJECTIVES, PRECONDITIONINGS, PROCESSES, NetworkDenoiser, Objective, Process
-from denoisezoo.diffusion.capabilities import ConditionInState, Halving, given_channels
+from denoisezoo.diffusion.capabilities import ConditionInState, ConditionIsMeasurement, Halving, given_channels
 from denoisezoo.nn.given import NOTHING, Given
 
 SIDE = 8
+JUDGE = DiscriminatorConfig(channels=8, widths=(8,), dropout=0.0)
 
 
 class SmallNet(Backbone):
@@ -29,17 +32,25 @@ class SmallNet(Backbone):
         return F.interpolate(h, scale_factor=self.spec.scale) if self.spec.scale > 1 else h
 
 
+@functools.cache
+def small_process(name: str, channels: int = 1) -> Process:
+    """A process by name with its defaults for 8 x 8 pixels; some take long to build."""
+    made: Any = PROCESSES[name]
+    if issubclass(made, ConditionInState):
+        return made(channels=channels, cond_channels=channels)
+    if issubclass(made, ConditionIsMeasurement):
+        return made(channels=channels)
+    return made.for_images(SIDE)
+
+
 def small_denoiser(process: str | Process, preconditioning: str | None = None, channels: int = 1) -> NetworkDenoiser:
-    """A denoiser of a process, by name with its defaults for 8 x 8 pixels, and its preconditioning.
+    """A denoiser of a process, with the customary preconditioning unless another is named.
 
     Raises:
         UserError: They do not fit.
     """
     if isinstance(process, str):
-        made = PROCESSES[process]
-        process = made(channels=channels, cond_channels=channels) if issubclass(made, ConditionInState) else (
-            made(channels=channels) if process == "measured" else made.for_images(SIDE)
-        )  # fmt: skip
+        process = small_process(process, channels)
     chosen = PRECONDITIONINGS[preconditioning or process.default_preconditioning]()
     states = process.basis.state_channels(channels)
     outputs = channels if chosen.of_image or isinstance(process, ConditionInState) else states
@@ -54,15 +65,14 @@ def small_objective(name: str, denoiser: NetworkDenoiser) -> Objective:
     Raises:
         UserError: It cannot.
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"discriminator": JUDGE} if name in ("gan", "udpm") else {}
     if name == "udpm":
         weights = [1.0] * getattr(denoiser.process, "levels", 3)
-        zeros = [0.0] * len(weights)
-        options = {"l1": weights, "perceptual": zeros, "adversarial": zeros, "r1": zeros}
+        options |= {"l1": weights, "perceptual": [0.0] * len(weights), "adversarial": weights, "r1": weights}
     objective = OBJECTIVES[name](**options)
     objective.check(denoiser)
-    if not objective.opponents:
-        objective.modules(denoiser)
+    torch.manual_seed(0)
+    objective.modules(denoiser)
     return objective
 
 
@@ -74,3 +84,11 @@ def small_batch(denoiser: NetworkDenoiser, size: int = 6, device: str = "cpu") -
     if isinstance(denoiser.process, ConditionInState):
         batch["cond"] = torch.rand(size, given_channels(denoiser.process), SIDE, SIDE, generator=generator)
     return {key: value.to(device) for key, value in batch.items()}
+
+
+def small_condition(denoiser: NetworkDenoiser, size: int = 2) -> Tensor | None:
+    """What images are sampled given, where the process takes a condition itself."""
+    if isinstance(denoiser.process, ConditionIsMeasurement):
+        y = small_batch(denoiser, size)["image"]
+        return torch.cat([y, torch.full_like(y[:, :1], -1.0)], 1)
+    return small_batch(denoiser, size).get("cond")
