@@ -61,7 +61,7 @@ from denoisezoo.train.noise_bins import NoiseBins  # noqa: E402
 from tests.device.pretended import aside, host, launches, pretend_cuda, waits  # noqa: E402
 from tests.device.small import small_batch, small_denoiser, small_objective  # noqa: E402
 
-COLUMNS = ("kind", "name", "process", "waits", "waits_log", "launches", "host_operators", "where", "torch")
+COLUMNS = ("code", "kind", "name", "process", "waits", "waits_log", "launches", "host_operators", "where", "torch")
 SAMPLED = {"udpm": "downsampling"}
 """Process that a sampler walks here; vp for the others."""
 
@@ -242,21 +242,24 @@ def main() -> int:
     """Print a line for each network, process and sampler."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(KINDS), help="which rows")
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--code", default="", help="what the rows say of the code that was counted")
+    parser.add_argument("--csv", type=Path, help="where to put the rows; more are appended to what is there")
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     rows = []
     print(f"{'kind':8s} {'name':28s} {'waits':>6s} {'logged':>6s} {'launches':>8s} {'host':>6s}  where")
     for kind in args.kinds.split(","):
         for row in KINDS[kind]():
-            rows.append(row | {"torch": torch.__version__})
+            rows.append({"code": args.code, **row, "torch": torch.__version__})
             logged = f"{row['waits_log']:6.1f}" if "waits_log" in row else " " * 6
             print(f"{kind:8s} {row['name']:28s} {row['waits']:6.1f} {logged} {row['launches']:8.1f} "
                   f"{row['host_operators']:6.1f}  {row['where']}", flush=True)  # fmt: skip
     if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
+        fresh = not args.csv.exists()
+        with open(args.csv, "a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if fresh:
+                writer.writeheader()
             writer.writerows(rows)
     return 0
 

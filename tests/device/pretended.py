@@ -6,7 +6,8 @@ for the device is counted by its place in the package, and so is each operator t
 
 torch knows the tensors as those of PrivateUse1, a backend without a driver, so that autograd takes them for tensors of
 a device. What registers it (`_setup_privateuseone_for_python_backend` of `torch.utils.backend_registration`) is
-experimental; `missing` says so where it is gone. (FakeTensorMode has no numbers, and cannot do backward passes and samplers.)
+experimental; `missing` says so where it is gone. (FakeTensorMode has no numbers, and
+cannot do backward passes and samplers.)
 
 What it cannot know: whether the host, which nothing makes wait, comes too early. It takes copies to and from pinned
 memory for free, if they are asked not to block, and events for things that have happened.
@@ -106,6 +107,9 @@ class Event:
     def synchronize(self): ...
     def query(self):
         return True
+
+    def elapsed_time(self, other):
+        return 1.0
 
 
 class Mode(TorchDispatchMode):

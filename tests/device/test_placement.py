@@ -140,7 +140,7 @@ def test_objectives_train_without_a_wait(process, preconditioning):
                 assert not waits, (objective, waits)
                 found[device, objective] = numbers
     assert ("cuda", "simple") in found
-    for device, objective in found:
+    for _, objective in found:
         ours, theirs = (found[one, objective] for one in DEVICES)
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6, equal_nan=True)
 

@@ -43,7 +43,7 @@ class LogSNRProcess(DiagonalProcess):
         """Log-SNR at times (B,), all above 0: (B,) or a map (B, C or 1, H or 1, W or 1); falling in t."""
 
     def log_snr_rates(self, t: Tensor) -> Tensor:
-        """Derivative of `log_snrs` in t, of its shape; by differentiation, where a process has no formula of its own."""
+        """Derivative of `log_snrs` in t, of its shape: by differentiation, unless a process has a formula."""
         return slope_of(self.log_snrs, t)
 
     def _log_snrs(self, t: Tensor) -> Tensor:
