@@ -8,16 +8,13 @@ python benchmarks/extraction.py --calls --batch-sizes 32 --modes contiguous,chan
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from csv_rows import append, origin
 
 from denoisezoo.archs import create_backbone
 from denoisezoo.diffusion import NetworkDenoiser, create_sampler
@@ -25,6 +22,7 @@ from denoisezoo.diffusion.network_denoiser import create_denoiser
 from denoisezoo.evaluation.card import device_name
 from denoisezoo.plans import Plan, extracted, find_plan
 from denoisezoo.profiling.counting import count
+from denoisezoo.profiling.setting import parse_dtype
 from denoisezoo.profiling.trajectory import ConstantPlan, counting_copy, trace
 
 TARGETS = {1: 0.90, 8: 0.95, 32: 1.0}
@@ -49,19 +47,23 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - begin
 
 
-def prepared(name: str, mode: str, device: torch.device) -> NetworkDenoiser:
+def prepared(name: str, mode: str, device: torch.device, dtype: torch.dtype) -> NetworkDenoiser:
     torch.manual_seed(0)
     denoiser = create_denoiser(create_backbone(name), "vp_discrete").eval().to(device)
+    denoiser.backbone.to(dtype)
     last = mode in ("channels_last", "compiled")
     denoiser.backbone.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     return denoiser
 
 
-def measure(name: str, plan_name: str, batch: int, mode: str, rounds: int, device: torch.device) -> dict[str, object]:
-    plan, denoiser = find_plan(plan_name), prepared(name, mode, device)
-    steps, sampler = STEPS[batch], create_sampler("ddim")
+def measure(
+    args: argparse.Namespace, batch: int, mode: str, device: torch.device, dtype: torch.dtype
+) -> dict[str, object]:
+    name, plan_name, rounds = args.denoiser, args.plan, args.rounds
+    plan, denoiser = find_plan(plan_name), prepared(name, mode, device, dtype)
+    steps, sampler = args.steps or STEPS.get(batch, 10), create_sampler("ddim")
     fast = denoiser if mode == "sliced" else extracted(denoiser, {*plan.efforts, 1.0}, compile=mode == "compiled")
-    u_T = sampler.prior(denoiser.process, (batch, 3, 32, 32), steps, dtype=torch.float32, device=device)
+    u_T = sampler.prior(denoiser.process, (batch, *denoiser.image_shape), steps, dtype=torch.float32, device=device)
     for chosen in (None, plan):
         sampler(fast, u_T, steps=steps, plan=chosen)
     times: dict[str, list[float]] = {"full": [], "planned": []}
@@ -84,7 +86,8 @@ def measure(name: str, plan_name: str, batch: int, mode: str, rounds: int, devic
         "time_saved_lowest": 1 - max(ratios),
         "time_saved_highest": 1 - min(ratios),
         "share_of_macs_saved": time_saved / saved,
-        "target": TARGETS[batch],
+        "target": TARGETS.get(batch),
+        "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "device_name": device_name(str(device)),
         "torch": torch.__version__,
@@ -92,29 +95,16 @@ def measure(name: str, plan_name: str, batch: int, mode: str, rounds: int, devic
     }
 
 
-def origin() -> dict[str, object]:
-    """When and by what command a row was made."""
-    return {"date": datetime.date.today().isoformat(), "command": shlex.join(["python", *sys.argv])}
-
-
-def append(path: Path, rows: list[dict[str, object]]) -> None:
-    """Add rows to a file, which may hold those of other machines and runs."""
-    begun = path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        if not begun:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 @torch.no_grad()
-def call_rows(name: str, batch: int, mode: str, rounds: int, device: torch.device) -> list[dict[str, object]]:
+def call_rows(
+    name: str, batch: int, mode: str, rounds: int, device: torch.device, dtype: torch.dtype
+) -> list[dict[str, object]]:
     """Single calls of every width in turns: the fastest of each, so that what else the machine did is left out."""
-    denoiser = prepared(name, mode, device)
+    denoiser = prepared(name, mode, device, dtype)
     efforts = sorted(denoiser.efforts, reverse=True)
     fast = denoiser if mode == "sliced" else extracted(denoiser, set(efforts), compile=mode == "compiled")
-    shape = (batch, 3, 32, 32)
-    x, c_noise = torch.randn(shape, device=device), torch.full((batch,), 500.0, device=device)
+    shape = (batch, *denoiser.image_shape)
+    x, c_noise = torch.randn(shape, device=device, dtype=dtype), torch.full((batch,), 500.0, device=device)
     times: dict[float, list[float]] = {effort: [] for effort in efforts}
     for _ in range(rounds + 1):
         for effort in efforts:
@@ -132,6 +122,7 @@ def call_rows(name: str, batch: int, mode: str, rounds: int, device: torch.devic
             "ms_per_image": 1e3 * least[effort] / batch,
             "macs": macs[effort],
             "macs_per_s": macs[effort] * batch / least[effort],
+            "dtype": str(dtype).removeprefix("torch."),
             "time_over_macs": (least[effort] / least[full]) / (macs[effort] / macs[full]),
             "threads": torch.get_num_threads(),
             "device_name": device_name(str(device)),
@@ -149,24 +140,28 @@ def main() -> None:
     parser.add_argument("--modes", default="sliced,contiguous,channels_last,compiled")
     parser.add_argument("--batch-sizes", default="1,8,32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help=f"of the sampler; by batch size unless given: {STEPS}")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--calls", action="store_true", help="single calls of every width instead of sampling")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
-    rows: list[dict[str, object]] = []
+    where = torch.device(args.device), parse_dtype(args.dtype)
     for batch in map(int, args.batch_sizes.split(",")):
         for mode in args.modes.split(","):
             if args.calls:
-                rows += (found := call_rows(args.denoiser, batch, mode, args.rounds, torch.device(args.device)))
-                for call in found:
+                for call in call_rows(args.denoiser, batch, mode, args.rounds, *where):
+                    if args.csv:
+                        append(args.csv, call)
                     print(
                         f"batch {batch:2d}  {mode:13s} effort {call['effort']:<5g} {call['ms_per_image']:7.1f} ms  "
                         f"time over MACs {call['time_over_macs']:.3f}",
                         flush=True,
                     )
                 continue
-            row = measure(args.denoiser, args.plan, batch, mode, args.rounds, torch.device(args.device))
-            rows.append(row)
+            row = measure(args, batch, mode, *where)
+            if args.csv:
+                append(args.csv, row)
             print(
                 f"batch {batch:2d}  {mode:13s} full {row['full_ms_per_image']:7.0f} ms  planned "
                 f"{row['planned_ms_per_image']:7.0f} ms  "
@@ -174,8 +169,6 @@ def main() -> None:
                 f"ratio {row['share_of_macs_saved']:.3f} (target {row['target']})",
                 flush=True,
             )
-    if args.csv:
-        append(args.csv, rows)
 
 
 if __name__ == "__main__":

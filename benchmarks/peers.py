@@ -26,7 +26,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +33,11 @@ from denoisezoo.archs import create_backbone
 from denoisezoo.archs.ddpm import DDPM, DDPMConfig
 from denoisezoo.nn.blocks import ConvDown, ConvUp, ResidualBlock, SelfAttention
 from denoisezoo.nn.winograd import with_winograd
+
+try:
+    import diffusers
+except ModuleNotFoundError:
+    sys.exit("error: diffusers is not installed; pip install 'denoisezoo[bench]'")
 
 TOLERANCE = 1e-4
 QUIET = 0.06

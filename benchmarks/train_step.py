@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py ddpm_digits adm_digits --batch-size 64
     python benchmarks/train_step.py "*_cifar10" --device cuda --modes eager,channels_last,compiled,bf16
+    python benchmarks/train_step.py ddpm_cifar10 --device cuda --batch-size 512 --modes bf16_eager,bf16_eager_nhwc
     python benchmarks/train_step.py multiscale_digits --process multiscale
 
 For each network and mode, blocks of steps of a bare loop (forward, backward, optimiser on a batch that is already
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import itertools
 import logging
 import statistics
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from csv_rows import append
 from lightning.pytorch import Callback, Trainer
 
 from denoisezoo.allocator import keep_freed_memory
@@ -59,7 +60,11 @@ MODES = {
     "channels_last": {"channels_last": True},
     "compiled": {"channels_last": True, "compile": True},
     "bf16": {"channels_last": True, "compile": True},
+    "bf16_nchw": {"compile": True},
+    "bf16_eager": {},
+    "bf16_eager_nhwc": {"channels_last": True},
 }
+"""How the network is run; the modes that begin with bf16 compute in it, and those without another word are compiled."""
 COLUMNS = (
     *("name", "mode", "device", "batch_size", "bare_ms", "trainer_ms", "images_per_s"),
     *("overhead", "overhead_low", "overhead_high", "overhead_total", "rounds"),
@@ -153,7 +158,7 @@ def measure(name: str, mode: str, args: argparse.Namespace) -> dict[str, Any]:
     """One row."""
     torch.manual_seed(0)
     device = torch.device(args.device)
-    dtype = torch.bfloat16 if mode == "bf16" else None
+    dtype = torch.bfloat16 if mode.startswith("bf16") else None
     module, twin = (make_module(name, mode, args.process) for _ in range(2))
     twin = twin.to(device)
     spec = module.denoiser.backbone.spec
@@ -271,12 +276,11 @@ def main() -> int:
     parser.add_argument("--warmup", type=int, default=10, help="steps before the first")
     parser.add_argument("--allowed", type=float, default=0.05, help="what the trainer may cost beside the bare loop")
     parser.add_argument("--csv", type=Path)
+    parser.add_argument("--append", action="store_true", help="keep the rows that the file has")
     args = parser.parse_args()
     keep_freed_memory()  # as the command line does; for both sides
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     rows, skipped = measure_all(args)
-    if args.csv and rows:
-        write_csv(args.csv, rows)
     failed = any(row["overhead"] > args.allowed or row["loader_share"] > 1 for row in rows)
     return int(failed or bool(skipped and args.names))
 
@@ -289,6 +293,8 @@ def measure_all(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[st
     for pattern in skipped:
         print(f"{pattern:24s} skipped: there is no such network")
     print(HEAD)
+    if args.csv and not (args.append and args.csv.exists()):
+        args.csv.unlink(missing_ok=True)
     for name, mode in itertools.product(names, args.modes.split(",")):
         try:
             rows.append(measure(name, mode, args))
@@ -297,6 +303,8 @@ def measure_all(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[st
             skipped.append(name)
             continue
         print(line(rows[-1]), flush=True)
+        if args.csv:
+            append(args.csv, {column: rows[-1][column] for column in COLUMNS})
     return rows, skipped
 
 
@@ -310,14 +318,6 @@ def line(row: dict[str, Any]) -> str:
         f"({row['overhead_low']:.1%} to {row['overhead_high']:.1%}; in all {row['overhead_total']:.1%}) "
         f"{row['images_per_s']:9.0f} {row['share_of_peak']:6.1%}  data side {row['loader_share']:.1%}"
     )
-
-
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows with all that is known of them."""
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ each noise level; a *run* is a denoiser with its history.
     denoiser = dz.load("runs/digits/ddpm")
     denoiser.sample(16)                                              # a notebook shows the images
     dz.evaluate(run), dz.profile(name), dz.search(run, budget=0.5), dz.compare(recipes)
+    dz.export(run, "out", format="onnx")                             # for other code
 
 Parts to compose are in `dz.diffusion` (processes, preconditionings, codecs, objectives, samplers), `dz.archs`,
 `dz.data` and `dz.plans`. Results print as tables, give `.rows()` and `.to_pandas()`, and show themselves in a notebook.
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from denoisezoo import archs, data, diffusion, plans
-    from denoisezoo.api import compare, ema, evaluate, fit, load, profile, search, train
+    from denoisezoo.api import compare, ema, evaluate, export, fit, load, profile, search, train
     from denoisezoo.archs import Backbone, BackboneConfig, Cost, Family, ImageSpec, create_backbone, list_denoisers
     from denoisezoo.archs.info import info
     from denoisezoo.data import ImageData
@@ -78,6 +79,7 @@ __all__ = [
     "diffusion",
     "ema",
     "evaluate",
+    "export",
     "fit",
     "info",
     "list_denoisers",
@@ -89,7 +91,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": "ema evaluate fit load profile",
+    "api": "ema evaluate export fit load profile",
     "archs": "Backbone BackboneConfig Cost Family ImageSpec create_backbone list_denoisers",
     "archs.info": "info",
     "data": "ImageData",

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import yaml
 from torch import Tensor
 
 from denoisezoo.compare.budget import Budget, make_budget
-from denoisezoo.compare.comparison import Outcome, launch, plan_jobs
+from denoisezoo.compare.comparison import Outcome, launch
 from denoisezoo.compare.comparison import compare as compare_jobs
+from denoisezoo.compare.jobs import plan_jobs
 from denoisezoo.compare.launching import LAUNCHERS
 from denoisezoo.data import ImageData, Source
 from denoisezoo.data.source_images import as_data
-from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Objective
-from denoisezoo.errors import UserError, unknown
+from denoisezoo.diffusion import NetworkDenoiser, Objective
+from denoisezoo.errors import unknown
 from denoisezoo.locking import only_writer
+from denoisezoo.plans import Plan, find_plan
 from denoisezoo.plugins import trusting
-from denoisezoo.progress import progress_bar
 from denoisezoo.report import write_report
-from denoisezoo.runs.assessor import Assessment, assess, make_evaluator
 from denoisezoo.runs.ema_sweep import sweep as ema  # noqa: F401 - part of this API
+from denoisezoo.runs.evaluating import Judged, run_of, settings_for
+from denoisezoo.runs.evaluating import evaluate as evaluate
+from denoisezoo.runs.exporting import Exported, export_run
 from denoisezoo.runs.pricing import PricingTerms, Profile, price_rows
 from denoisezoo.runs.ratios import Ratios, price_ratios
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.subjects import Priced, find_subjects
-from denoisezoo.runs.terms import Settings, Terms, make_settings
+from denoisezoo.runs.teacher import load_teacher
+from denoisezoo.runs.terms import Terms, make_settings
 from denoisezoo.search.evolved_front import EvolutionOptions
 from denoisezoo.search.search import SearchOptions, SearchResult
 from denoisezoo.search.search import search as search_plans
@@ -40,9 +43,6 @@ from denoisezoo.train.changes import as_plain, as_words, packages_of
 from denoisezoo.train.fit import train as train_words
 from denoisezoo.train.objects import make_optimizer, train_objects
 from denoisezoo.train.recipe_files import find_recipe, read_recipe
-
-Judged: TypeAlias = "Run | Denoiser | str | os.PathLike[str]"
-"""A run, a denoiser, or the path of a run."""
 
 
 def load(
@@ -58,8 +58,7 @@ def load(
         denoiser.sample(16), denoiser.run.facts
 
     Args:
-        path: Run folder, checkpoint, a safetensors file that `export` wrote, or FORMAT:PATH of a foreign checkpoint,
-            e.g. "edm:network.pkl".
+        path: Run folder, checkpoint, a safetensors file that `export` wrote, or FORMAT:PATH, e.g. "edm:network.pkl".
         weights: "ema" for the averaged weights, "raw" for those of the optimiser.
         trust: Packages whose code its recipe may name.
         into: A denoiser that takes the weights, where one was built by hand that no file can build (see `fit`).
@@ -72,6 +71,45 @@ def load(
             package that is not trusted.
     """
     return load_run(path, weights, trust, into).denoiser
+
+
+def export(
+    subject: Judged,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    format: str = "safetensors",
+    part: str | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    license: str = "unknown",
+    weights: str = "ema",
+    trust: Sequence[str] = (),
+) -> Exported:
+    """Write a denoiser for other code, with a model card, README.md, beside it.
+
+        dz.export("runs/digits/ddpm", "out", format="onnx")
+        dz.export(denoiser, "network.pt2", format="pt2", part="network")
+
+    Programs (onnx, pt2) take any batch size, and are run at other sizes than the traced one before they are kept. There
+    is one for each effort of a plan, and one for each stage of a process whose stages differ in size.
+
+    Args:
+        subject: A run, its path, or a denoiser.
+        out: A folder, or, without the card, one file that ends as the format's do; RUN/FORMAT unless given.
+        format: "safetensors", which `load` reads; "diffusers", a pipeline's folder; "onnx"; "pt2", of torch.export.
+        part: Of a program: "denoiser", (u_t, t) to the estimate of u_0, unless given; or "network", F alone.
+        plan: The efforts to write, each by itself: a plan, its file, or a preset, e.g. "uniform:effort=0.5". The full
+            one unless given.
+        license: Of the weights, as the card tells it: an identifier, e.g. "apache-2.0".
+        weights: "ema" or "raw", of a path.
+        trust: Packages whose code the recipe of a path may name.
+
+    Raises:
+        UserError: An unknown format, part, plan or effort, a network that has no form in the format, a package that is
+            not installed, or an `out` that cannot be written. Nothing is written then.
+    """
+    chosen = plan if plan is None or isinstance(plan, Plan) else find_plan(os.fspath(plan))
+    run = run_of(subject, None, weights, trust)
+    return export_run(run, out, format=format, part=part, plan=chosen, license=license)
 
 
 def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) -> Run:
@@ -97,7 +135,7 @@ def train(recipe: str | os.PathLike[str] | Mapping[str, Any], **changes: Any) ->
             Path(name).write_text(yaml.safe_dump(as_plain(recipe, "recipe"), sort_keys=False), encoding="utf-8")
         else:
             name = os.fspath(recipe)
-        result = train_words([f"--config={name}", *as_words(changes)])
+        result = train_words([f"--config={name}", *as_words(changes)], load_teacher)
         file = read_recipe(find_recipe(name))
         packages = {*packages_of([file.sections, changes]), *packages_of({"imports": file.imports})}
     if result.interrupted:
@@ -148,67 +186,10 @@ def fit(
     """
     images = as_data(data, batch_size, seed, labels=denoiser.backbone.spec.num_classes > 0)
     chosen = make_optimizer(optimizer, lr)
-    result = train_objects(denoiser, objective, images, steps, Path(out), seed, chosen, options)
+    result = train_objects(denoiser, objective, images, steps, Path(out), seed, chosen, options, load_teacher)
     if result.interrupted:
         print(f"interrupted after step {result.steps}; the same call goes on", file=sys.stderr)
     return load_run(result.folder, into=copy.deepcopy(denoiser)).on(images)
-
-
-def _run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequence[str]) -> Run:
-    """The run that is meant, with other data if some are given."""
-    if isinstance(subject, str | os.PathLike):
-        run = load_run(subject, weights, trust)
-    elif isinstance(subject, Run):
-        run = subject
-    else:
-        run = subject.run or Run.of(subject)
-    return run if data is None else run.on(data)
-
-
-def _settings_for(run: Run, terms: Terms) -> Settings:
-    """The terms, with the run's customary sampler where they name none."""
-    return make_settings(**{**terms, **run.sampling(terms.get("sampler"), terms.get("steps"))})
-
-
-def evaluate(
-    subject: Judged,
-    data: ImageData | None = None,
-    *,
-    weights: str = "ema",
-    trust: Sequence[str] = (),
-    progress: bool = True,
-    **terms: Unpack[Terms],
-) -> Assessment:
-    """Sample a denoiser, compare its images with real ones, and price them: figures with their card.
-
-        result = dz.evaluate("runs/digits/ddpm", num=1000, sampler="heun", steps=18)
-        result.metrics["fd_pixels"], result.card.as_dict()
-
-    Args:
-        subject: A run, its path, or a denoiser; it moves to the device and type of the terms, in evaluation mode.
-        data: Real images; those that the run was trained on unless given.
-        weights: "ema" or "raw", of a path.
-        trust: Packages whose code the recipe of a path may name.
-        progress: Show a progress bar where somebody watches.
-        **terms: `sampler` ("heun"), `steps` (18), `num` (as many as real images), `seed` (0), `features` ("pixels"),
-            `split` ("all"), `batch_size` (256), `device` ("auto"), `dtype`, `compile`, `plan`, `guidance`,
-            `guidance_interval`, ...; all are in `denoisezoo.runs.terms.Terms`.
-
-    Raises:
-        UserError: There are no data, or images of another size than the network makes, or a term is wrong.
-    """
-    make_settings(**terms)  # what is wrong is told before anything is loaded
-    run = _run_of(subject, data, weights, trust)
-    settings = _settings_for(run, terms)
-    images = run.data()
-    if (made := run.image_shape) != (shown := (images.channels, images.resolution, images.resolution)):
-        raise UserError(
-            f"{run.name} makes images of shape {made}, and those of {images.title} are {shown}", "give other data"
-        )
-    evaluator = make_evaluator(images, settings)
-    bar = progress_bar("sampling", settings.num or len(evaluator.reference)) if progress else contextlib.nullcontext()
-    with bar as report:
-        return assess(run, images, settings, evaluator, report)
 
 
 @overload
@@ -322,8 +303,8 @@ def search(
         UserError: The network has one effort, a budget is below its smallest, or there are no data.
     """
     make_settings(**terms)
-    run = _run_of(subject, data, weights, trust)
-    settings = _settings_for(run, terms)
+    run = run_of(subject, data, weights, trust)
+    settings = settings_for(run, terms)
     fields = {} if isinstance(evolution, bool) else dict(evolution)
     if wrong := next((name for name in fields if name not in EvolutionOptions.__dataclass_fields__), None):
         raise unknown("option of evolution", wrong, EvolutionOptions.__dataclass_fields__)

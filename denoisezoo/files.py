@@ -14,6 +14,8 @@ from typing import Any
 
 from denoisezoo.errors import UserError
 
+NOTE = "samples.json"
+"""What `sample` writes beside its images, and says of them."""
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 """How a URL begins; `Path` makes one slash of two. The one letter of a drive is no scheme."""
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import statistics
+import sys
 from collections import defaultdict
 from pathlib import Path
 
-import matplotlib
 import torch
 
 import denoisezoo as dz
 from denoisezoo.plans.presets import ddsm_cifar10
 
+try:
+    import matplotlib
+except ModuleNotFoundError:
+    sys.exit("error: matplotlib is not installed; pip install 'denoisezoo[docs]'")
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # after the backend is chosen
 

@@ -33,9 +33,12 @@ checkpoint: {every_n_steps: 2}
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
-    """Tiny networks gain nothing from threads and lose much where others want the cores."""
+    """Tiny networks gain nothing from threads and lose much where others want the cores.
+
+    All of a session has one: what a fixture trains shall add up as what its test trains.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,5 +1,6 @@
 """How far a call goes through the package: few frames of ours between a command and what it is for."""
 
+import inspect
 import sys
 import traceback
 from pathlib import Path
@@ -37,3 +38,23 @@ def test_from_the_command_to_the_loss(tmp_path, recipe, monkeypatch):
         assert frames[0] == "cli.py:main"
         assert frames[-1].endswith("regression.py:__call__")
     assert min(map(len, seen)) <= 7, min(seen, key=len)
+
+
+def test_the_files_that_sampling_enters(trained, tmp_path, capsys):
+    """Of the package, once all is imported: a plain run, of one class in each of the rooms that it passes through."""
+    words = ["sample", str(trained()), "--num", "2", "--steps", "2"]
+    assert main([*words, "--out", str(tmp_path / "first")]) == 0
+    entered = set()
+
+    def enter(frame, event, _):
+        code = frame.f_code
+        if event == "call" and code.co_flags & inspect.CO_NEWLOCALS and code.co_filename.startswith(str(PACKAGE)):
+            entered.add(str(Path(code.co_filename).relative_to(PACKAGE)))
+
+    sys.setprofile(enter)
+    try:
+        assert main([*words, "--out", str(tmp_path / "second")]) == 0
+    finally:
+        sys.setprofile(None)
+    assert "diffusion/samplers/sampler.py" in entered
+    assert len(entered) <= 56, sorted(entered)

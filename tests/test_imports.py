@@ -18,6 +18,8 @@ LAYERS = [
     {
         "errors",
         "recorded",
+        "version",
+        "extras",
         "registry",
         "files",
         "locking",

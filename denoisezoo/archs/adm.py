@@ -32,7 +32,7 @@ from denoisezoo.nn.blocks import (
     linear,
     nearest,
 )
-from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, SecondTime, Sinusoidal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,9 @@ class ADM(UNet):
     def __init__(self, config: ADMConfig) -> None:
         width = 4 * config.channels
         waves = (torch.cos, torch.sin)
-        features = Sinusoidal(config.channels, endpoint=False, waves=waves, scale=config.c_noise_scale)
+        features = Sinusoidal(
+            config.channels, endpoint=False, waves=waves, scale=config.c_noise_scale, rounding=config.rounding
+        )
         augment = (
             linear(config.augment_dim, config.channels, kaiming, gain=0.0, bias=False) if config.augment_dim else None
         )
@@ -81,6 +83,7 @@ class ADM(UNet):
             kaiming,
             early=Extras(None, augment),
             late=Extras(ClassTable(config.num_classes, width) if config.num_classes else None, None),
+            until=SecondTime(width) if config.second_time else None,
         )
         style = BlockStyle(
             ScaleShift(),

@@ -81,7 +81,12 @@ class ImageSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """Base of each family's configuration: the image part. Families add their sizes; every field has a default."""
+    """Base of each family's configuration: the image part. Families add their sizes; every field has a default.
+
+    Attributes:
+        second_time: Whether the network is told a second time, as flow maps are: see `denoisezoo.nn.embeddings`. Fresh
+            weights ignore it, so that a network trained without one goes on from its weights.
+    """
 
     in_channels: int = 3
     out_channels: int = 3
@@ -89,6 +94,7 @@ class BackboneConfig:
     num_classes: int = 0
     cond_channels: int = 0
     augment_dim: int = 0
+    second_time: bool = False
 
     @property
     def spec(self) -> ImageSpec:
@@ -100,6 +106,7 @@ class BackboneConfig:
             self.num_classes,
             self.cond_channels,
             self.augment_dim,
+            second_time=self.second_time,
         )
 
     @property
@@ -184,7 +191,9 @@ class Backbone(Recorded, nn.Module):
         if given.tokens is not None:
             _check_length("a token", given.tokens.mT, spec.token_dim, "numbers")
         if given.until is not None and not spec.second_time:
-            raise UserError("a second time was given to a network that is never told one", "choose one that is")
+            raise UserError(
+                "a second time was given to a network that is never told one", "set network.second_time to true"
+            )
         if given.label is not None:
             check_label(given.label, spec.num_classes)
 

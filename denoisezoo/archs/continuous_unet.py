@@ -184,7 +184,7 @@ class ContinuousUNet(Backbone):
     def conditions(self, h: Tensor, embedding: Tensor | None) -> Iterator[Tensor]:
         """Conditioning of each block, (B, c_width), in the order in which they run."""
         if embedding is None or self.conditioning is None:
-            return iter([h.new_empty(len(h), 0)] * len(self.blocks))
+            return iter([h.new_empty(h.shape[0], 0)] * len(self.blocks))
         return iter(self.conditioning(embedding.to(self.conditioning.weight.dtype)))
 
 

@@ -17,7 +17,7 @@ from denoisezoo.archs.unet import UNet, UNetConfig, UNetDesign
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, ConvDown, ConvUp, Shift, linear, xavier
-from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, SecondTime, Sinusoidal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,10 @@ class DDPM(UNet):
             linear(config.augment_dim, width, xavier, bias=False) if config.augment_dim else None,
         )
         waves = (torch.cos, torch.sin) if config.cosines_first else (torch.sin, torch.cos)
-        features = Sinusoidal(config.channels, config.endpoint, waves)
-        embedding = NoiseEmbedding(features, config.channels, width, xavier, late=late)
+        features = Sinusoidal(config.channels, config.endpoint, waves, rounding=config.rounding)
+        embedding = NoiseEmbedding(
+            features, config.channels, width, xavier, late=late, until=SecondTime(width) if config.second_time else None
+        )
         style = BlockStyle(
             Shift(),
             xavier,

@@ -29,7 +29,7 @@ from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import Resample, average_pool, nearest, silu
-from denoisezoo.nn.embeddings import no_label
+from denoisezoo.nn.embeddings import SecondTime, no_label
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.magnitude import (
     SILU_RMS,
@@ -187,12 +187,15 @@ class EDM2Embedding(nn.Module):
         self.features, self.noise = MPFourier(features), MPLinear(features, width)
         self.label = MPLinear(config.num_classes, width) if config.num_classes else None
         self.augment = MPLinear(config.augment_dim, width) if config.augment_dim else None
+        self.until = SecondTime(width) if config.second_time else None
 
     def forward(self, c_noise: Tensor, given: Given) -> Tensor:
         """Embed c_noise (B,), and labels; label -1 is the zero vector, and scales the noise's part alike."""
         e = self.noise(self.features(c_noise).to(self.noise.weight.dtype))
         if self.augment is not None and given.augment is not None:
             e = e + self.augment(given.augment)
+        if self.until is not None:
+            e = e + self.until(c_noise, given, e)
         if self.label is not None:
             label = no_label(e) if given.label is None else given.label
             one_hot = (label[:, None] == torch.arange(self.num_classes, device=e.device)).to(e.dtype)

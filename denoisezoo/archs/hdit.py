@@ -50,7 +50,7 @@ from denoisezoo.nn.attention import (
     window_attention,
 )
 from denoisezoo.nn.blocks import kaiming, linear
-from denoisezoo.nn.embeddings import Fourier, Sinusoidal, no_label
+from denoisezoo.nn.embeddings import Fourier, SecondTime, Sinusoidal, no_label
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.transformer import GatedFeedForward, LabelTable, patchify, unpatchify
 
@@ -227,6 +227,7 @@ class Mapping(nn.Module):
         self.augment_dim = config.augment_dim
         self.augment_features = Fourier(width, std=1.0, inputs=config.augment_dim) if config.augment_dim else None
         self.augment = linear(width, width, kaiming, bias=False) if config.augment_dim else None
+        self.until = SecondTime(width) if config.second_time else None
         self.norms = nn.ModuleList(RMSNorm(width) for _ in range(config.mapping_depth + 2))
         self.layers = nn.ModuleList(geglu(width) for _ in range(config.mapping_depth))
 
@@ -234,10 +235,12 @@ class Mapping(nn.Module):
         """Map c_noise (B,), and labels and augmentation labels; those that are not given are zeros."""
         c = self.noise(self.features(c_noise).to(self.noise.weight.dtype))
         if self.augment is not None and self.augment_features is not None:
-            label = c.new_zeros(len(c), self.augment_dim) if given.augment is None else given.augment
+            label = c.new_zeros(c.shape[0], self.augment_dim) if given.augment is None else given.augment
             c = c + self.augment(self.augment_features(label).to(c.dtype))
         if self.classes is not None:
             c = c + self.classes(no_label(c) if given.label is None else given.label)
+        if self.until is not None:
+            c = c + self.until(c_noise, given, c)
         c = self.norms[0](c)
         for norm, layer in zip(self.norms[1:-1], self.layers, strict=True):
             c = c + layer(norm(c))

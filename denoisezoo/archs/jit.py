@@ -90,7 +90,7 @@ class JiT(Transformer):
         """The class tokens (B, class_tokens, width) of a batch; None where there are none."""
         if self.class_places is None:
             return None
-        places = self.class_places.expand(len(like), -1, -1)
+        places = self.class_places.expand(like.shape[0], -1, -1)
         late = self.embedding.late
         table = None if late is None else late.classes
         if not isinstance(table, LabelTable):

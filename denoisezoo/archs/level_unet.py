@@ -128,7 +128,7 @@ class LevelUNet(Backbone):
         self.noise_scale, self.conditions = config.noise_scale, config.conditions
         self.skip_stride, self.factor = design.skip_stride, 2 ** (levels - 1)
         self.embeddings = nn.ModuleList(
-            level_embedding(config.noise_features, width, config.num_classes, config.augment_dim)
+            level_embedding(config.noise_features, width, config.num_classes, config.augment_dim, config.second_time)
             for width in widths[:levels]
         )
         self.stem = conv(config.in_channels + config.cond_channels, widths[0], 3, _flat_xavier)
@@ -170,7 +170,8 @@ class LevelUNet(Backbone):
 
     def embed(self, c_noise: Tensor, given: Given) -> tuple[list[Tensor], list[tuple[Tensor, ...]]]:
         """The embedding of each level, and of it what each of the level's blocks is told."""
-        embeddings = [embed(self.noise_scale * c_noise, given) for embed in self.embeddings]
+        scaled = given.times(self.noise_scale)
+        embeddings = [embed(self.noise_scale * c_noise, scaled) for embed in self.embeddings]
         return embeddings, [project(e) for project, e in zip(self.modulations, embeddings, strict=True)]
 
     def evaluate(self, x: Tensor, given: Given, embeddings: Sequence[Tensor], told: Sequence[Iterable[Any]]) -> Tensor:

@@ -35,7 +35,7 @@ from denoisezoo.nn.blocks import (
     rms_norm,
     silu,
 )
-from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, SecondTime, Sinusoidal
 from denoisezoo.nn.given import NOTHING, Given
 
 
@@ -199,7 +199,8 @@ def _embedding(config: LucidUNetConfig) -> NoiseEmbedding:
         linear(config.augment_dim, width, kaiming, bias=False) if config.augment_dim else None,
     )
     features = Sinusoidal(config.channels)
-    return NoiseEmbedding(features, config.channels, width, kaiming, late=late, activation=F.gelu)
+    until = SecondTime(width) if config.second_time else None
+    return NoiseEmbedding(features, config.channels, width, kaiming, late=late, until=until, activation=F.gelu)
 
 
 BASELINE = replace(FAMILY, network=LucidUNet)

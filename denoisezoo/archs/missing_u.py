@@ -45,7 +45,7 @@ from denoisezoo.archs.continuous_unet import ContinuousDesign, ContinuousUNet, C
 from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import average_pool, conv, group_norm, kaiming, linear, nearest, silu
-from denoisezoo.nn.embeddings import BareEmbedding, ClassTable, Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import BareEmbedding, ClassTable, Extras, NoiseEmbedding, SecondTime, Sinusoidal
 from denoisezoo.nn.ode_block import ApproximatorStyle, FirstOrder, Growing, SecondOrder
 
 
@@ -70,6 +70,8 @@ class MissingUConfig(ContinuousUNetConfig):
         super().validate()
         if self.conditioning == "none" and (self.num_classes or self.augment_dim):
             raise UserError("a network without conditioning takes no labels", "set conditioning=mlp")
+        if self.conditioning == "none" and self.second_time:
+            raise UserError("a network that is blind to the noise level takes no second time", "set conditioning=mlp")
         if self.embedding < 4 or self.embedding % 2:
             raise UserError(f"embedding is {self.embedding}", "give an even number of at least 4")
         if self.table < 0:
@@ -93,9 +95,19 @@ class ReleasedSinusoids(nn.Module):
         return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)
 
 
-def instance_norm(channels: int) -> nn.GroupNorm:
-    """InstanceNorm without affine, as a GroupNorm, which keeps channels_last."""
-    return nn.GroupNorm(channels, channels, affine=False)
+class InstanceNorm(nn.GroupNorm):
+    """InstanceNorm without affine, as a GroupNorm, which keeps channels_last.
+
+    What it norms are outputs of softplus, of more mean than deviation, and torch's kernel for channels_last on CPUs
+    takes the variance as a difference of squares: the mean goes first, or rounding errors would be many times larger.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        return super().forward(x - x.mean((2, 3), keepdim=True))
 
 
 group_norm_8 = partial(group_norm, eps=1e-5, most=8)
@@ -106,7 +118,7 @@ class ReleasedStem(nn.Module):
 
     def __init__(self, in_channels: int, width: int) -> None:
         super().__init__()
-        self.norm0, self.norm1 = instance_norm(in_channels), instance_norm(width // 2)
+        self.norm0, self.norm1 = InstanceNorm(in_channels), InstanceNorm(width // 2)
         self.conv0 = conv(in_channels, width // 2, 3, kaiming)
         self.conv1 = conv(width // 2, width, 1, kaiming)
 
@@ -198,7 +210,7 @@ def bilinear(x: Tensor) -> Tensor:
 DESIGNS: dict[str, ContinuousDesign] = {
     "released": ContinuousDesign(
         Growing,
-        ApproximatorStyle(instance_norm, F.softplus, closes=True, last_gain=1.0),
+        ApproximatorStyle(InstanceNorm, F.softplus, closes=True, last_gain=1.0),
         stem=ReleasedStem,
         down=partial(ConvPoolDown, activation=F.softplus),
         up=ConcatUp,
@@ -229,35 +241,26 @@ class MissingU(ContinuousUNet):
 
     def __init__(self, config: MissingUConfig) -> None:
         config.validate()
-        super().__init__(config, DESIGNS[config.design], _EMBEDDINGS[config.conditioning](config))
+        super().__init__(config, DESIGNS[config.design], _embedding(config))
         # The released code owns the table whether it uses it or not.
         rows = ReleasedSinusoids(config.embedding)(torch.arange(config.table)) if config.table else None
         self.table = None if rows is None else nn.Parameter(rows, requires_grad=False)
 
 
-def _bare_embedding(config: MissingUConfig) -> BareEmbedding:
-    return BareEmbedding(ReleasedSinusoids(config.embedding), config.embedding, _extras(config))
-
-
-def _mlp_embedding(config: MissingUConfig) -> NoiseEmbedding:
+def _embedding(config: MissingUConfig) -> BareEmbedding | NoiseEmbedding | None:
+    """How the noise level enters."""
+    if config.conditioning == "none":
+        return None
     width = config.embedding
-    return NoiseEmbedding(Sinusoidal(width), width, width, kaiming, late=_extras(config))
-
-
-def _extras(config: MissingUConfig) -> Extras:
-    width = config.embedding
-    return Extras(
+    late = Extras(
         ClassTable(config.num_classes, width) if config.num_classes else None,
         linear(config.augment_dim, width, kaiming, bias=False) if config.augment_dim else None,
     )
+    until = SecondTime(width) if config.second_time else None
+    if config.conditioning == "sinusoid":
+        return BareEmbedding(ReleasedSinusoids(width), width, late, until)
+    return NoiseEmbedding(Sinusoidal(width), width, width, kaiming, late=late, until=until)
 
-
-_EMBEDDINGS: dict[str, Callable[[MissingUConfig], BareEmbedding | NoiseEmbedding | None]] = {
-    "none": lambda config: None,
-    "sinusoid": _bare_embedding,
-    "mlp": _mlp_embedding,
-}
-"""How the noise level enters -> its embedding."""
 
 FAMILY = Family(
     "missing_u",

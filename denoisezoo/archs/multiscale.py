@@ -40,10 +40,12 @@ class MultiscaleConfig(BackboneConfig):
         base: Registered networks of the stages, the full size first; one name stands for all stages. Each is built for
             its own size, with the channels, classes and conditions of this configuration.
         levels: Halvings of the image; one stage more than that.
+        sizes: Fields of their own configurations that differ from the registered ones, for each stage; () for none.
     """
 
     base: tuple[str, ...] = ("ddpm_small32",)
     levels: int = 2
+    sizes: tuple[dict[str, Any], ...] = ()
 
     @property
     def stages(self) -> tuple[BackboneConfig, ...]:
@@ -53,7 +55,8 @@ class MultiscaleConfig(BackboneConfig):
 
     def _stage(self, name: str, level: int) -> BackboneConfig:
         image = {field.name: getattr(self, field.name) for field in fields(BackboneConfig)}
-        return replace_config(get_variant(name).config, image | {"resolution": self.resolution >> level}, name)
+        sizes = self.sizes[level] if self.sizes else {}
+        return replace_config(get_variant(name).config, image | sizes | {"resolution": self.resolution >> level}, name)
 
     @property
     def efforts(self) -> tuple[Effort, ...]:
@@ -73,6 +76,10 @@ class MultiscaleConfig(BackboneConfig):
                 f"{len(self.base)} base networks for {self.levels + 1} stages", "give one for all, or one for each"
             )
         self.require_halvings(self.levels)
+        if len(self.sizes) not in (0, self.levels + 1):
+            raise UserError(
+                f"sizes for {len(self.sizes)} of {self.levels + 1} stages", "give them for each, or for none"
+            )
         if any(get_variant(name).family is FAMILY for name in self.base):
             raise UserError("a stage of a multi-scale network is multi-scale itself", "name other networks")
         if scaling := [name for name in self.base if get_variant(name).config.spec.scale != 1]:

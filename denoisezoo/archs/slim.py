@@ -26,7 +26,7 @@ from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort, Extracte
 from denoisezoo.archs.unet import with_image
 from denoisezoo.archs.variants import Cost, Family, get_variant, replace_config
 from denoisezoo.errors import UserError
-from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, no_label
+from denoisezoo.nn.embeddings import ClassTable, Extras, NoiseEmbedding, SecondTime, no_label
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.slimmable import (
     SlimClassTable,
@@ -133,6 +133,28 @@ class SlimExtras(Slimmable, Extras):
         return total
 
 
+class SlimSecondTime(Slimmable, SecondTime):
+    """`SecondTime` at the width of the embedding that it is added to."""
+
+    def __init__(self, until: SecondTime) -> None:
+        nn.Module.__init__(self)
+        self.project: Any = SlimLinear(until.project, fixed_in=True)
+
+    def dense(self, width: float) -> SecondTime:
+        """See `Slimmable`."""
+        project = self.project.dense(width)
+        until = SecondTime(project.out_features)
+        until.project = project
+        return until
+
+    def forward(self, c_noise: Tensor, given: Given, like: Tensor) -> Tensor | float:
+        """See `SecondTime`."""
+        if given.until is None:
+            return 0.0
+        added: Tensor = self.project(self.features(c_noise, given.until).to(like.dtype), like.shape[1])
+        return added
+
+
 def prepare_ends(net: Any) -> None:
     """Make those layers of a network slimmable that always get, or always give, all of their channels.
 
@@ -151,6 +173,7 @@ def prepare_ends(net: Any) -> None:
     embedding: Any = net.embedding
     embedding.first = SlimLinear(embedding.first, fixed_in=True)
     embedding.late = None if embedding.late is None else SlimExtras(embedding.late)
+    embedding.until = None if embedding.until is None else SlimSecondTime(embedding.until)
     if embedding.early is not None:
         replace_layers(embedding.early, _full_linear)
     if isinstance(net.head, nn.Conv2d):

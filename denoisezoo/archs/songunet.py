@@ -37,7 +37,7 @@ from denoisezoo.nn.blocks import (
     nearest,
     xavier,
 )
-from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, OneHot, Sinusoidal
+from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, OneHot, SecondTime, Sinusoidal
 
 
 class Filter(nn.Module):
@@ -104,12 +104,14 @@ class SongUNetConfig(UNetConfig):
         features: Noise features: sinusoidal ones of width `channels`, or random Fourier ones of twice that.
         taps: Low-pass filter of the resampling; (1, 1) is the box.
         pyramid: Whether the filtered image is added along the encoder.
+        turns_last: Whether random Fourier features are those of score_sde's code to the last digit, or of EDM's.
     """
 
     blocks: int = 4
     features: Literal["sinusoidal", "fourier"] = "sinusoidal"
     taps: tuple[int, ...] = (1, 1)
     pyramid: bool = False
+    turns_last: bool = False
 
     def validate(self) -> None:
         """See `BackboneConfig.validate`."""
@@ -172,18 +174,20 @@ def _pyramid(config: SongUNetConfig, encoder: Iterable[nn.Module]) -> dict[str, 
     return steps
 
 
-_FEATURES: dict[str, tuple[Callable[[int], nn.Module], int]] = {"sinusoidal": (Sinusoidal, 1), "fourier": (Fourier, 2)}
-"""Name of the noise features -> their module and their width as a multiple of the base width."""
-
-
 def _embedding(config: SongUNetConfig) -> NoiseEmbedding:
-    features, factor = _FEATURES[config.features]
-    width = factor * config.channels
+    features: nn.Module
+    if config.features == "fourier":
+        width = 2 * config.channels
+        features = Fourier(width, turns_last=config.turns_last)
+    else:
+        width = config.channels
+        features = Sinusoidal(width, rounding=config.rounding)
     early = Extras(
         OneHot(config.num_classes, width, xavier) if config.num_classes else None,
         linear(config.augment_dim, width, xavier, bias=False) if config.augment_dim else None,
     )
-    return NoiseEmbedding(features(width), width, 4 * config.channels, xavier, early=early)
+    until = SecondTime(4 * config.channels) if config.second_time else None
+    return NoiseEmbedding(features, width, 4 * config.channels, xavier, early=early, until=until)
 
 
 FAMILY = Family(

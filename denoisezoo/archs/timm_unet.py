@@ -286,7 +286,9 @@ class TimmUNet(Backbone):
         super().__init__(config)
         width = config.embedding
         self.noise_scale = config.noise_scale
-        self.embedding = level_embedding(config.noise_features, width, config.num_classes, config.augment_dim)
+        self.embedding = level_embedding(
+            config.noise_features, width, config.num_classes, config.augment_dim, config.second_time
+        )
         # Starts at zero: pretrained features are those of the image alone at first.
         self.constant = linear(width, 1, zeros)
         self.encoder = Encoder(config)
@@ -310,7 +312,7 @@ class TimmUNet(Backbone):
         """See `Backbone.forward`."""
         self.check_effort(effort)
         image = with_image(x, given)
-        embedding = self.embedding(self.noise_scale * c_noise, given)
+        embedding = self.embedding(self.noise_scale * c_noise, given.times(self.noise_scale))
         constant = self.constant(embedding)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
         maps = self.encoder(torch.cat([image, constant.to(image.dtype)], dim=1))
         skips: dict[int, list[Tensor]] = {scale: [] for scale in self.scales}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from denoisezoo.archs.backbone import Backbone, BackboneConfig, Effort
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import BlockStyle, Conditioning, ResidualBlock, Stage, conv, group_norm, silu
-from denoisezoo.nn.embeddings import NoiseEmbedding
+from denoisezoo.nn.embeddings import NoiseEmbedding, Rounding
 from denoisezoo.nn.given import NOTHING, Given
 
 
@@ -29,6 +29,8 @@ class UNetConfig(BackboneConfig):
         norm_groups: Groups of the group norms at every width; None has fewer in layers of less than 128 channels,
             min(32, C / 4), as EDM and score_sde's NCSN++ do.
         dropout: Dropout in each residual block.
+        rounding: How the frequencies of sinusoids are computed, which says what code the network agrees with in the
+            last digit; see `denoisezoo.nn.embeddings.Rounding`.
     """
 
     channels: int = 128
@@ -39,6 +41,7 @@ class UNetConfig(BackboneConfig):
     head_channels: int = 0
     norm_groups: int | None = None
     dropout: float = 0.0
+    rounding: Rounding = "rate"
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from denoisezoo.archs.variants import Cost, Family
 from denoisezoo.archs.vit import TokenConfig, check_grid, noise_features
 from denoisezoo.errors import UserError
 from denoisezoo.nn.blocks import conv, kaiming, linear
-from denoisezoo.nn.embeddings import ClassTable, no_label
+from denoisezoo.nn.embeddings import ClassTable, SecondTime, no_label
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.transformer import (
     Block,
@@ -48,10 +48,13 @@ class UViTConfig(TokenConfig):
     Attributes:
         conv: Whether a convolution follows the last layer.
         null_label: Whether the label table has a row for -1, which is zeros otherwise.
+        time_offset: What is added to c_noise before it becomes sinusoids: 1 for networks that count the steps of a
+            chain from 1, as the released ones of latents do.
     """
 
     conv: bool = True
     null_label: bool = True
+    time_offset: float = 0.0
 
     def validate(self) -> None:
         """See `BackboneConfig.validate`."""
@@ -72,8 +75,9 @@ class UViT(Backbone):
         style = TransformerStyle(LayerNorm, init=normal, activation=F.gelu, qkv_bias=False, modulated=False)
         token_dim = config.token_dim
         self.stem = linear((config.in_channels + config.cond_channels) * area, width, kaiming)
-        self.features = noise_features(config, width)
+        self.features = noise_features(config, width, offset=config.time_offset)
         self.augment = linear(config.augment_dim, width, normal, bias=False) if config.augment_dim else None
+        self.until = SecondTime(width) if config.second_time else None
         table = LabelTable if config.null_label else ClassTable
         self.classes = table(config.num_classes, width) if config.num_classes else None
         self.extras = 2 if config.num_classes else 1
@@ -101,6 +105,8 @@ class UViT(Backbone):
         noise = self.features(c_noise).to(self.positions.dtype)
         if self.augment is not None and given.augment is not None:
             noise = noise + self.augment(given.augment)
+        if self.until is not None:
+            noise = noise + self.until(c_noise, given, noise)
         tokens = [noise[:, None], self.stem(patchify(with_image(x, given), self.patch))]
         if self.classes is not None:
             tokens.insert(0, self.classes(no_label(x) if given.label is None else given.label)[:, None])

@@ -188,6 +188,8 @@ def _coerce(value: Any, hint: Any, what: str) -> Any:
         return _coerce(value, next(a for a in args if a is not type(None)), what)
     if origin is typing.Literal and value in args:
         return value
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):

@@ -13,7 +13,7 @@ from denoisezoo.archs.unet import with_image
 from denoisezoo.errors import UserError
 from denoisezoo.nn.attention import Table, axial_angles, rotary_table
 from denoisezoo.nn.blocks import linear
-from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import Extras, Fourier, NoiseEmbedding, Rounding, SecondTime, Sinusoidal
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.nn.transformer import (
     Block,
@@ -46,6 +46,8 @@ class TransformerConfig(BackboneConfig):
             as all processes but EDM's tell; on ln(sigma)/4 they are nearly one straight line. Random Fourier ones suit
             ln(sigma)/4, and are noise on an index.
         time_scale: What c_noise is multiplied by before it becomes features.
+        rounding: How the frequencies of sinusoids are computed, which says what code the network agrees with in the
+            last digit; see `denoisezoo.nn.embeddings.Rounding`.
     """
 
     patch: int = 2
@@ -55,6 +57,7 @@ class TransformerConfig(BackboneConfig):
     mlp_ratio: float = 4.0
     features: Literal["sinusoidal", "fourier"] = "sinusoidal"
     time_scale: float = 1.0
+    rounding: Rounding = "rate"
 
     @property
     def grid(self) -> int:
@@ -145,20 +148,24 @@ class FlowConfig(TransformerConfig):
             )
 
 
-def noise_features(config: TransformerConfig, width: int = FEATURES, released_period: float = 10000.0) -> nn.Module:
+def noise_features(
+    config: TransformerConfig, width: int = FEATURES, released_period: float = 10000.0, offset: float = 0.0
+) -> nn.Module:
     """The family's features of c_noise: (B,) -> (B, width).
 
     Args:
         config: Which.
         width: How many.
         released_period: Inverse of the slowest frequency of a released flow network.
+        offset: What sinusoids add to c_noise.
     """
     if config.features == "fourier":
         return Fourier(width, std=16.0 * config.time_scale)
     waves = (torch.cos, torch.sin)
     if isinstance(config, FlowConfig) and config.released_time:
-        return Sinusoidal(width, False, waves, period=released_period, scale=-1 / 999, offset=1.0)
-    return Sinusoidal(width, False, waves, scale=config.time_scale)
+        period, rounding = released_period, config.rounding
+        return Sinusoidal(width, False, waves, period=period, scale=-1 / 999, offset=1.0, rounding=rounding)
+    return Sinusoidal(width, False, waves, scale=config.time_scale, offset=offset, rounding=config.rounding)
 
 
 def noise_embedding(config: TransformerConfig, released_period: float = 10000.0) -> NoiseEmbedding:
@@ -166,7 +173,8 @@ def noise_embedding(config: TransformerConfig, released_period: float = 10000.0)
     classes = LabelTable(config.num_classes, config.width) if config.num_classes else None
     augment = linear(config.augment_dim, config.width, xavier_uniform, bias=False) if config.augment_dim else None
     features = noise_features(config, released_period=released_period)
-    return NoiseEmbedding(features, FEATURES, config.width, normal, late=Extras(classes, augment))
+    until = SecondTime(config.width) if config.second_time else None
+    return NoiseEmbedding(features, FEATURES, config.width, normal, late=Extras(classes, augment), until=until)
 
 
 class Transformer(Backbone):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,14 @@ def file_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def shipped_samplers() -> list[str]:
+    """Names of this package's samplers, read off its files: help answers before torch is imported."""
+    files = (Path(__file__).parents[1] / "diffusion" / "samplers").glob("*.py")
+    return sorted(
+        name for file in files for name in re.findall(r'^@SAMPLERS\.register\("(\w+)"\)', file.read_text(), re.M)
+    )
+
+
 def add_sampling_arguments(
     parser: argparse.ArgumentParser, *, num: int | None, guide: bool = False, customary: bool = False
 ) -> None:
@@ -80,7 +89,8 @@ def add_sampling_arguments(
     group.add_argument(
         "--sampler",
         default=sampler,
-        help=f"sampler with its options, e.g. ddim:eta=0.5 ({DEFAULT_SAMPLING[0]}{foreign})",
+        help=f"{', '.join(shipped_samplers())}, or one of a plugin, with its options, e.g. ddim:eta=0.5 "
+        f"({DEFAULT_SAMPLING[0]}{foreign})",
     )
     group.add_argument(
         "--steps", type=at_least(1), default=steps, help=f"sampler steps ({DEFAULT_SAMPLING[1]}{foreign})"
@@ -91,6 +101,12 @@ def add_sampling_arguments(
     group.add_argument("--batch-size", type=at_least(1), default=256, help="images at a time (%(default)s)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (cuda if there is one)")
     group.add_argument("--dtype", default="float32", help="of the network: float32, bfloat16 or float64")
+    group.add_argument(
+        "--noise",
+        choices=("cpu", "device"),
+        default="cpu",
+        help="drawn by the CPU, the same for every device, or on it",
+    )
     group.add_argument(
         "--plan", metavar="P", help="effort at each noise level: a JSON file, or e.g. uniform:effort=0.5"
     )
@@ -154,6 +170,7 @@ def terms_of(args: argparse.Namespace) -> Terms:
         "device": args.device,
         "dtype": args.dtype,
         "compile": args.compile,
+        "noise": args.noise,
         "plan": args.plan,
         "guidance": args.guidance,
         "guidance_interval": args.guidance_interval,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,9 @@ from typing import Any
 from denoisezoo import __version__
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError
+from denoisezoo.extras import declared
 from denoisezoo.tables import Column, human_bytes
+from denoisezoo.version import version_text
 
 COST_OF_MISSING = {
     "fvcore": "profile --counter fvcore, the second opinion on MACs",
@@ -25,14 +26,18 @@ COST_OF_MISSING = {
     "torchdiffeq": "adaptive ODE solvers",
     "timm": "its backbones and optimizers",
     "plotly": "the figures of the report",
+    "shtab": "completion",
     "optuna": "search --method nsga2; the exact search works",
     "submitit": "compare --launcher",
+    "datasets": "data sets of Hugging Face",
     "wandb-workspaces": "dashboard",
-    "diffusers": "the comparison with diffusers: benchmarks and its tests",
+    "diffusers": "its autoencoders in codecs of your own; make bench, and the tests that compare with it",
     "pytest": "running the tests",
     "pytest-xdist": "make test, which runs the tests in two processes; pytest alone does without",
     "hypothesis": "running the tests",
     "scipy": "running the tests",
+    "hatchling": "the tests of the built package",
+    "twine": "the tests of the built package",
     "ruff": "make lint",
     "mypy": "make lint",
     "types-pyyaml": "make lint",
@@ -90,7 +95,7 @@ def system() -> Iterator[dict[str, Any]]:
 
     from denoisezoo.profiling.machine import cpu_name, memory_bytes
 
-    yield fact("denoisezoo", __version__)
+    yield fact("denoisezoo", __version__, version_text(__version__))
     yield fact("python", platform.python_version(), f"{platform.python_version()} ({sys.executable})")
     yield fact("torch", torch.__version__)
     yield fact("system", platform.platform())
@@ -145,13 +150,9 @@ def find_compiler() -> str | None:
 
 def packages() -> list[dict[str, Any]]:
     """Declared packages, required ones first, each with its version (None if absent) and what its absence costs."""
-    declared: dict[str, dict[str, Any]] = {}
-    for requirement in metadata.requires("denoisezoo") or []:
-        name = re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0].lower()
-        extra = re.search(r"extra\s*==\s*[\"']([^\"']+)", requirement)
-        declared.setdefault(name, package(name, extra[1] if extra else None))
-    declared.setdefault("triton", package("triton", "CUDA"))
-    return sorted(declared.values(), key=lambda item: (item["extra"] != "denoisezoo", item["extra"], item["name"]))
+    found = [package(name, extras[0] if extras else None) for name, extras in declared().items()]
+    found.append(package("triton", "CUDA"))
+    return sorted(found, key=lambda item: (item["extra"] != "denoisezoo", item["extra"], item["name"]))
 
 
 def package(name: str, extra: str | None) -> dict[str, Any]:

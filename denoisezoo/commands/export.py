@@ -1,6 +1,8 @@
-"""The weights of a run as one file to publish, with its configuration and its card in the header.
+"""A run for other code, each file checked before it is kept, with a model card, README.md, beside it.
 
-The file can be given wherever a RUN is asked for. It holds no code, and reading it runs none.
+safetensors holds all of the run and no code, and can be given wherever a RUN is asked for. diffusers is a folder that
+DDPMPipeline.from_pretrained loads, of networks that have a twin there. onnx and pt2 (torch.export) are programs for any
+batch size: one for each effort of a plan, and one for each size of the image where a process has several.
 """
 
 from __future__ import annotations
@@ -8,30 +10,40 @@ from __future__ import annotations
 import argparse
 
 from denoisezoo.commands.arguments import file_path
-
-FORMATS = ("safetensors",)
+from denoisezoo.commands.output import add_output_arguments, print_summary, write_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
-    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the file (%(default)s)")
+    parser.add_argument("--format", default="safetensors", help="safetensors, diffusers, onnx or pt2 (%(default)s)")
+    parser.add_argument(
+        "--part",
+        choices=("denoiser", "network"),
+        help="of a program: denoiser, (u_t, t) to u_0, or network, F alone (denoiser)",
+    )
+    parser.add_argument(
+        "--plan", metavar="P", help="efforts to write: a JSON file, or e.g. uniform:effort=0.5 (all of it)"
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
-    parser.add_argument("--out", type=file_path, help="the file (RUN/NAME.safetensors)")
+    parser.add_argument(
+        "--license", default="unknown", help="of the weights, for the card, e.g. apache-2.0 (%(default)s)"
+    )
+    parser.add_argument("--out", type=file_path, help="a folder, or one file without a card (RUN/FORMAT)")
+    add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Export."""
-    from denoisezoo.errors import UserError
-    from denoisezoo.runs.published import SUFFIX, publish
+    from denoisezoo.interop import WRITERS
+    from denoisezoo.plans import find_plan
+    from denoisezoo.runs.exporting import export_run
     from denoisezoo.runs.run import load_run
 
+    WRITERS[args.format]
+    plan = None if args.plan is None else find_plan(args.plan)
     trained = load_run(args.run, args.weights)
-    out = args.out or trained.folder / f"{trained.name}{SUFFIX}"
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder", "give the name of a file")
-    if out.suffix != SUFFIX:
-        raise UserError(f"--out {out} does not end in {SUFFIX}", f"give a name that ends in {SUFFIX}")
-    header = publish(trained, out)
-    print(f"{trained.name}, {header['weights']} weights, {header['card']['params']:,} parameters: {out}")
+    done = export_run(trained, args.out, format=args.format, part=args.part, plan=plan, license=args.license)
+    print_summary(done)
+    write_rows(done.rows(), args)
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoisezoo.errors import UserError
+from denoisezoo.files import NOTE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from denoisezoo.runs.run import Run
     from denoisezoo.runs.terms import Settings
 
-NOTE = "samples.json"
 PICTURES = {"interpolation": "interpolate", "perturbation": "perturb"}
 """Pictures of latents, and the arguments that ask for them."""
 ROWS = 8
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from denoisezoo.commands.arguments import output_folder, run_of, settings_of
     from denoisezoo.ranks import joined
 
+    if args.noise == "device" and (args.interpolate or args.perturb):
+        raise UserError("--noise device is given, and what lies between images mixes noise of the CPU", "leave it out")
     with joined() as rank:
         trained = run_of(args)
         settings = settings_of(args, condition=args.condition, label=args.label)
@@ -97,7 +99,7 @@ def _sample(args: argparse.Namespace, rank: int, trained: Run, settings: Setting
     from denoisezoo.files import write_json
     from denoisezoo.pictures import image_grid, save_png
     from denoisezoo.progress import progress_bar
-    from denoisezoo.runs.assessor import calls_for, draw_with, prepare
+    from denoisezoo.runs.drawing import calls_for, draw_with, prepare
 
     with progress_bar("sampling", args.num) as progress:
         denoiser = prepare(trained, settings)
@@ -124,6 +126,7 @@ def _sample(args: argparse.Namespace, rank: int, trained: Run, settings: Setting
         "guidance": settings.guidance_text(),
         "conditions": None if conditions is None else conditions.index(args.num).tolist(),
         "seeds": [args.seed, args.seed + args.num - 1],
+        "noise": settings.noise,
         "labels": None if generated.labels is None else generated.labels.tolist(),
         "seconds": generated.seconds,
     }
@@ -138,7 +141,7 @@ def _latents(
     """Images between latents and round them, as asked for: name -> images and columns, and what the note says."""
     from denoisezoo.diffusion import Given
     from denoisezoo.evaluation.interpolation import Walker, interpolate, perturb
-    from denoisezoo.runs.assessor import labels_for
+    from denoisezoo.runs.drawing import labels_for
 
     conditions = trained.conditions(args.num, args.draws, args.condition)
     walk = Walker(

@@ -4,7 +4,8 @@ solvers: quality and price of runs under other solvers and steps, same weights. 
 solvers against training time, over the checkpoints of runs. memory: back-propagation against the adjoint, over solver
 steps. robustness: PSNR and SSIM of noisy held-out images after denoising. samplers: quality of runs against calls of
 the denoiser, over samplers. resolutions: time and MACs of a multi-scale network against a uniform one, over sizes.
-channel: runs on a noisy channel against linear estimators and digital links, over SNRs.
+channel: runs on a noisy channel against linear estimators and digital links, over SNRs. calls: quality of runs of any
+method and size against multiply-adds per image, over calls.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ COLUMNS = {
     "adaptive": ("line", "checkpoint", "images_seen", "inner_nfe_per_call", "latency_ms_per_image", "error"),
     "memory": ("gradient", "solver", "solver_steps", "batch_size", "peak_memory_bytes", "ms"),
     "samplers": ("line", "steps", "nfe", "quality", "latency_ms_per_image", "error"),
+    "calls": ("run", "sampler", "nfe", "quality", "macs_per_image", "latency_ms_per_image", "train_macs", "best",
+              "error"),
     "resolutions": ("name", "resolution", "batch_size", "ms_per_image", "macs_per_image", "speed_up", "macs_ratio"),
     "robustness": ("run", "eps", "steps", "noisy_psnr", "psnr", "psnr_standard_error", "ssim", "ms_per_image"),
     "channel": ("method", "snr_db", "seeds", "mse_db", "mse_db_std", "gain_db", "psnr", "ssim", "cosine",
@@ -46,6 +49,7 @@ UNUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
         "leave it out; its networks are untrained, and it has --batch-sizes",
     ),
     "samplers": ({"steps": 18}, "give --nfe; the steps of each sampler follow from it"),
+    "calls": ({"steps": 18}, "give --nfe; the steps of each sampler follow from it"),
 }
 """Options that a study has no use for with their defaults, and what to do."""
 
@@ -68,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--denoising-steps", metavar="N,...", type=numbers(int, 1), default=[1, 2, 5], help="of robustness (1,2,5)"
     )
-    parser.add_argument("--samplers", metavar="S", nargs="+", help="of samplers, with options: gddim:q=2 rk45 ...")
-    parser.add_argument("--nfe", metavar="N,...", type=numbers(int, 1), default=[10, 20, 50], help="calls (10,20,50)")
+    parser.add_argument("--samplers", metavar="S", nargs="+", help="of samplers and calls: gddim:q=2 rk45 ...")
+    parser.add_argument("--nfe", metavar="N,...", type=numbers(int, 1), help="calls (10,20,50; of calls 1,2,4,8,15,35)")
     parser.add_argument("--processes", metavar="P,P", help="of resolutions: processes of its two networks")
     parser.add_argument(
         "--resolutions", metavar="N,...", type=numbers(int, 1), default=[32, 64, 128], help="sizes (32,64,128)"
@@ -176,7 +180,16 @@ def study_samplers(args: argparse.Namespace) -> Study:
     from denoisezoo.studies.sampler_calls import sampler_study
 
     settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
-    return sampler_study(runs, args.samplers or [args.sampler], args.nfe, settings, show_progress)
+    return sampler_study(runs, args.samplers or [args.sampler], args.nfe or [10, 20, 50], settings, show_progress)
+
+
+def study_calls(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.calls`."""
+    from denoisezoo.runs.run import load_run
+    from denoisezoo.studies.calls import calls_study
+
+    settings, runs = settings_of(args, features=args.features), [load_run(path) for path in args.subjects]
+    return calls_study(runs, args.samplers or [], args.nfe or [1, 2, 4, 8, 15, 35], settings, show_progress)
 
 
 def study_channel(args: argparse.Namespace) -> Study:
@@ -220,6 +233,7 @@ STUDIES: Mapping[str, Callable[[argparse.Namespace], Study]] = {
     "memory": study_memory,
     "robustness": study_robustness,
     "samplers": study_samplers,
+    "calls": study_calls,
     "resolutions": study_resolutions,
     "channel": study_channel,
 }

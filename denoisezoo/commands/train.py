@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from denoisezoo.errors import UserError
@@ -9,6 +10,7 @@ from denoisezoo.errors import UserError
 
 def run_raw(argv: list[str]) -> int:
     """Train with LightningCLI's own arguments."""
+    from denoisezoo.runs.teacher import load_teacher
     from denoisezoo.train.fit import train
     from denoisezoo.train.recipe_files import list_recipes
 
@@ -16,7 +18,7 @@ def run_raw(argv: list[str]) -> int:
     if not words & {"-c", "--config", "-h", "--help"}:
         names = ", ".join(list_recipes()[:4])
         raise UserError("train needs a recipe", f"give --config RECIPE, a YAML file or a shipped one ({names}, ...)")
-    result = train(argv)
+    result = train(argv, load_teacher)
     if result.rank:
         return result.status
     if result.interrupted:
@@ -24,3 +26,10 @@ def run_raw(argv: list[str]) -> int:
     else:
         print(f"trained {result.steps} steps, {result.facts['images_seen']:,} images; run folder: {result.folder}")
     return result.status
+
+
+def add_completed_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments for the completion of a shell: a copy of LightningCLI's, which has a parser of its own."""
+    from denoisezoo.train.recipe_options import add_recipe_options
+
+    add_recipe_options(parser)

@@ -2,62 +2,23 @@
 
 from __future__ import annotations
 
-import fnmatch
-import shlex
-import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from denoisezoo.compare.budget import STEPS, Budget
-from denoisezoo.compare.kept import Kept, terms_of
+from denoisezoo.compare.bench import Bench, say
+from denoisezoo.compare.jobs import Job, train_command
 from denoisezoo.compare.records import Comparison, RunRecord
-from denoisezoo.data import ImageData
-from denoisezoo.errors import UserError, unknown
-from denoisezoo.evaluation.features import create_features
-from denoisezoo.evaluation.metrics import Evaluator
-from denoisezoo.evaluation.neighbours import neighbour_grid
-from denoisezoo.pictures import image_grid, save_png
-from denoisezoo.progress import progress_bar
-from denoisezoo.runs.assessor import Assessment, assess, check_guidance, make_evaluator
+from denoisezoo.errors import UserError
 from denoisezoo.runs.run import Run, load_run
+from denoisezoo.runs.teacher import load_teacher
 from denoisezoo.runs.terms import Settings
 from denoisezoo.tables import Column, Table, Tabular, human, scatter
 from denoisezoo.train.fit import read_facts, train
-from denoisezoo.train.log import read_log
-from denoisezoo.train.recipe import parse_recipe
-from denoisezoo.train.recipe_files import IMPORTS, find_recipe, list_recipes
-from denoisezoo.train.suited import check_data
 
-GRID_IMAGES = 36
-NEIGHBOUR_ROWS = 8
 ERROR = "error.txt"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training.
-
-    Attributes:
-        name: Name of the recipe.
-        seed: Training seed.
-        folder: Its run folder.
-        arguments: Arguments of `train`.
-        budget: The budget in words.
-        steps: Its steps; -1 where they are not limited.
-        trust: Packages that the recipe imports: who asks for its training trusts them.
-    """
-
-    name: str
-    seed: int
-    folder: Path
-    arguments: list[str]
-    budget: str
-    steps: int = -1
-    trust: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,86 +67,6 @@ class Outcome(Tabular):
         return scatter(points, "MACs per image", self.quality)
 
 
-def expand(recipes: list[str]) -> list[str]:
-    """Recipes of names, paths and patterns, each once.
-
-    Raises:
-        UserError: A name or pattern that matches nothing.
-    """
-    names: list[str] = []
-    for name in recipes:
-        matching = (
-            [r for r in list_recipes() if fnmatch.fnmatchcase(r, name)] if any(c in name for c in "*?[") else [name]
-        )
-        if not matching:
-            raise unknown("recipe", name, list_recipes())
-        names += [r for r in matching if r not in names]
-    for name in names:
-        find_recipe(name)
-    return names
-
-
-def plan_jobs(
-    recipes: list[str],
-    seeds: list[int],
-    budget: Budget,
-    out: Path,
-    *,
-    wandb: str | None = None,
-    inline: bool = True,
-    settings: Settings | None = None,
-) -> list[Job]:
-    """All trainings, seed by seed, so that an early stop leaves every recipe with the same seeds.
-
-    Every recipe is built once before anything is trained, so that a mistake in the last one costs nothing; so are
-    the terms of sampling and the features, where they are given.
-    """
-    names = expand(recipes)
-    limits: dict[str, list[str]] = {}
-    steps: dict[str, int] = {}
-    trust: dict[str, tuple[str, ...]] = {}
-    titles = [label(name) for name in names]
-    if twice := next((title for title in titles if titles.count(title) > 1), None):
-        raise UserError(f"two recipes are called {twice}", "rename one: runs and rows go by the names of their files")
-    features = create_features(settings.features) if settings is not None else None
-    for name in names:
-        cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
-        check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
-        if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
-            raise UserError(f"{name} trains in several processes", "add `launcher=local`, or set its devices to 1")
-        if settings is not None and features is not None:
-            check_terms(settings, label(name), cli.model)
-            features.check(cli.model.denoiser.image_shape)
-        words = limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
-        steps[name] = int(words[words.index(STEPS) + 1]) if STEPS in words else cli.trainer.max_steps
-        trust[name] = tuple(module.partition(".")[0] for module in cli.config.get(IMPORTS) or ())
-    jobs = []
-    for seed in seeds:
-        for name in names:
-            folder = out / "runs" / label(name) / f"seed_{seed}"
-            arguments = ["--config", name, "--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
-            arguments += ["--trainer.default_root_dir", str(folder), *limits[name]]
-            arguments += ["--wandb", wandb] if wandb else []
-            jobs.append(Job(label(name), seed, folder, arguments, budget.text(), steps[name], trust[name]))
-    return jobs
-
-
-def check_terms(settings: Settings, name: str, model: Any) -> None:
-    """Refuse a recipe's network (`DiffusionModule`) that cannot be sampled on the terms.
-
-    Raises:
-        UserError: It lacks an effort of the plan, or cannot be guided.
-    """
-    if settings.plan is not None:
-        settings.plan.check(model.denoiser.efforts)
-    check_guidance(settings, name, model.denoiser.backbone.spec.num_classes, model.label_dropout)
-
-
-def label(recipe: str) -> str:
-    """What the report calls a recipe: its file's name."""
-    return Path(recipe).stem
-
-
 def compare(
     jobs: list[Job],
     settings: Settings,
@@ -215,7 +96,7 @@ def compare(
         try:
             if launched is not None:
                 check_launched(job, launched[job.folder])
-            elif (trained := train(job.arguments)).interrupted:
+            elif (trained := train(job.arguments, load_teacher)).interrupted:
                 return Outcome(records, page, trained.status)
             run = load_run(job.folder, trust=job.trust)
             check_budget(job, run)
@@ -268,134 +149,9 @@ def check_budget(job: Job, run: Run) -> None:
         )
 
 
-def say(text: str) -> None:
-    """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def failed(job: Job, error: Exception) -> RunRecord:
     """The record of a training that failed; the traceback goes into its folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / ERROR).write_text("".join(traceback.format_exception(error)))
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return RunRecord(job.name, "", "", "", job.seed, error=reason, command=train_command(job))
-
-
-def train_command(job: Job) -> str:
-    """The command that repeats one training."""
-    return shlex.join(["denoisezoo", "train", *job.arguments])
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all runs of a comparison share: the data, the reference side of the metrics, the terms."""
-
-    data: ImageData
-    settings: Settings
-    evaluator: Evaluator
-    out: Path
-
-    @classmethod
-    def of(cls, data: ImageData, settings: Settings, out: Path) -> Bench:
-        """Read the data, compute its features, and draw the real images."""
-        evaluator = make_evaluator(data, settings)
-        save_png(
-            image_grid(evaluator.reference[:: max(1, len(evaluator.reference) // GRID_IMAGES)][:GRID_IMAGES]),
-            out / "real.png",
-        )
-        return cls(data, settings, evaluator, out)
-
-    def record(self, job: Job, run: Run, title: str) -> RunRecord:
-        """Assess one run on the shared terms, or take up what was found on the same terms before.
-
-        Args:
-            job: Its training.
-            run: The run.
-            title: What progress is told of.
-
-        Raises:
-            UserError: The run was trained on other data than the others.
-        """
-        if run.data().content_hash() != self.data.content_hash():
-            raise UserError(f"{job.name} was trained on other data than the rest", "compare recipes of one data set")
-        kept = Kept.of(job.folder, terms_of(run, self.data, self.settings, self.evaluator))
-        record = kept.load()
-        if record is None:
-            say(f"{title}: sampling and evaluating")
-            record = self._assess(job, run, kept)
-            kept.save(record)
-        else:
-            say(f"{title}: kept as assessed on these terms at {record.card.get('date')}")
-        return replace(
-            record,
-            loss_curve=loss_curve(job.folder),
-            samples=kept.samples,
-            neighbours=kept.neighbours,
-            command=train_command(job),
-        )
-
-    def _assess(self, job: Job, run: Run, kept: Kept) -> RunRecord:
-        with progress_bar("sampling", self.settings.num or len(self.evaluator.reference)) as progress:
-            found = assess(run, self.data, self.settings, self.evaluator, progress)
-        save_png(found.picture(GRID_IMAGES), kept.samples)
-        save_png(neighbour_grid(found.generated.images[:NEIGHBOUR_ROWS], self.data.images("train")), kept.neighbours)
-        return RunRecord(
-            name=job.name,
-            denoiser=run.name,
-            family=run.family,
-            process=type(run.denoiser.process).__name__,
-            seed=job.seed,
-            metrics=found.metrics,
-            costs=costs(run, found),
-            card=found.card.as_dict(),
-            loss_by_noise=found.noise_curve,
-            trajectory=found.trajectory.to_dict()["trajectory"],
-        )
-
-    def comparison(self, jobs: list[Job], records: list[RunRecord], title: str, command: str) -> Comparison:
-        """Everything found so far."""
-        card = next((r.card for r in records if r.card), {})
-        terms = {
-            "budget": jobs[0].budget,
-            "batch size": self.data.batch_size,
-            "sampler": self.settings.sampler,
-            "sampler steps": self.settings.steps,
-            "images evaluated": self.settings.num or len(self.evaluator.reference),
-            "reference images": len(self.evaluator.reference),
-            "sampling batch": self.settings.batch_size,
-            "guidance": self.settings.guidance_text() or "none",
-            "plan": "none" if self.settings.plan is None else self.settings.plan.to_json(),
-            "weights": "ema",
-        }
-        machine = {key: card.get(key) for key in ("device", "device_name", "versions", "git_commit")}
-        return Comparison(
-            title=title,
-            command=command,
-            runs=records,
-            data=self.data.card() | {"split": self.settings.split},
-            terms=terms,
-            real=self.out / "real.png",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=machine,
-            quality=self.evaluator.features.distance_name,
-        )
-
-
-def costs(run: Run, assessment: Assessment) -> dict[str, Any]:
-    """What a run costs, by the report's names."""
-    seconds, images = assessment.card.train_seconds, assessment.card.images_seen
-    return {
-        "params": assessment.card.params,
-        "macs_per_call": max(call.macs for call in assessment.trajectory.calls),
-        "macs_per_image": assessment.trajectory.macs_per_image,
-        "nfe": assessment.trajectory.nfe,
-        "latency_ms_per_image": assessment.latency_ms,
-        "train_seconds": seconds,
-        "train_macs": assessment.card.train_macs,
-        "images_per_s_training": images / seconds if images and seconds else None,
-    }
-
-
-def loss_curve(folder: Path) -> list[tuple[float, float]]:
-    """(step, training loss) from the log of a run."""
-    return [(float(step), row["train/loss"]) for step, row in read_log(folder).items() if "train/loss" in row]

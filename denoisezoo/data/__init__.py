@@ -5,13 +5,17 @@ from denoisezoo.data.channel import Channel
 from denoisezoo.data.cifar import Cifar10
 from denoisezoo.data.embedded import Digits, Photos
 from denoisezoo.data.folders import ImageFolder, ImageZip
+from denoisezoo.data.huggingface import HuggingFace
 from denoisezoo.data.image_data import DATASETS, ImageData, Split
 from denoisezoo.data.latents import Latents
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader
+from denoisezoo.data.npz import ImageNpz
 from denoisezoo.data.paired import Paired
 from denoisezoo.data.source_images import SourceImages
 from denoisezoo.data.store import Source
 from denoisezoo.data.tasks import RENDERINGS, TASKS, Task
+from denoisezoo.data.torchvision_images import Torchvision
+from denoisezoo.data.webdataset import WebDataset
 from denoisezoo.registry import import_all
 
 __all__ = [
@@ -24,8 +28,10 @@ __all__ = [
     "Cifar10",
     "Digits",
     "EvalLoader",
+    "HuggingFace",
     "ImageData",
     "ImageFolder",
+    "ImageNpz",
     "ImageZip",
     "Latents",
     "Paired",
@@ -34,7 +40,9 @@ __all__ = [
     "SourceImages",
     "Split",
     "Task",
+    "Torchvision",
     "TrainLoader",
+    "WebDataset",
 ]
 
 import_all(__name__, __path__)

@@ -9,14 +9,15 @@ import torch
 
 from denoisezoo.data.decoding import Decoder
 from denoisezoo.data.image_data import DATASETS, ImageData, Split, holdout_mask, require_not_negative
-from denoisezoo.data.sources import FolderSource, ImageFiles, ZipSource
+from denoisezoo.data.sources import UNLABELLED, FolderSource, ImageFiles, ZipSource
 from denoisezoo.data.store import TensorStore
 from denoisezoo.errors import UserError
 from denoisezoo.files import printable
 
 
 class FileImages(ImageData):
-    """Base of `ImageFolder` and `ImageZip`. The folder that an image lies in is its class.
+    """Base of data sets whose images lie in files. The folder that an image lies in is its class, or what a
+    `dataset.json`, as EDM and StyleGAN write it, says.
 
     Broken images and sizes are found while decoding: at the start where the images fit in `memory_limit_gb`, else when
     a batch needs them.
@@ -74,15 +75,26 @@ class FileImages(ImageData):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The folders that images lie in, sorted; see `ImageFiles.class_of`."""
+        """The folders that images lie in, sorted, or what else says the classes; see `ImageFiles.class_of`."""
         return self.source().class_names
 
-    def source(self, path: str | None = None) -> ImageFiles:
-        """What is at `path` (the training images if None), opened once."""
-        path = path or self.path
-        if path not in self._sources:
-            self._sources[path] = self.source_class(path)
-        return self._sources[path]
+    @property
+    def held_out_apart(self) -> bool:
+        """Whether held-out images lie elsewhere than the training images."""
+        return self.test_path is not None
+
+    def open(self, part: str) -> ImageFiles:
+        """What the images of "train" lie in, or those of "test" where they lie apart."""
+        return self.source_class(self.path if part == "train" else self.test_path or self.path)
+
+    def source(self, part: str = "train") -> ImageFiles:
+        """What `open` gives, opened once."""
+        if part not in self._sources:
+            self._sources[part] = self.open(part)
+        return self._sources[part]
+
+    def _all_sources(self) -> list[ImageFiles]:
+        return [self.source(part) for part in ("train", *(["test"] if self.held_out_apart else []))]
 
     def content_hash(self) -> str:
         """Of the zip file, or over the names and contents in the folder."""
@@ -90,44 +102,49 @@ class FileImages(ImageData):
 
     def fingerprint(self) -> str:
         """Over what is known without reading: names, sizes, and in a zip checksums; contents that are in memory too."""
-        sources = [self.source(), *([self.source(self.test_path)] if self.test_path else [])]
         stores = [self.split(part).images for part in ("train", "test")]
         read = isinstance(self.source(), FolderSource) and all(isinstance(store, TensorStore) for store in stores)
-        parts = [source.sha256 if read else source.listing_sha256 for source in sources]
+        parts = [source.sha256 if read else source.listing_sha256 for source in self._all_sources()]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def card(self) -> dict[str, Any]:
-        """See `ImageData`; `test_sha256` is the hash of `test_path`, None where there is none."""
-        return super().card() | {"test_sha256": self.source(self.test_path).sha256 if self.test_path else None}
+        """See `ImageData`; `test_sha256` is the hash of held-out images that lie apart, None where there are none."""
+        return super().card() | {"test_sha256": self.source("test").sha256 if self.held_out_apart else None}
 
     def load(self) -> dict[str, Split]:
         """See `ImageData`."""
-        names, labels = self._labelled(self.source())
-        if self.test_path:
-            return {"train": self._split(self.path, names, labels), "test": self._test()}
+        source = self.source()
+        names, labels = self._labelled(source)
+        if self.held_out_apart:
+            test = self.source("test")
+            return {"train": self._split(source, names, labels), "test": self._split(test, *self._labelled(test))}
         held_out = holdout_mask(torch.tensor(labels), self.holdout_every).tolist()
         parts = {}
         for part, wanted in (("train", False), ("test", True)):
             chosen = [i for i, out in enumerate(held_out) if out is wanted]
-            parts[part] = self._split(self.path, [names[i] for i in chosen], [labels[i] for i in chosen])
+            parts[part] = self._split(source, [names[i] for i in chosen], [labels[i] for i in chosen])
         return parts
 
-    def _test(self) -> Split:
-        assert self.test_path is not None
-        source = self.source(self.test_path)
-        names, labels = self._labelled(source)
-        if self.with_labels and -1 in labels:
-            strange = source.class_of(names[labels.index(-1)])
-            raise UserError(f"class {strange!r} of {source.path} is not among the training classes", "remove it")
-        return self._split(self.test_path, names, labels)
-
     def _labelled(self, source: ImageFiles) -> tuple[list[str], list[int]]:
-        """Names and labels of all images; -1 for a class that the training images do not have."""
-        label_of = {name: i for i, name in enumerate(self.class_names)}
-        return source.names, [label_of.get(source.class_of(name), -1) for name in source.names]
+        """Names and labels of all images; -1 for a class that the training images do not have.
 
-    def _split(self, path: str, names: list[str], labels: list[int]) -> Split:
-        decoder = Decoder(self.source(path), self.resolution, self.channels, self.resize)
+        Raises:
+            UserError: Labels are asked for, and an image has such a class or none, or there are no classes.
+        """
+        number_of = {name: i for i, name in enumerate(self.class_names)}
+        classes = [source.class_of(name) for name in source.names]
+        if self.with_labels and source.labels == {}:
+            raise UserError(f"{source.path} has no classes ({source.labels_in})", "leave `data.labels` out")
+        for name, its_class in zip(source.names, classes, strict=True) if self.with_labels else ():
+            if its_class is None:
+                where = f"{name} of {source.path}"
+                raise UserError(f"{where} has no class ({source.labels_in})", "give it one, or leave `data.labels` out")
+            if its_class not in number_of:
+                raise UserError(f"class {its_class!r} of {source.path} is not among the training classes", "remove it")
+        return source.names, [UNLABELLED if c is None else number_of.get(c, UNLABELLED) for c in classes]
+
+    def _split(self, source: ImageFiles, names: list[str], labels: list[int]) -> Split:
+        decoder = Decoder(source, self.resolution, self.channels, self.resize)
         return Split(self.store(names, decoder), torch.tensor(labels, dtype=torch.int64))
 
 

@@ -232,6 +232,7 @@ class ImageData(Recorded, LightningDataModule):
             rank=rank,
             world_size=world_size,
             accumulate=accumulate,
+            device=None if self.trainer is None else self.trainer.strategy.root_device,
         )
         self._limit(loader)
         return loader

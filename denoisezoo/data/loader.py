@@ -5,18 +5,23 @@ has its own permutation and its own flips. So a run that resumes at batch n sees
 
 The batch of an optimiser step is dealt out into parts, one for each process and each batch over which it accumulates
 gradients. Two processes and one process that accumulates twice have the same parts.
+
+On a GPU images stay there where they fit (see `resident`); else a thread makes the next batch, in pinned memory, while
+the network trains. Both give the batches that a CPU gets.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from denoisezoo.data.resident import Resident, resident
 from denoisezoo.data.store import ImageStore
 from denoisezoo.pixels import to_float
 
@@ -67,6 +72,7 @@ class TrainLoader:
         rank: Which process this is.
         world_size: Among how many processes a step is divided.
         accumulate: Into how many batches one after another a step is divided.
+        device: Where the network trains.
 
     Attributes:
         position: Batches given out so far.
@@ -89,31 +95,55 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
+        device: torch.device | None = None,
     ) -> None:
         self.images, self.labels = images, labels
+        self.device = torch.device("cpu") if device is None else device
         self.batch_size, self.flip, self.seed = batch_size, flip, seed
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.position = 0
         self.between = self.transform = None
         self.repeat = 0
         self._pass: tuple[int, Tensor, Tensor] | None = None
+        self._resident: Resident | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: tuple[int, Future[Batch]] | None = None
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.transform is None and self._resident is None:  # transforms compute on the CPU
+            self._resident = resident(self.images, self.labels, self.device)
+        make = self._made_ahead if self._resident is None and self.device.type == "cuda" else self._made
         for _ in range(len(self)):
             if self.between is not None and not self.between():
                 return
             self.position += 1
-            batch = self.batch(self.position - 1)
-            self.images.expect(self._index(self.position))
-            yield batch
+            yield make(self.position - 1)
+
+    def _made(self, n: int) -> Batch:
+        """Batch number `n`; images of the next one are decoded from now on."""
+        batch = self.batch(n)
+        if self._resident is None:
+            self.images.expect(self._index(n + 1))
+        return batch
+
+    def _made_ahead(self, n: int) -> Batch:
+        """The same, by a thread that goes on with the next batch."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        number, ahead = self._ahead or (n, self._thread.submit(self._made, n))
+        batch = (ahead if number == n else self._thread.submit(self._made, n)).result()
+        self._ahead = n + 1, self._thread.submit(self._made, n + 1)
+        return batch
 
     def batch(self, n: int) -> Batch:
         """Batch number `n`, counted from 0 over all epochs."""
         epoch, step, part, mine = self._place(n)
         order, flips = self._order(epoch)
+        if self._resident is not None:
+            return self._resident.batch(epoch, order, flips if self.flip else None, mine)
         index = order[mine]
         label = None if self.labels is None else self.labels.index_select(0, index)
         batch = collate(self.images.take(index), flips[mine] if self.flip else None, label)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import posixpath
 import re
 import unicodedata
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
@@ -21,6 +22,12 @@ _KINDS = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pgm", "png
 SUFFIXES = tuple(f".{kind}" for kind in _KINDS)
 SHADOWS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
 """Folders that systems leave beside one's own: those of macOS in zips, thumbnails of Synology, bins."""
+LABELS = "dataset.json"
+"""Where the tools of StyleGAN and EDM write the classes of images: {"labels": [[NAME, CLASS], ...]}, or null."""
+ARRAY = ".npy"
+"""Suffix of images as arrays of numpy, uint8 (C, H, W), which count beside a `dataset.json` (EDM2) and nowhere else."""
+UNLABELLED = -1
+"""Number of the class of an image that has none."""
 UTF8_FLAG = 0x800
 """Bit of a zip's member whose name is UTF-8; other names are read as cp437 (APPNOTE, appendix D)."""
 
@@ -31,11 +38,16 @@ class ImageFiles(ABC):
     Attributes:
         path: Where.
         names: Names of all images, sorted, with "/" between folders.
+        labels_in: What says the classes where folders do not, as errors call it.
     """
+
+    labels_in = LABELS
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = local_path(path)
-        self.names = sorted(name for name in self.find() if is_image(name))
+        found = self.find()
+        suffixes = (*SUFFIXES, ARRAY) if LABELS in found else SUFFIXES
+        self.names = sorted(name for name in found if is_image(name, suffixes))
         if not self.names:
             raise UserError(f"{self.path} holds no images", f"put images in it, CLASS/NAME with {' '.join(SUFFIXES)}")
 
@@ -65,18 +77,35 @@ class ImageFiles(ABC):
         """Hash over the sorted names and what is known of each file without reading it."""
         return hashlib.sha256(b"".join(_line(name, self.describe(name)) for name in self.names)).hexdigest()
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Classes of the images, in the order of the folders that they lie in."""
-        return tuple(dict.fromkeys(self._classes.values()))
+    def find_labels(self) -> Mapping[str, int] | None:
+        """Number of each image's class, `UNLABELLED` for none, where something else than folders says it; else None.
 
-    def class_of(self, name: str) -> str:
-        """The class of an image: the folder that it lies in, "." at the top.
+        Empty where it says that there are no classes.
+        """
+        return None
+
+    @cached_property
+    def labels(self) -> Mapping[str, int] | None:
+        """What `find_labels` finds, once."""
+        return self.find_labels()
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Classes of the images, in the order of their numbers, or of the folders that they lie in."""
+        if self.labels is None:
+            return tuple(dict.fromkeys(self._classes.values()))
+        return tuple(map(str, range(max(self.labels.values(), default=0) + 1)))
+
+    def class_of(self, name: str) -> str | None:
+        """The class of an image: what its number means, or else the folder that it lies in, "." at the top.
 
         What all images lie in together, as in an archive of one folder, is no part of it. Its text is the same on every
-        system: accents are composed (NFC), bytes that are no UTF-8 are written out.
+        system: accents are composed (NFC), bytes that are no UTF-8 are written out. None where the image has no class.
         """
-        return self._classes[_folder_of(name)]
+        if self.labels is None:
+            return self._classes[_folder_of(name)]
+        number = self.labels.get(name, UNLABELLED) if self.labels else 0
+        return self.class_names[number] if number >= 0 else None
 
     @cached_property
     def _classes(self) -> dict[str, str]:
@@ -101,6 +130,11 @@ class FolderSource(ImageFiles):
             raise UserError(f"{self.path} {what}", "give the path of a folder of images (`data.path`)")
         return [path.relative_to(self.path).as_posix() for path in _files(self.path)]
 
+    def find_labels(self) -> Mapping[str, int] | None:
+        """Those of `dataset.json`, where there is one."""
+        file = self.path / LABELS
+        return read_labels(file.read_bytes(), f"{LABELS} of {self.path}") if file.is_file() else None
+
     def read(self, name: str) -> bytes:
         """See `ImageFiles`."""
         return (self.path / name).read_bytes()
@@ -122,6 +156,9 @@ class OneImage(FolderSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path, self.names = Path(path).parent, [Path(path).name]
+
+    def find_labels(self) -> None:
+        """What its folder may say is not asked for."""
 
 
 class ZipSource(ImageFiles):
@@ -159,6 +196,10 @@ class ZipSource(ImageFiles):
                 self.members[name] = info  # of equal names the last, which is what unpacking leaves
         return list(self.members)
 
+    def find_labels(self) -> Mapping[str, int] | None:
+        """Those of `dataset.json`, where there is one."""
+        return read_labels(self.read(LABELS), f"{LABELS} of {self.path}") if LABELS in self.members else None
+
     def read(self, name: str) -> bytes:
         """See `ImageFiles`."""
         return self.zip.read(self.members[name])
@@ -172,11 +213,29 @@ class ZipSource(ImageFiles):
         return sha256(self.path)
 
 
-def is_image(name: str) -> bool:
+def read_labels(content: bytes, what: str) -> dict[str, int]:
+    """Classes by image, of the content of a `dataset.json`; none for null.
+
+    Raises:
+        UserError: It is no such file, or a class is none of 0, 1, 2, ...
+    """
+    try:
+        pairs = json.loads(content)["labels"]
+        found = {name.replace("\\", "/"): label for name, label in pairs or ()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cure = 'write {"labels": [[NAME, CLASS], ...]}, or null for none'
+        raise UserError(f"{what} holds no labels ({type(error).__name__})", cure) from error
+    for name, label in found.items():
+        if type(label) is not int or label < 0:
+            raise UserError(f"label {label!s:.60} of {name} in {what} is no class", "give whole numbers from 0 on")
+    return found
+
+
+def is_image(name: str, suffixes: tuple[str, ...] = SUFFIXES) -> bool:
     """Whether a file is an image by its suffix, and neither hidden nor one that a system has left there."""
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") or part in SHADOWS for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in suffixes and not hidden
 
 
 def portable(info: zipfile.ZipInfo) -> str:

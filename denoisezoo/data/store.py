@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
@@ -94,13 +95,15 @@ class LazyStore:
         self.names, self.decode = names, decode
         self.pool = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1), thread_name_prefix="decode")
         self._expected: tuple[Tensor, list[Future[Tensor]]] | None = None
+        self._lock = threading.Lock()  # training takes images in a thread of its own, sample grids take theirs here
 
     def __len__(self) -> int:
         return len(self.names)
 
     def take(self, index: Tensor) -> Tensor:
         """See `ImageStore`."""
-        expected, self._expected = self._expected, None
+        with self._lock:
+            expected, self._expected = self._expected, None
         if expected is None or not torch.equal(expected[0], index):
             self._drop(expected)
             expected = index, self._begin(index)
@@ -108,8 +111,9 @@ class LazyStore:
 
     def expect(self, index: Tensor) -> None:
         """See `ImageStore`; the threads decode them while the network trains. What fails is raised when it is taken."""
-        self._drop(self._expected)
-        self._expected = index, self._begin(index)
+        with self._lock:
+            self._drop(self._expected)
+            self._expected = index, self._begin(index)
 
     def _begin(self, index: Tensor) -> list[Future[Tensor]]:
         return [self.pool.submit(self.decode, self.names[i]) for i in index.tolist()]

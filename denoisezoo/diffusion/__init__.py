@@ -14,9 +14,11 @@ from denoisezoo.diffusion.capabilities import (
     Staged,
 )
 from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
+from denoisezoo.diffusion.codecs.affine import Affine
 from denoisezoo.diffusion.codecs.haar import Haar
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
+from denoisezoo.diffusion.counter_noise import CounterBlock
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.guidance import Guided
@@ -60,14 +62,18 @@ from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS, EDM, VE, VP, 
 from denoisezoo.diffusion.processes.sub_bands import MultiScale
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers import SAMPLERS, Sampler, SampleResult, StepInfo, create_sampler
+from denoisezoo.diffusion.samplers.deis import DEIS
+from denoisezoo.diffusion.samplers.dpmpp_2m import DPMSolverPP2M
+from denoisezoo.diffusion.samplers.dpmpp_3m import DPMSolverPP3M
 from denoisezoo.diffusion.samplers.edm import EDMSampler
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
 from denoisezoo.diffusion.samplers.gddim import GDDIM
 from denoisezoo.diffusion.samplers.maruyama import EulerMaruyama
 from denoisezoo.diffusion.samplers.predictor_corrector import PredictorCorrector
-from denoisezoo.diffusion.samplers.probability_flow import DPMSolverPP2M, Euler, Heun
+from denoisezoo.diffusion.samplers.probability_flow import Euler, Heun
 from denoisezoo.diffusion.samplers.rk45 import RK45
 from denoisezoo.diffusion.samplers.stochastic_multistep import StochasticDPMSolverPP2M
+from denoisezoo.diffusion.samplers.unipc import UniPC
 from denoisezoo.diffusion.samplers.upsampling import UDPMSampler
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -77,6 +83,7 @@ __all__ = [
     "DDIM",
     "DDPM",
     "DEFAULT_PROCESS",
+    "DEIS",
     "EDM",
     "GDDIM",
     "GRIDS",
@@ -89,6 +96,7 @@ __all__ = [
     "VE",
     "VP",
     "X0",
+    "Affine",
     "Basis",
     "Blurring",
     "Case",
@@ -96,8 +104,10 @@ __all__ = [
     "ConditionInState",
     "ConditionIsMeasurement",
     "Conditioned",
+    "CounterBlock",
     "DCTBasis",
     "DPMSolverPP2M",
+    "DPMSolverPP3M",
     "Denoiser",
     "Diagonal",
     "DiagonalProcess",
@@ -164,6 +174,7 @@ __all__ = [
     "Times",
     "UDPMLoss",
     "UDPMSampler",
+    "UniPC",
     "UniformTimes",
     "V",
     "VPCosine",

@@ -33,6 +33,7 @@ class OfCondition(Denoiser):
             raise UserError(f"{type(joint).__name__} has no condition in its state", "use a process that has, as Joint")
         self.denoiser, self.joint, self.noise = denoiser, joint, noise
         self.process, self.efforts, self.codec = joint.x, denoiser.efforts, denoiser.codec
+        self.second_time = denoiser.second_time
         self.y = joint.begin(cond, noise)
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
@@ -63,6 +64,7 @@ class Matched(Denoiser):
         measured.check_condition(cond)
         self.denoiser, self.measured, self.cond = denoiser, measured, cond
         self.process, self.efforts, self.codec = measured.x, denoiser.efforts, denoiser.codec
+        self.second_time = denoiser.second_time
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """The image from u_t and y together, and the noise that it leaves in u_t."""

@@ -53,12 +53,14 @@ class Denoiser(nn.Module):
         codec: What is diffused in place of pixels; its latents are the images of the process. A denoiser around another
             one has that one's.
         efforts: Efforts that `forward` accepts, cheapest first.
+        second_time: Whether it is told where a jump ends, `Given.until`, as flow maps are.
         run: Its history (`denoisezoo.Run`) where it was loaded; None elsewhere.
     """
 
     run: Any = None
     process: Process
     efforts: tuple[Effort, ...] = (1.0,)
+    second_time: bool = False
     codec: Codec
 
     def __init__(self) -> None:
@@ -170,6 +172,14 @@ class Denoiser(nn.Module):
     def blank(self, batch_size: int = 1, device: torch.device | str | None = None) -> Given:
         """All that images are told, as zeros, the conditioning image not encoded: what sampling is priced with."""
         return NOTHING
+
+    def output_scale(self, t: Tensor) -> Tensor:
+        """Factor by which an error of the network's own output becomes one of u_0, (B,) or a map; 1 without a network.
+
+        Args:
+            t: Times (B,).
+        """
+        return torch.ones_like(t)
 
     def training_error(
         self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None

@@ -6,18 +6,23 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.capabilities import unconditioned
+from denoisezoo.diffusion.counter_noise import CounterBlock
 from denoisezoo.diffusion.denoiser import Denoiser
 from denoisezoo.diffusion.noise import SeedBlock
 from denoisezoo.diffusion.samplers.sampler import EffortPlan, Sampler
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
 from denoisezoo.pictures import image_grid, png_bytes, save_png
+
+NoiseSource = Literal["cpu", "device"]
+"""Where the noise of samples is drawn: by the CPU's generators, or by counters where the samples are."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ def generate(
     plan: EffortPlan | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    noise: NoiseSource = "cpu",
     progress: Callable[[int], None] | None = None,
 ) -> Samples:
     """Draw `num` images; image i has seed `first_seed` + i, whatever the batch size.
@@ -87,6 +93,8 @@ def generate(
         plan: Effort at each noise level.
         device: Where to sample.
         dtype: Of the iterates; the network keeps its own.
+        noise: "cpu" draws the same numbers for every device; "device" draws others, by counters on the device, and
+            nothing waits for the CPU's.
         progress: Called with the number of images done after each batch.
 
     Raises:
@@ -99,17 +107,25 @@ def generate(
     batches, calls, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
-        noise = SeedBlock(range(first_seed + low, first_seed + high))
-        u_T = sampler.prior(process, (high - low, *latent_shape), steps, noise, device=device, dtype=dtype)
-        told = given._replace(image=None).take(slice(low, high))
+        size = batch_size if low and one_size(device) else high - low
+        place = torch.arange(low, low + size).clamp(max=num - 1)
+        seeds = (place + first_seed).tolist()
+        block = SeedBlock(seeds) if noise == "cpu" else CounterBlock(seeds, device)
+        u_T = sampler.prior(process, (size, *latent_shape), steps, block, device=device, dtype=dtype)
+        told = given._replace(image=None).take(slice(low, high) if size == high - low else place)
         if given.image is not None:
-            told = told._replace(image=given.image[index[low:high]])
-        result = sampler(denoiser, u_T, steps=steps, plan=plan, given=told.to(device), generator=noise)
-        batches.append(result.images.float().cpu())
+            told = told._replace(image=given.image[index[place]])
+        result = sampler(denoiser, u_T, steps=steps, plan=plan, given=told.to(device), generator=block)
+        batches.append(result.images[: high - low].float().cpu())
         calls += result.nfe * (high - low)
         if progress is not None:
             progress(high)
     return Samples(torch.cat(batches), given.label, round(calls / num), time.perf_counter() - start)
+
+
+def one_size(device: torch.device | str) -> bool:
+    """Whether a last, smaller batch is filled up by its last image: compiled programs have one batch size."""
+    return torch.device(device).type == "cuda"
 
 
 def _check(num: int, batch_size: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -75,6 +77,19 @@ def process_grid(process: Process, steps: int) -> Tensor:
     return process.grid(steps)
 
 
+@GRIDS.register("nested")
+def nested_grid(process: Process, steps: int) -> Tensor:
+    """Every so-many-th time of the process's own finest grid: a grid holds the times of that with half as many steps.
+
+    So one step of a network that was distilled is two steps of its teacher, whatever the process.
+    """
+    finest = min(1024, 2 ** int(math.log2(chain_length(process) or 1024)))
+    if steps > finest:
+        raise UserError(f"the nested grid has {finest} steps, and {steps} are asked for", "use time_grid=process")
+    indices = (torch.arange(steps + 1, dtype=torch.float64) * finest / steps).round().long()
+    return process.grid(finest)[indices]
+
+
 @GRIDS.register("edm")
 def edm_grid(process: Process, steps: int) -> Tensor:
     """EDM's noise levels, 80 to 0.002 within the process's limits, as times of the process."""
@@ -89,6 +104,84 @@ def log_snr_grid(process: Process, steps: int) -> Tensor:
     low, high = clamped_limits(scalar, 0.002, 80.0)
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     return _of_sigmas(scalar, high * (low / high) ** ramp)
+
+
+def level_limits(process: Process, name: str) -> tuple[ScalarProcess, float, float]:
+    """A process as a scalar one, and the noise levels that its networks are trained on, but 80 for an infinite one."""
+    scalar = _scalar(process, name)
+    low, high = sigma_limits(scalar)
+    return scalar, low, high if math.isfinite(high) else 80.0
+
+
+@GRIDS.register("karras")
+def karras_grid(process: Process, steps: int) -> Tensor:
+    """EDM's spacing (arXiv 2206.00364, equation 5) over all noise levels of the process, rho 7."""
+    return karras(process, steps)
+
+
+def karras(process: Process, steps: int, rho: float = 7.0) -> Tensor:
+    """The grid "karras" with its exponent."""
+    scalar, low, high = level_limits(process, "karras")
+    return _of_sigmas(scalar, edm_sigmas(steps, low, high, rho))
+
+
+@GRIDS.register("exponential")
+def exponential_grid(process: Process, steps: int) -> Tensor:
+    """`log_snr` over all noise levels of the process."""
+    scalar, low, high = level_limits(process, "exponential")
+    return _of_sigmas(scalar, high * (low / high) ** torch.linspace(0, 1, steps, dtype=torch.float64))
+
+
+@GRIDS.register("beta")
+def beta_grid(process: Process, steps: int) -> Tensor:
+    """Quantiles of Beta(0.6, 0.6), stretched from the smallest to the largest noise level.
+
+    Beta sampling (arXiv 2407.12173) takes such quantiles of time, and diffusers these of sigma.
+    """
+    scalar, low, high = level_limits(process, "beta")
+    shares = beta_quantiles(torch.linspace(1, 0, steps, dtype=torch.float64), 0.6)
+    return _of_sigmas(scalar, low + shares * (high - low))
+
+
+def beta_quantiles(p: Tensor, a: float) -> Tensor:
+    """Quantiles of Beta(a, a) at probabilities p (n,), float64: bisection of the power series of its integral."""
+    tail = torch.minimum(p, 1 - p)  # symmetric: x below 1/2, where the series is quick
+    n = torch.arange(60, dtype=torch.float64)
+    # (1 - a)_n / n! of the binomial series of (1 - x)^(a - 1), integrated term by term against x^(a - 1).
+    terms = torch.cat([n.new_ones(1), ((n[1:] - a) / n[1:]).cumprod(0)]) / (a + n)
+    whole = 2 * (terms * 0.5 ** (a + n)).sum()
+    low, high = torch.zeros_like(tail), torch.full_like(tail, 0.5)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = (terms * middle[:, None] ** (a + n)).sum(1) / whole < tail
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return torch.where(p < 0.5, high, 1 - high)
+
+
+ALIGNED_STEPS = {
+    "ays_sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "ays_sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "ays_svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""Noise levels of ten steps that Align Your Steps (arXiv 2404.14507) has found best for Stable Diffusion 1.5, for XL,
+and for Stable Video Diffusion; the last step leads from the tenth to 0."""
+
+
+def aligned_grid(name: str, process: Process, steps: int) -> Tensor:
+    """One of `ALIGNED_STEPS`, for any number of steps and any process.
+
+    Its ln(sigma) is interpolated linearly, as its authors do, and stretched to all noise levels of the process, which
+    they had no need of; for another model than its own it is a guess.
+    """
+    scalar, low, high = level_limits(process, name)
+    levels = np.log(ALIGNED_STEPS[name])
+    found = np.interp(np.linspace(0, 1, steps + 1), np.linspace(0, 1, len(levels)), levels)[:-1]
+    share = torch.from_numpy((found - levels[-1]) / (levels[0] - levels[-1]))
+    return _of_sigmas(scalar, low * (high / low) ** share)
+
+
+for _name in ALIGNED_STEPS:
+    GRIDS.add(_name, functools.partial(aligned_grid, _name))
 
 
 @GRIDS.register("quadratic")
@@ -224,6 +317,35 @@ def offset_grid(process: Process, steps: int, steps_offset: int) -> Tensor:
     T = _length(process)
     indices = torch.arange(steps - 1, -1, -1, dtype=torch.float64) * (T // steps) + steps_offset
     return _distinct(process, _times_of(process, indices, T))
+
+
+# diffusers' multistep samplers space one index more, and leave the last out: they are to end at 0 by a step.
+
+
+@GRIDS.register("multistep_linspace")
+def multistep_linspace_grid(process: Process, steps: int) -> Tensor:
+    """Indices evenly from T - 1 to 0, rounded, without 0: 999, 899 ... 100 for 10 steps."""
+    return _distinct(process, _times_of(process, _even_indices(process, steps + 1).round()[:-1], _length(process)))
+
+
+@GRIDS.register("multistep_leading")
+def multistep_leading_grid(process: Process, steps: int) -> Tensor:
+    """Every (T // (steps + 1))-th index above 0: 900, 810 ... 90 for 10 steps. It does not begin at the prior."""
+    return multistep_offset_grid(process, steps, 0)
+
+
+def multistep_offset_grid(process: Process, steps: int, steps_offset: int) -> Tensor:
+    """The grid "multistep_leading", with an offset added to its indices."""
+    T = _length(process)
+    indices = torch.arange(steps, 0, -1, dtype=torch.float64) * (T // (steps + 1)) + steps_offset
+    return _distinct(process, _times_of(process, indices, T))
+
+
+OFFSET: dict[str, Callable[[Process, int, int], Tensor]] = {
+    "leading": offset_grid,
+    "multistep_leading": multistep_offset_grid,
+}
+"""Grids with an offset."""
 
 
 def _even_indices(process: Process, steps: int) -> Tensor:

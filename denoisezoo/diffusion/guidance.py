@@ -56,12 +56,16 @@ class Guided(Denoiser):
         self.denoiser, self.scale, self.guide = denoiser, scale, guide
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.process, self.efforts, self.codec = denoiser.process, denoiser.efforts, denoiser.codec
+        self.second_time = denoiser.second_time
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`. Each image is guided by its own noise level."""
         found: Prediction = self.denoiser(u_t, t, given, effort)
         nobody = given.label is None and self.guide is None
-        if nobody or self.scale == 1 or not bool((guides := self._inside(t)).any()):
+        if nobody or self.scale == 1:
+            return found
+        guides = self._inside(t)  # not looked at where it is everywhere: the host would wait
+        if (self.sigma_min, self.sigma_max) != EVERYWHERE and not bool(guides.any()):
             return found
         free: Prediction
         if self.guide is None:
@@ -75,7 +79,7 @@ class Guided(Denoiser):
 
     def _inside(self, t: Tensor) -> Tensor:
         """Which images of times t (B,) it guides, (B,)."""
-        if self.sigma_min == 0 and self.sigma_max == math.inf:
+        if (self.sigma_min, self.sigma_max) == EVERYWHERE:
             return torch.ones_like(t, dtype=torch.bool)
         sigma = (-self.process.log_snr(t) / 2).exp()
         return within(sigma, self.sigma_min, self.sigma_max)

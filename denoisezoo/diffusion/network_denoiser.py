@@ -61,7 +61,7 @@ class NetworkDenoiser(Denoiser):
         channels = given_channels(process) or backbone.spec.cond_channels
         self._cond_shape = self._decoded_shape(channels, *self.latent_shape[1:]) if channels else None
         self._check_outputs()
-        self.efforts = backbone.efforts
+        self.efforts, self.second_time = backbone.efforts, backbone.spec.second_time
         self.training = backbone.training  # else a backbone in eval mode would drop out again once `train` is passed on
 
     def with_backbone(self, backbone: Backbone) -> NetworkDenoiser:
@@ -175,7 +175,11 @@ class NetworkDenoiser(Denoiser):
             error = self._error_by_stage(u_0, eps, t, given, effort)
         else:
             error = self._error(u_0, eps, t, given, effort)
-        return error, self.preconditioning.c_out(self.process, self.process.times_for(u_0, t))
+        return error, self.output_scale(self.process.times_for(u_0, t))
+
+    def output_scale(self, t: Tensor) -> Tensor:
+        """c_out; see `Denoiser.output_scale`."""
+        return self.preconditioning.c_out(self.process, t)
 
     def _error_by_stage(self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
         """One call of the network for the images of each stage."""

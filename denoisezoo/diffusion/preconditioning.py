@@ -6,6 +6,8 @@ processes have files of their own.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -114,7 +116,22 @@ class V(LinearPreconditioning):
 
 @PRECONDITIONINGS.register("velocity")
 class Velocity(LinearPreconditioning):
-    """F predicts du_t/dt = alpha' u_0 + sigma' eps; eps - u_0 for rectified flow (arXiv 2209.03003, equation 1)."""
+    """F predicts du_t/dt = alpha' u_0 + sigma' eps; eps - u_0 for rectified flow (arXiv 2209.03003, equation 1).
+
+    Args:
+        time_scale: What the process's label of time is multiplied by before the network is told it. Objectives that
+            differentiate with respect to time want a label of a few units (MeanFlow, arXiv 2505.13447).
+    """
+
+    def __init__(self, time_scale: float = 1.0) -> None:
+        if not 0 < time_scale < math.inf:
+            raise UserError(f"time_scale is {time_scale}", "give a positive number, 1 for the process's own label")
+        self.time_scale = time_scale
+
+    def c_noise(self, process: DiagonalProcess, t: Tensor) -> Tensor:
+        """The time label in that unit."""
+        label = process.time_label(t)
+        return label if self.time_scale == 1.0 else self.time_scale * label
 
     def check(self, process: Process) -> None:
         """Every coefficient of the state must move at all times."""

@@ -6,13 +6,14 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+
+from denoisezoo.version import git_commit
 
 PACKAGES = (
     "denoisezoo",
@@ -49,12 +50,14 @@ class ResultCard:
         lpips_sha256: Hash of AlexNet's weights, None where LPIPS was not asked for.
         plan: Effort plan, None for the full network throughout.
         seeds: Seeds of the generated images, such as "0-1796".
+        noise: Where their noise was drawn: "cpu", the same numbers for every device, or "device", other ones there.
         training_seed: Seed of the training run.
         images_seen: Training images, repeats included.
         train_steps: Optimiser steps.
         train_seconds: Wall time of training.
         train_macs: Multiply-adds of training, forward and backward.
         perceptual: Network that a perceptual loss compared images by in training; None where there was no such loss.
+        teacher_sha256: Hash of the file of the run that training learned from; None where there was none.
         codec: What was diffused in place of pixels, "pixels" for nothing else.
         codec_sha256: Hash of the codec's weights, None where it has none.
         params: Parameters of the network, without those of the codec.
@@ -65,7 +68,7 @@ class ResultCard:
         compiled: Whether it was compiled.
         threads: Threads that torch computes with on the CPU.
         versions: Python and library versions.
-        git_commit: Commit of the installed source, with "-dirty" if changed; None where it is not a git checkout.
+        git_commit: Commit of the source, with "-dirty" if changed; None where neither git nor the build knows.
         date: When the card was made, ISO 8601, UTC.
     """
 
@@ -87,12 +90,14 @@ class ResultCard:
     lpips_sha256: str | None = None
     plan: str | None = None
     seeds: str | None = None
+    noise: Literal["cpu", "device"] | None = None
     training_seed: int | None = None
     images_seen: int | None = None
     train_steps: int | None = None
     train_seconds: float | None = None
     train_macs: int | None = None
     perceptual: str | None = None
+    teacher_sha256: str | None = None
     codec: str | None = None
     codec_sha256: str | None = None
     params: int | None = None
@@ -167,21 +172,3 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
     return installed
-
-
-@cache
-def git_commit() -> str | None:
-    """Commit of the checkout that this package runs from, "-dirty" if tracked files differ; None outside of one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # an installation inside some other repository has that one's commit, not ours
-        return None
-    commit, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
-    return commit + ("-dirty" if changes else "") if commit else None
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git or it fails."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
-        return result.stdout.strip() if result.returncode == 0 else None
-    return None

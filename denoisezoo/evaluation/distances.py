@@ -8,6 +8,15 @@ import torch
 from torch import Tensor
 
 BLOCK = 2048
+"""Rows at a time."""
+COLUMNS = 32_768
+"""Points at a time: with `BLOCK` rows, half a gigabyte of distances."""
+
+
+def tiles(points: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The points (M, D), `COLUMNS` at a time, each with the place of its first."""
+    for start in range(0, len(points), COLUMNS):
+        yield start, points[start : start + COLUMNS]
 
 
 def distance_blocks(a: Tensor, b: Tensor, rows: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
@@ -33,8 +42,14 @@ def nearest(queries: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
         points: (M, D), M >= k.
         k: How many.
     """
-    distances = torch.empty(len(queries), k, dtype=torch.float64, device=queries.device)
-    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    for rows, block in distance_blocks(queries, points):
-        distances[rows], indices[rows] = block.topk(k, dim=1, largest=False)
+    distances = torch.full((len(queries), k), torch.inf, dtype=torch.float64, device=queries.device)
+    indices = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    for start, tile in tiles(points):
+        for rows, block in distance_blocks(queries, tile):
+            found, places = block.topk(min(k, len(tile)), dim=1, largest=False)
+            places += start
+            if start or len(tile) < k:  # the nearest of those before, and of these
+                found, order = torch.cat([distances[rows], found], dim=1).topk(k, dim=1, largest=False)
+                places = torch.cat([indices[rows], places], dim=1).gather(1, order)
+            distances[rows], indices[rows] = found, places
     return distances, indices

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import Features, create_features
-from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
-from denoisezoo.evaluation.neighbours import memorisation
-from denoisezoo.evaluation.precision_recall import precision_recall
+from denoisezoo.evaluation.frechet import GaussianStats, frechet_distance, gaussian_stats
+from denoisezoo.evaluation.neighbours import memorised, training_neighbours
+from denoisezoo.evaluation.precision_recall import Manifold, precision_recall
 from denoisezoo.pixels import check_images, to_uint8
 from denoisezoo.ranks import gather, share
 
@@ -20,16 +20,19 @@ class Evaluator:
     """Compares sets of generated images with one reference set, whose own figures are computed once.
 
     Args:
-        reference: Real images (M, C, H, W), uint8 or float in [-1, 1].
+        reference: Real images (M, C, H, W), uint8 or float in [-1, 1]; M may be 0 where `moments` are given.
         features: Name of a feature extractor, or one that was built with its own options.
         training: The images that the model was trained on, for the memorisation figures.
         held_out: Real images that it was not trained on, likewise.
         seed: Of the random halves and of KID's subsets.
         num_halves: Random splits of the reference over which the floor is averaged.
         device: Where features and distances are computed; it must know float64.
+        moments: Mean and covariance of real features for the Frechet distance, instead of those of `reference`. Without
+            images the distance is the only figure.
 
     Attributes:
-        floor: Mean Frechet distance between two random halves of the reference.
+        num_reference: Real images; None where that is not known.
+        floor: Mean Frechet distance between two random halves of the reference; None without images.
     """
 
     def __init__(
@@ -42,17 +45,25 @@ class Evaluator:
         seed: int = 0,
         num_halves: int = 4,
         device: str | torch.device = "cpu",
+        moments: GaussianStats | None = None,
     ) -> None:
         self.features = (create_features(features) if isinstance(features, str) else features).to(device)
-        self.reference = pixels_of(reference, "reference")
+        self.reference = reference if moments and not len(reference) else pixels_of(reference, "reference")
         for images, what in ((training, "training images"), (held_out, "held-out images")):
             if images is not None:
                 check_images(images, what)
         self.training, self.held_out = (None if x is None else x.to(device) for x in (training, held_out))
+        self._manifold: Manifold | None = None
+        self._held_out_distances: Tensor | None = None
         self.seed = seed
-        self.real = self._extract(self.reference)
-        self.stats = gaussian_stats(self.real)
-        self.floor = halves_distance(self.real, num_halves, seed)
+        self.real: Tensor | None = None
+        self.floor: float | None = None
+        if len(self.reference):
+            self.real = self._extract(self.reference)
+            self.stats = gaussian_stats(self.real)
+            self.floor = halves_distance(self.real, num_halves, seed)
+        self.stats = self.stats if moments is None else moments
+        self.num_reference: int | None = len(self.reference) or self.stats.n or None
 
     def evaluate(self, generated: Tensor) -> dict[str, float]:
         """The figures of `evaluate_images`."""
@@ -61,19 +72,29 @@ class Evaluator:
         fake = self._extract(pixels)
         name = self.features.distance_name
         distance = frechet_distance(gaussian_stats(fake), self.stats)
-        precision, recall = precision_recall(fake, self.real)
-        figures = {
-            name: distance,
-            f"{name}_halves": self.floor,
-            f"{name}_over_halves": distance / self.floor if self.floor > 0 else float("inf"),
-            "precision": precision,
-            "recall": recall,
-        }
-        if name == "fid":
-            figures["kid"] = kernel_distance(fake, self.real, self.seed)
+        figures = {name: distance}
+        if self.real is not None and self.floor is not None:
+            self._manifold = self._manifold or Manifold(self.real, together=True)
+            precision, recall = precision_recall(Manifold(fake, together=True), self._manifold)
+            figures |= {
+                f"{name}_halves": self.floor,
+                f"{name}_over_halves": distance / self.floor if self.floor > 0 else float("inf"),
+                "precision": precision,
+                "recall": recall,
+            }
+            if name == "fid":
+                figures["kid"] = kernel_distance(fake, self.real, self.seed)
         if self.training is not None:
-            figures |= memorisation(pixels.to(self.training.device), self.training, self.held_out)
+            if self.held_out is not None and self._held_out_distances is None:
+                self._held_out_distances = self._to_training(self.held_out, 1)
+            figures |= memorised(self._to_training(pixels.to(self.training.device), 2), self._held_out_distances)
         return figures
+
+    def _to_training(self, images: Tensor, k: int) -> Tensor:
+        """Distances (N, k) to the nearest training images; several processes share the work."""
+        assert self.training is not None
+        mine = share(len(images))
+        return gather(training_neighbours(images[mine.start : mine.stop], self.training, k)[0])
 
     def _extract(self, pixels: Tensor) -> Tensor:
         """Features of all images; several processes share the work, and each has all of them in the end."""
@@ -123,6 +144,14 @@ def evaluate_images(
     return evaluator.evaluate(generated)
 
 
+def roomy(device: str, *images: Tensor) -> str:
+    """Where sets of images (N, C, H, W) are judged: a GPU, if half of its free memory holds them in float64."""
+    if torch.device(device).type != "cuda":
+        return "cpu"
+    needed = 8 * sum(one.numel() for one in images)
+    return device if needed <= torch.cuda.mem_get_info(torch.device(device))[0] / 2 else "cpu"
+
+
 def halves_distance(features: Tensor, num_halves: int = 4, seed: int = 0) -> float:
     """Mean Frechet distance between two random halves of features (N, D): what finite data leave under any model."""
     generator = torch.Generator().manual_seed(seed)
@@ -145,8 +174,14 @@ def kernel_distance(fake: Tensor, real: Tensor, seed: int = 0) -> float:
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
     size = min(KID_SUBSET_SIZE, len(fake), len(real))
+    fake, real = fake.float().cpu(), real.float().cpu()
     result = kid_features_to_metric(
-        fake.float(), real.float(), kid_subsets=KID_SUBSETS, kid_subset_size=size, rng_seed=seed, verbose=False
+        fake,
+        real,
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=size,
+        rng_seed=seed,
+        verbose=False,
     )
     return float(result[KEY_METRIC_KID_MEAN])
 

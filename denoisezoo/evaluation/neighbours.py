@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,7 +49,7 @@ def training_neighbours(samples: Tensor, training: Tensor, k: int = 2) -> tuple[
     if len(training) < k:
         raise UserError(f"{len(training)} training images have no {k} nearest neighbours", "give more training images")
     distances, indices = nearest(flat_pixels(samples), flat_pixels(training), k)
-    distances = distances / samples[0].numel() ** 0.5
+    distances = distances / math.prod(samples.shape[1:]) ** 0.5
     # Below one grey level in one pixel there is only rounding: the images are equal.
     return torch.where(distances < EQUAL, 0.0, distances), indices
 
@@ -67,7 +69,17 @@ def memorisation(samples: Tensor, training: Tensor, held_out: Tensor | None = No
         than a random held-out image is (the statistic of Meehan et al. 2020, arXiv 2004.05675). 0.5 is what new images
         of the same kind would reach; near 1 means copies.
     """
-    distances, _ = training_neighbours(samples, training, 2)
+    others = None if held_out is None else training_neighbours(held_out, training, 1)[0]
+    return memorised(training_neighbours(samples, training, 2)[0], others)
+
+
+def memorised(distances: Tensor, held_out: Tensor | None = None) -> dict[str, float]:
+    """The figures of `memorisation`.
+
+    Args:
+        distances: From samples to the two training images that are nearest to each (N, 2).
+        held_out: From held-out images to the nearest of each (H, 1).
+    """
     first, second = distances.T.contiguous()
     ratio = torch.where(second > 0, first / second.clamp(min=torch.finfo(second.dtype).tiny), torch.zeros_like(first))
     figures = {
@@ -75,7 +87,7 @@ def memorisation(samples: Tensor, training: Tensor, held_out: Tensor | None = No
         "memorised_share": float((ratio <= COPY_RATIO).double().mean()),
     }
     if held_out is not None and len(held_out):
-        figures["nearer_than_held_out"] = _chance_below(first, training_neighbours(held_out, training, 1)[0].flatten())
+        figures["nearer_than_held_out"] = _chance_below(first, held_out.flatten())
     return figures
 
 

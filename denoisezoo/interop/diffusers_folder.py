@@ -2,6 +2,7 @@
 
 What a configuration leaves out has the library's default, which is not DDPM's own. Each field is read or refused by
 name, since a network of another kind may have the same shapes. diffusers itself is not needed.
+What is written, and read back, is in `diffusers_pipeline`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.
 FILES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 """Weights of a network, the safe format first."""
 NETWORK = "UNet2DModel"
+TWIN = "ddpm_cifar10"
+"""The network of the zoo that, with other sizes, is a `UNet2DModel`."""
 READ: dict[str, Any] = {
     "sample_size": None,
     "in_channels": 3,
@@ -84,15 +87,14 @@ class DiffusersFolder(Format):
         """See `Format.read`."""
         network_folder, scheduler = _components(path)
         config = _configuration(network_folder / CONFIG)
-        network = _network(network_folder / CONFIG, config)
+        network = network_of(network_folder / CONFIG, config)
         schedule = self._schedule(path, scheduler, config)
         file, theirs = _weights(network_folder)
-        backbone = build_on_meta("ddpm_cifar10", network)
-        assert isinstance(backbone, UNet), "the variant is a U-Net"
+        backbone = built(network)
         keys = KeyMap(backbone, theirs, file, f"give weights that belong to {network_folder / CONFIG}")
-        _map(keys, backbone, config)
+        map_weights(keys, backbone, config)
         return Foreign(
-            denoiser="ddpm_cifar10",
+            denoiser=TWIN,
             network=network,
             process=schedule.process,
             preconditioning=schedule.preconditioning,
@@ -167,7 +169,7 @@ def _configuration(file: Path) -> dict[str, Any]:
     return config
 
 
-def _network(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def network_of(file: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Our configuration of a network."""
     widths, downs, ups = (config[key] for key in ("block_out_channels", "down_block_types", "up_block_types"))
     attends = [kind == "AttnDownBlock2D" for kind in downs]
@@ -237,8 +239,15 @@ def _renamed(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _map(keys: KeyMap, net: UNet, config: Mapping[str, Any]) -> None:
-    """Take all weights."""
+def built(network: Mapping[str, Any]) -> UNet:
+    """Our network of a configuration, without weights."""
+    backbone = build_on_meta(TWIN, network)
+    assert isinstance(backbone, UNet), "the variant is a U-Net"
+    return backbone
+
+
+def map_weights(keys: KeyMap, net: UNet, config: Mapping[str, Any]) -> None:
+    """Take all weights, or give them."""
     keys.layer("embedding.first", "time_embedding.linear_1")
     keys.layer("embedding.second", "time_embedding.linear_2")
     if config["num_class_embeds"]:

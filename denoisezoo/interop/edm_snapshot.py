@@ -1,6 +1,7 @@
-"""Snapshots of EDM, `network-snapshot-*.pkl` (NVlabs/edm, Karras et al. 2022, arXiv 2206.00364).
+"""Snapshots of EDM and EDM2, `network-snapshot-*.pkl` (NVlabs/edm, Karras et al. 2022, arXiv 2206.00364).
 
-SongUNet and DhariwalUNet under its four preconditionings: EDM's own, and those of VP, VE and improved DDPM.
+SongUNet and DhariwalUNet under EDM's four preconditionings: its own, and those of VP, VE and improved DDPM. What EDM2
+wrote is read by `edm2_snapshot`.
 
 The file holds its configuration. VE networks there return minus the noise, so that our last layer is theirs times -1.
 """
@@ -17,12 +18,13 @@ from torch import Tensor
 
 from denoisezoo.archs.unet import UNet
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.interop.edm2_snapshot import EDM2, read_edm2
 from denoisezoo.interop.foreign import FORMATS, Foreign, Format, Weights, part
 from denoisezoo.interop.key_map import KeyMap
-from denoisezoo.interop.pickle_reader import PickleRefused, Thing, read_pickle_file
-from denoisezoo.interop.unet_map import Names, Position, build_on_meta, by_head_interleaved, map_stages, positions
+from denoisezoo.interop.pickle_reader import Thing, read_pickle_file
+from denoisezoo.interop.snapshot_parts import CURE, arguments_of, block_names, inner, tensors_of
+from denoisezoo.interop.unet_map import Names, Position, build_on_meta, by_head_interleaved, map_stages
 
-CURE = "give a snapshot of NVlabs/edm, network-snapshot-*.pkl"
 SHARED: dict[str, Any] = {
     "label_dim": 0,
     "augment_dim": 0,
@@ -65,18 +67,23 @@ class EDMSnapshot(Format):
 
     def read(self, path: Path, weights: Weights) -> Foreign:
         """See `Format.read`."""
-        whole, net, arguments = _parts(path)
+        found = read_pickle_file(path)
+        whole = found.get("ema") if isinstance(found, dict) else None
+        if not isinstance(whole, Thing):
+            raise UserError(f"{path} is no snapshot of EDM: it holds no network 'ema'", CURE)
+        if whole.kind == EDM2:
+            return read_edm2(path, found, whole)
+        net, arguments = inner(path, whole, "model")
         if net.kind not in DEFAULTS:
             raise unknown(f"network in {path}:", net.kind, DEFAULTS)
-        sizes = _arguments(path, net.kind, arguments)
+        sizes = arguments_of(path, net.kind, arguments, DEFAULTS[net.kind], REQUIRED)
+        if sizes["channel_mult_emb"] != 4:
+            raise UserError(f"{path} has channel_mult_emb {sizes['channel_mult_emb']}", "only 4 is known here")
         denoiser, network = _song(path, sizes) if net.kind == "SongUNet" else _dhariwal(path, sizes)
         process, preconditioning, objective, sign = _training(path, whole)
         backbone = build_on_meta(denoiser, network)
         assert isinstance(backbone, UNet), "both variants are U-Nets"
-        try:
-            theirs = dict(net.tensors())
-        except PickleRefused as error:
-            raise UserError(f"{path} is refused: {error}", CURE) from error
+        theirs = tensors_of(path, net)
         keys = KeyMap(backbone, theirs, path, "give a whole snapshot of this configuration")
         _map(keys, backbone, net.kind, sizes, sign)
         return Foreign(
@@ -91,44 +98,6 @@ class EDMSnapshot(Format):
             file=path,
             facts={"network": net.kind, "preconditioning": whole.kind},
         )
-
-
-def _parts(path: Path) -> tuple[Thing, Thing, Mapping[str, Any]]:
-    """The preconditioned network, the network within, and what that was built with."""
-    found = read_pickle_file(path)
-    whole = found.get("ema") if isinstance(found, dict) else None
-    if not isinstance(whole, Thing):
-        raise UserError(f"{path} is no snapshot of EDM: it holds no network 'ema'", CURE)
-    net = whole.named("_modules").get("model")
-    arguments = net.state.get("_init_kwargs") if isinstance(net, Thing) else None
-    if not isinstance(net, Thing) or not isinstance(arguments, dict):
-        raise UserError(f"{path} holds a {whole.kind:.40} without a network of EDM in it", CURE)
-    return whole, net, arguments
-
-
-def _arguments(path: Path, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a network, each of the type of its default."""
-    defaults = DEFAULTS[kind]
-    for name in given:
-        if name not in defaults and name not in REQUIRED:
-            raise unknown(f"argument of {kind} in {path}:", name, [*defaults, *REQUIRED])
-    values = {**defaults, **given}
-    for name in REQUIRED:
-        if name not in values:
-            raise UserError(f"{path} does not say the {name} of its {kind}", CURE)
-    for name, value in values.items():
-        expected = defaults.get(name, 0)
-        numbers = value if isinstance(expected, list) else [value]
-        fits = isinstance(value, str) if isinstance(expected, str) else isinstance(numbers, list | tuple)
-        if not isinstance(expected, str):
-            fits = fits and all(isinstance(number, int | float) for number in numbers)
-        if not fits:
-            raise UserError(
-                f"{name} of the {kind} in {path} is no {'text' if isinstance(expected, str) else 'number'}", CURE
-            )
-    if values["channel_mult_emb"] != 4:
-        raise UserError(f"{path} has channel_mult_emb {values['channel_mult_emb']}", "only 4 is known here")
-    return values
 
 
 def _shared(sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +115,7 @@ def _shared(sizes: Mapping[str, Any]) -> dict[str, Any]:
         "dropout": float(sizes["dropout"]),
         "num_heads": 0,
         "norm_groups": None,
+        "rounding": "power",
     }
 
 
@@ -229,16 +199,8 @@ def _map(keys: KeyMap, net: UNet, kind: str, sizes: Mapping[str, Any], sign: int
     keys.layer("norm", norm)
     keys.layer("head", head, lambda weight: sign * weight)
 
-    def place(position: Position) -> tuple[str, str]:
-        side = size >> position.level
-        room = "enc" if position.part == "encoder" else "dec"
-        if position.block is None:
-            name = "down" if room == "enc" else "up"
-        else:
-            name = f"{'in' if position.part == 'middle' else 'block'}{position.block}"
-        return (f"{room}.{side}x{side}_{name}",) * 2
-
-    places = {p: place(p) for p in positions(len(sizes["channel_mult"]), int(sizes["num_blocks"]))}
+    names = block_names(size, len(sizes["channel_mult"]), int(sizes["num_blocks"]))
+    places = {position: (name, name) for position, name in names.items()}
     map_stages(keys, net, places, NAMES)
     _map_filters(keys, net, places, [float(tap) for tap in sizes.get("resample_filter", [1, 1])])
     for position, (block, _) in places.items():

@@ -42,6 +42,7 @@ class Foreign:
         sampler: The sampler that its authors use, with its options.
         steps: Its steps.
         file: What was read: the file of the weights.
+        codec: What it diffuses in place of pixels, as text; None for pixels.
         facts: More that is known of it, in plain values.
     """
 
@@ -54,6 +55,7 @@ class Foreign:
     sampler: str
     steps: int
     file: Path
+    codec: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
     def recipe(self, format: Format) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Foreign:
         Args:
             format: What it was read with.
         """
+        codec = {} if self.codec is None else {"codec": self.codec}
         return {
             "model": {
                 "denoiser": self.denoiser,
@@ -69,6 +72,7 @@ class Foreign:
                 "process": self.process,
                 "preconditioning": self.preconditioning,
                 "objective": self.objective,
+                **codec,
             },
             "data": {},
             "sampling": {"sampler": self.sampler, "steps": self.steps},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,10 +25,14 @@ class KeyMap:
         theirs: Their tensors by name.
         path: Their file.
         cure: What may be wrong, for the error.
+        of: Which of several networks in that file it is, for the error.
     """
 
-    def __init__(self, network: nn.Module, theirs: Mapping[str, Tensor], path: Path, cure: str) -> None:
+    def __init__(
+        self, network: nn.Module, theirs: Mapping[str, Tensor], path: Path, cure: str, of: str | None = None
+    ) -> None:
         self.network, self.theirs, self.path, self.cure = network, theirs, path, cure
+        self.whose = "" if of is None else f"of {of} "
         self.shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
         self.ours: dict[str, Tensor] = {}
         self.taken: set[str] = set()
@@ -38,8 +42,17 @@ class KeyMap:
         """Take one tensor as ours."""
         self.join(ours, [theirs], change)
 
-    def join(self, ours: str, theirs: Iterable[str], change: Change | None = None) -> None:
-        """Take several tensors, each changed, one below the other, as ours."""
+    def join(
+        self, ours: str, theirs: Iterable[str], change: Change | None = None, rows: Sequence[int] | None = None
+    ) -> None:
+        """Take several tensors, each changed, one below the other, as ours.
+
+        Args:
+            ours: Our name.
+            theirs: Their names.
+            change: What is done to each.
+            rows: How many rows each has; equally many unless given.
+        """
         names = list(theirs)
         self.taken.update(names)
         missing = [name for name in names if name not in self.theirs]
@@ -92,11 +105,36 @@ class KeyMap:
         if problems:
             more = f", and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             listed = ", ".join(problems[:SHOWN])
-            raise UserError(f"the weights in {self.path} do not fit: {listed}{more}", self.cure)
+            raise UserError(f"the weights {self.whose}in {self.path} do not fit: {listed}{more}", self.cure)
         return self.ours
 
     def _needed(self, ours: str) -> str:
         return _shape_of(self.shapes[ours])
+
+
+class InverseMap(KeyMap):
+    """Collects another's weights from those of one of our networks, by the calls that would read them.
+
+    Args:
+        network: Ours.
+
+    Attributes:
+        found: Their tensors by name, float32.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, {}, Path(), "")
+        self.state, self.found = network.state_dict(), dict[str, Tensor]()
+
+    def join(
+        self, ours: str, theirs: Iterable[str], change: Change | None = None, rows: Sequence[int] | None = None
+    ) -> None:
+        """Give ours as several tensors."""
+        names, value = list(theirs), self.state[ours].detach().to("cpu", torch.float32)
+        for name, part in zip(names, value.split(rows or value.shape[0] // len(names)), strict=True):
+            if change is not None and not torch.equal(change(part), part):
+                raise ValueError(f"{name} cannot be written: its change is not undone here")
+            self.found[name] = part.clone(memory_format=torch.contiguous_format)
 
 
 def _shape(tensor: Tensor) -> str:

@@ -150,6 +150,7 @@ def network_of(sizes: Sizes, path: Path, resolution: int, **more: Any) -> tuple[
         "attention": [resolution >> level for level, attends in enumerate(sizes.attends) if attends],
         "dropout": 0.0,
         "norm_groups": 32,
+        "rounding": "quotient",
         **more,
     }
     if sizes.scale_shift:
@@ -164,7 +165,13 @@ def network_of(sizes: Sizes, path: Path, resolution: int, **more: Any) -> tuple[
 
 
 def take_weights(
-    path: Path, theirs: Mapping[str, Tensor], denoiser: str, network: Mapping[str, Any], sizes: Sizes, new_order: bool
+    path: Path,
+    theirs: Mapping[str, Tensor],
+    denoiser: str,
+    network: Mapping[str, Any],
+    sizes: Sizes,
+    new_order: bool,
+    of: str | None = None,
 ) -> dict[str, Tensor]:
     """Our weights.
 
@@ -175,13 +182,14 @@ def take_weights(
         network: Its configuration.
         sizes: What `read_sizes` found.
         new_order: Whether rows of an attention are in guided-diffusion's newer order.
+        of: Which of several networks in that file it is, for the error.
 
     Raises:
         UserError: Some do not fit.
     """
     net = build_on_meta(denoiser, network)
     assert isinstance(net, UNet), "both variants are U-Nets"
-    keys = KeyMap(net, theirs, path, CURE)
+    keys = KeyMap(net, theirs, path, CURE, of)
     keys.layer("embedding.first", "time_embed.0")
     keys.layer("embedding.second", "time_embed.2")
     if sizes.num_classes:

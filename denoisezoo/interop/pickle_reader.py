@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from denoisezoo.errors import UserError
+from denoisezoo.interop.numpy_values import NumpyArray, NumpyType, array, number, type_named
 from denoisezoo.interop.storages import Storage, read_storage, strided
 
 MOST_OPCODES = 5_000_000
@@ -94,7 +95,9 @@ def _set(items: Any = ()) -> set[Any]:
 
 
 def _key(value: Any) -> Any:
-    """A key of a dictionary: text or a number, since to hash tuples within tuples may take for ever."""
+    """A key of a dictionary: text or a number, since to hash tuples within tuples may take for ever; a name as text."""
+    if isinstance(value, _Name):
+        return value.text
     if not isinstance(value, str | int | float | None):
         raise PickleRefused("it holds a key that is neither text nor number")
     return value
@@ -119,58 +122,6 @@ def _nested(data: Any) -> Storage:
     return read_storage(data, read_pickles)
 
 
-NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
-"""Types of numpy's numbers."""
-
-
-@dataclass(frozen=True)
-class _Type:
-    """A numpy type."""
-
-    text: str
-
-
-def _scalar(kind: Any, data: Any = b"") -> float | int | bool:
-    """A numpy number, little-endian."""
-    import numpy as np
-
-    if not isinstance(kind, _Type) or not isinstance(data, bytes) or kind.text not in NUMBERS:
-        raise PickleRefused("it holds a number of numpy of an unknown type")
-    (value,) = np.frombuffer(data, np.dtype(f"<{kind.text}")).tolist()
-    return value
-
-
-@dataclass
-class _Array:
-    """A numpy array: its shape and type, and its numbers once the file has given them.
-
-    Attributes:
-        value: The array; None before.
-    """
-
-    value: Any = None
-
-    def fill(self, state: Any) -> None:
-        """Take (version, shape, type, whether columns come first, bytes)."""
-        import numpy as np
-
-        _, shape, kind, by_column, data = state
-        if not isinstance(kind, _Type) or kind.text not in NUMBERS or not isinstance(data, bytes):
-            raise PickleRefused("it holds an array of numpy of an unknown type")
-        numbers = np.frombuffer(data, np.dtype(f"<{kind.text}"))
-        self.value = numbers.reshape(shape, order="F" if by_column else "C")
-
-
-def _array(*arguments: Any) -> _Array:
-    return _Array()
-
-
-def _type(text: Any, *rest: Any) -> _Type:
-    if not isinstance(text, str):
-        raise PickleRefused("it holds a type of numpy without a name")
-    return _Type(text)
-
-
 CALLS: dict[str, Callable[..., Any]] = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
     "collections.OrderedDict": _ordered,
@@ -179,11 +130,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch.storage._load_from_bytes": _nested,
-    "numpy.core.multiarray.scalar": _scalar,
-    "numpy._core.multiarray.scalar": _scalar,
-    "numpy.core.multiarray._reconstruct": _array,
-    "numpy._core.multiarray._reconstruct": _array,
-    "numpy.dtype": _type,
+    "numpy.core.multiarray.scalar": number,
+    "numpy._core.multiarray.scalar": number,
+    "numpy.core.multiarray._reconstruct": array,
+    "numpy._core.multiarray._reconstruct": array,
+    "numpy.dtype": type_named,
     "builtins.set": _set,
     "torch.Size": tuple,
 }
@@ -203,8 +154,10 @@ INERT = {"numpy.ndarray", "torch.float16", "torch.bfloat16", "torch.float32", "t
 class _Reader:
     """The machine that a pickle is a program for, with a table instead of an import and a call."""
 
-    def __init__(self, persistent: Callable[[Any], Any] | None, names: Mapping[str, Any]) -> None:
-        self.persistent, self.names = persistent, names
+    def __init__(
+        self, persistent: Callable[[Any], Any] | None, names: Mapping[str, Any], opaque: tuple[str, ...]
+    ) -> None:
+        self.persistent, self.names, self.opaque = persistent, names, opaque
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -294,6 +247,10 @@ class _Reader:
             whole.extend(items)
         elif name in {"SETITEM", "SETITEMS"} and isinstance(whole, dict):
             whole.update(_pairs(items))
+        elif isinstance(whole, Thing) and name in {"SETITEM", "SETITEMS"}:
+            whole.state.update(_pairs(items))
+        elif isinstance(whole, Thing) and name in {"APPEND", "APPENDS"}:
+            pass
         elif name == "ADDITEMS" and isinstance(whole, set):
             whole.update(map(_key, items))
         else:
@@ -308,9 +265,13 @@ class _Reader:
             if not isinstance(module, str) or not isinstance(attribute, str):
                 raise PickleRefused("it asks for something without a name")
         text = f"{module}.{attribute}"
-        if not any(text in known for known in (CALLS, MODULES, INERT, self.names)):
+        if not any(text in known for known in (CALLS, MODULES, INERT, self.names)) and not self.is_opaque(text):
             raise PickleRefused(f"it asks for {text:.100}, which could run code")
         self.stack.append(_Name(text))
+
+    def is_opaque(self, text: str) -> bool:
+        """Whether a name is one of those whose objects are kept as what the file says of them."""
+        return any(text == name or (name.endswith(".") and text.startswith(name)) for name in self.opaque)
 
     def make(self, wanted: Any, arguments: Any) -> Any:
         """What a known name makes of its arguments."""
@@ -318,6 +279,8 @@ class _Reader:
             raise PickleRefused("it calls something that is no known name")
         if wanted.text in MODULES:
             return Thing(MODULES[wanted.text])
+        if wanted.text not in CALLS and self.is_opaque(wanted.text):
+            return Thing(wanted.text)
         if wanted.text not in CALLS:
             raise PickleRefused(f"it calls {wanted.text:.100}, which could run code")
         return CALLS[wanted.text](*arguments)
@@ -327,11 +290,13 @@ class _Reader:
         state, whole = self.stack.pop(), self.stack[-1]
         if isinstance(whole, Thing) and isinstance(state, dict):
             whole.state = state
-        elif isinstance(whole, _Array):
+        elif isinstance(whole, Thing) and self.is_opaque(whole.kind):
+            pass
+        elif isinstance(whole, NumpyArray):
             whole.fill(state)
-        elif isinstance(whole, _Type) and isinstance(state, tuple) and state[1:2] == (">",):
+        elif isinstance(whole, NumpyType) and isinstance(state, tuple) and state[1:2] == (">",):
             raise PickleRefused("it holds numbers of numpy in big-endian order")
-        elif not isinstance(whole, _Type | dict):
+        elif not isinstance(whole, NumpyType | dict):
             raise PickleRefused("it sets the state of something that has none")
 
 
@@ -356,7 +321,10 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
 
 
 def read_pickles(
-    file: io.BytesIO, persistent: Callable[[Any], Any] | None = None, names: Mapping[str, Any] | None = None
+    file: io.BytesIO,
+    persistent: Callable[[Any], Any] | None = None,
+    names: Mapping[str, Any] | None = None,
+    opaque: tuple[str, ...] = (),
 ) -> Any:
     """The object of the next pickle in memory.
 
@@ -364,11 +332,12 @@ def read_pickles(
         file: The bytes, at the pickle's beginning; left at its end.
         persistent: What becomes of a persistent id; None refuses them.
         names: More names that may be mentioned, but not called.
+        opaque: More names, or beginnings of names up to a dot, of whose objects a `Thing` is made, and nothing else.
 
     Raises:
         PickleRefused: It asks for something else than the known names, or is damaged.
     """
-    return _Reader(persistent, names or {}).run(file)
+    return _Reader(persistent, names or {}, opaque).run(file)
 
 
 def read_pickle_file(path: Path) -> Any:

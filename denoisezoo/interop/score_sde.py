@@ -175,6 +175,7 @@ class _Parts:
             "head_channels": 0,
             "norm_groups": None,
             "features": "fourier" if fourier else "sinusoidal",
+            "turns_last": True,
             "taps": [1, 3, 3, 1] if pyramid else [1, 1],
             "pyramid": pyramid,
         }

@@ -43,8 +43,14 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class _Announced:
-    """A storage that is announced, and follows."""
+class Announced:
+    """A storage that is announced, and lies elsewhere in the file.
+
+    Attributes:
+        key: Which.
+        dtype: Type of its numbers.
+        count: How many.
+    """
 
     key: str
     dtype: torch.dtype
@@ -79,8 +85,8 @@ def read_storage(data: bytes, read: Callable[..., Any]) -> Storage:
     file = io.BytesIO(data)
     if read(file) != MAGIC or read(file) != PROTOCOL or read(file).get("little_endian") is not True:
         raise ValueError("a storage in an unknown format")
-    announced = read(file, _announced, DTYPES)
-    if not isinstance(announced, _Announced) or read(file) != [announced.key]:
+    announced = read(file, announced_by, DTYPES)
+    if not isinstance(announced, Announced) or read(file) != [announced.key]:
         raise ValueError("a storage in an unknown format")
     (count,) = struct.unpack("<q", file.read(8))
     size = torch.empty(0, dtype=announced.dtype).element_size()
@@ -93,9 +99,13 @@ def read_storage(data: bytes, read: Callable[..., Any]) -> Storage:
     return Storage(announced.dtype, numbers)
 
 
-def _announced(announcement: Any) -> _Announced:
-    """What a persistent id says of a storage: ("storage", class, key, device, count, view)."""
+def announced_by(announcement: Any) -> Announced:
+    """What a persistent id says of a storage: ("storage", class, key, device, count, view).
+
+    Raises:
+        ValueError: It is the id of something else.
+    """
     kind, cls, key, _, count, *view = announcement
     if kind != "storage" or view not in ([], [None]) or type(count) is not int or count < 0:
         raise ValueError("a persistent id that is no storage")
-    return _Announced(str(key), DTYPES[cls.text], count)
+    return Announced(str(key), DTYPES[cls.text], count)

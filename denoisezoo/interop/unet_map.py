@@ -109,11 +109,12 @@ def map_stages(keys: KeyMap, net: UNet, places: Mapping[Position, tuple[str, str
         places: Each stage's name of its block, and of its attention.
         names: Those of the layers.
     """
-    projections = []
+    projections, rows = [], []
     for position, stage in zip(places, net.stages, strict=True):
         block, attention = places[position]
         if stage.c_width:
             projections.append(f"{block}.{names.condition}")
+            rows.append(stage.c_width)
         if isinstance(stage, ResidualBlock):
             for ours, theirs in names.block.items():
                 if getattr(stage, ours) is not None:
@@ -123,7 +124,7 @@ def map_stages(keys: KeyMap, net: UNet, places: Mapping[Position, tuple[str, str
         else:
             keys.layer(f"{position.ours}.conv", f"{block}.{names.resampling}".removesuffix("."))
     for part in ("weight", "bias"):
-        keys.join(f"conditioning.{part}", [f"{name}.{part}" for name in projections])
+        keys.join(f"conditioning.{part}", [f"{name}.{part}" for name in projections], rows=rows)
 
 
 def map_attention(keys: KeyMap, ours: str, stage: SelfAttention, theirs: str, names: Names) -> None:

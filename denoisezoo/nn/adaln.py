@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo.nn.blocks import conv, linear, xavier
-from denoisezoo.nn.embeddings import Extras, NoiseEmbedding, Sinusoidal
+from denoisezoo.nn.embeddings import Extras, NoiseEmbedding, SecondTime, Sinusoidal
 
 
 def zeros(weight: Tensor, bias: Tensor | None, gain: float) -> None:
@@ -53,8 +53,10 @@ class NullTable(nn.Module):
         return self.table(torch.where(label < 0, self.num_classes, label))
 
 
-def level_embedding(features: int, width: int, num_classes: int, augment_dim: int) -> NoiseEmbedding:
-    """SiLU of the condition of one level, noise + class + augmentation: (c_noise, given) -> (B, width)."""
+def level_embedding(
+    features: int, width: int, num_classes: int, augment_dim: int, second_time: bool = False
+) -> NoiseEmbedding:
+    """SiLU of one level's condition, noise + second time + class + augmentation: (c_noise, given) -> (B, width)."""
     return NoiseEmbedding(
         Sinusoidal(features, endpoint=False, waves=(torch.cos, torch.sin)),
         features,
@@ -64,6 +66,7 @@ def level_embedding(features: int, width: int, num_classes: int, augment_dim: in
             NullTable(num_classes, width) if num_classes else None,
             linear(augment_dim, width, normal, bias=False) if augment_dim else None,
         ),
+        until=SecondTime(width) if second_time else None,
     )
 
 

@@ -207,7 +207,7 @@ def neighborhood_attention(
         return square.flatten(3, 4).flatten(0, 2)
 
     h = attend(q.flatten(0, 1)[:, None], gathered(k), gathered(v), scale=scale)
-    return h.view(len(q), grid * grid, -1)
+    return h.view(q.shape[0], grid * grid, -1)
 
 
 def neighborhood_macs(tokens: int, width: int, kernel: int) -> int:
@@ -242,7 +242,7 @@ def window_attention(
     if shift:  # which tokens came round, by rows and by columns
         line = torch.arange(grid, device=q.device) < shift
         kinds = (2 * line[:, None] + line).view(count, window, count, window).transpose(1, 2).flatten(2).flatten(0, 1)
-        mask = (kinds[:, :, None] == kinds[:, None, :])[:, None].repeat(len(q), 1, 1, 1)
+        mask = (kinds[:, :, None] == kinds[:, None, :])[:, None].repeat(q.shape[0], 1, 1, 1)
     h = attend(windows(q), windows(k), windows(v), mask, scale)
     square = h.view(len(q), count, count, window, window, -1).transpose(2, 3).reshape(len(q), grid, grid, -1)
     return torch.roll(square, (-shift, -shift), (1, 2)).flatten(1, 2)

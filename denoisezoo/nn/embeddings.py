@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,18 @@ from denoisezoo.nn.blocks import Init, linear
 from denoisezoo.nn.given import Given
 
 Wave = Callable[[Tensor], Tensor]
+Rounding = Literal["rate", "quotient", "power"]
+"""How code computes the frequencies P^(-k/n) of sinusoids: as exp(k (-ln P / n)) (DDPM), exp(-ln P k / n)
+(guided-diffusion and its heirs) or (1 / P)^(k / n) (EDM). They differ in the last digit: by 6e-5 rad at c_noise = 999.
+"""
+
+
+def sinusoid_frequencies(rounding: Rounding, k: Tensor, n: int, P: float) -> Tensor:
+    """P^(-k/n) for every k (N,), in the type of k; see `Rounding`."""
+    if rounding == "power":
+        frequencies: Tensor = (1 / P) ** (k / n)
+        return frequencies
+    return torch.exp(k * (-math.log(P) / n) if rounding == "rate" else -math.log(P) * k / n)
 
 
 class Sinusoidal(nn.Module):
@@ -25,6 +38,7 @@ class Sinusoidal(nn.Module):
         period: The inverse of the last frequency, 10000 above.
         scale: What c_noise is multiplied by first.
         offset: What is added to that.
+        rounding: How the frequencies are computed.
     """
 
     def __init__(
@@ -36,9 +50,11 @@ class Sinusoidal(nn.Module):
         period: float = 10000.0,
         scale: float = 1.0,
         offset: float = 0.0,
+        rounding: Rounding = "rate",
     ) -> None:
         super().__init__()
         self.width, self.waves, self.period, self.scale, self.offset = width, waves, period, scale, offset
+        self.rounding: Rounding = rounding
         self.steps = max(1, width // 2 - int(endpoint))
 
     def forward(self, c_noise: Tensor) -> Tensor:
@@ -47,7 +63,7 @@ class Sinusoidal(nn.Module):
         time = c_noise.float()
         if (self.scale, self.offset) != (1.0, 0.0):
             time = time * self.scale + self.offset
-        angle = time[:, None] * torch.exp(k * (-math.log(self.period) / self.steps))
+        angle = time[:, None] * sinusoid_frequencies(self.rounding, k, self.steps, self.period)
         return torch.cat([wave(angle) for wave in self.waves], dim=1)
 
 
@@ -70,19 +86,24 @@ class Fourier(Float32Buffers):
         width: Number of features, even.
         std: Standard deviation of the frequencies, 16 above.
         inputs: Numbers that are embedded together, (B, inputs) in place of (B,); None for c_noise.
+        turns_last: Whether c_noise is multiplied by the frequencies before 2 pi, as score_sde does, or by their
+            product, as EDM does. Angles of some 1,000 differ by 1e-4.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, std: float = 16.0, inputs: int | None = None) -> None:
+    def __init__(self, width: int, std: float = 16.0, inputs: int | None = None, *, turns_last: bool = False) -> None:
         super().__init__()
+        self.turns_last = turns_last
         shape = (width // 2,) if inputs is None else (inputs, width // 2)
         self.register_buffer("frequencies", std * torch.randn(shape))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """Embed, in float32."""
-        frequencies = 2 * math.pi * self.frequencies
+        frequencies = self.frequencies if self.turns_last else 2 * math.pi * self.frequencies
         angle = c_noise.float()[:, None] * frequencies if frequencies.dim() == 1 else c_noise.float() @ frequencies
+        if self.turns_last:
+            angle = angle * 2 * math.pi
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
 
@@ -140,6 +161,40 @@ def no_label(like: Tensor) -> Tensor:
     return torch.full((like.shape[0],), -1, dtype=torch.int64, device=like.device)
 
 
+class SecondTime(nn.Module):
+    """What a second time adds to an embedding, as flow maps are told one: (B, width), zero where there is none.
+
+    Features h / (|h| + a) of the span h = c_noise - until at geometric scales a, through one linear layer without bias
+    that starts at zero. So a span of zero is no second time, and a network that was trained without one goes on from
+    its weights. The features are bounded, know no unit of c_noise (0 ... 999, or ln(sigma)/4), and h d/dh of them is at
+    most 1/4, where a sinusoid's grows with its frequency: objectives that differentiate with respect to time need that.
+
+    Args:
+        width: Width of the embedding.
+    """
+
+    SCALES = 32
+    """Features; scales are from 1/32 to about 1,450, half an octave apart."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(self.SCALES, width, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def features(self, c_noise: Tensor, until: Tensor) -> Tensor:
+        """(B, SCALES) of the two times (B,), in their precision."""
+        h = (c_noise - until)[:, None]
+        exponents = torch.arange(self.SCALES, device=h.device, dtype=h.dtype) / 2 - 5
+        return h / (h.abs() + torch.exp2(exponents))
+
+    def forward(self, c_noise: Tensor, given: Given, like: Tensor) -> Tensor | float:
+        """What to add to an embedding `like` (B, width) of c_noise (B,)."""
+        if given.until is None:
+            return 0.0
+        added: Tensor = self.project(self.features(c_noise, given.until).to(like.dtype))
+        return added
+
+
 class NoiseEmbedding(nn.Module):
     """Features of c_noise through two linear layers, class and augmentation embeddings added, SiLU: (B, width).
 
@@ -150,6 +205,7 @@ class NoiseEmbedding(nn.Module):
         init: Initialisation.
         early: Added to the features (EDM's form of DDPM++ and NCSN++), width `in_features`.
         late: Added after the second layer (ADM), width `width`.
+        until: Added there, too, width `width`.
         activation: Between the layers.
     """
 
@@ -162,10 +218,12 @@ class NoiseEmbedding(nn.Module):
         *,
         early: Extras | None = None,
         late: Extras | None = None,
+        until: SecondTime | None = None,
         activation: Wave = F.silu,
     ) -> None:
         super().__init__()
         self.features, self.early, self.late, self.activation = features, early, late, activation
+        self.until = until
         self.first = linear(in_features, width, init)
         self.second = linear(width, width, init)
         self.width = width
@@ -178,21 +236,24 @@ class NoiseEmbedding(nn.Module):
         return F.silu(e)
 
     def noise(self, c_noise: Tensor, given: Given, **entrance: int) -> Tensor:
-        """What both layers make of c_noise, before `late` is added."""
+        """What both layers make of c_noise, and of the second time, before `late` is added."""
         e = self.features(c_noise).to(self.first.weight.dtype)
         if self.early is not None:
             e = e + self.early(given, e)
-        return self.second(self.activation(self.first(e, **entrance)))
+        e = self.second(self.activation(self.first(e, **entrance)))
+        return e if self.until is None else e + self.until(c_noise, given, e)
 
 
 class BareEmbedding(nn.Module):
     """SiLU of features and labels, without layers of its own: (B, width)."""
 
-    def __init__(self, features: nn.Module, width: int, extras: Extras) -> None:
+    def __init__(self, features: nn.Module, width: int, extras: Extras, until: SecondTime | None = None) -> None:
         super().__init__()
-        self.features, self.width, self.extras = features, width, extras
+        self.features, self.width, self.extras, self.until = features, width, extras, until
 
     def forward(self, c_noise: Tensor, given: Given) -> Tensor:
         """Embed c_noise (B,), and labels and augmentation labels."""
         e = self.features(c_noise)
+        if self.until is not None:
+            e = e + self.until(c_noise, given, e)
         return F.silu(e + self.extras(given, e))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,3 +24,16 @@ def attention_for(*inputs: Tensor | None) -> contextlib.AbstractContextManager[A
     The fused kernels have no forward-mode derivative, on CPU and GPU alike; elsewhere they stay in use.
     """
     return sdpa_kernel(SDPBackend.MATH) if has_tangent(*inputs) else contextlib.nullcontext()
+
+
+def pushed_forward(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], along: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The value of a function and its derivative along tangents of its inputs, by `torch.func.jvp`.
+
+    Without torch's notice about its own use of `torch.jit.script`, which comes at the first time.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        value, derivative = torch.func.jvp(function, inputs, along)[:2]
+    return value, derivative

@@ -50,6 +50,10 @@ class Given(NamedTuple):
             return self
         return self._replace(image=F.avg_pool2d(self.image, factor))
 
+    def times(self, scale: float) -> Given:
+        """With the second time multiplied, for networks that multiply c_noise."""
+        return self if self.until is None else self._replace(until=scale * self.until)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Given:
         """On a device, and with images, tokens and augmentation labels in a dtype; times keep their precision."""
         moved = [None if value is None else value.to(device) for value in self]

@@ -23,8 +23,8 @@ SILU_RMS = 0.596
 
 def normalize(x: Tensor, dim: int | Sequence[int]) -> Tensor:
     """x / (eps + RMS of x over `dim`), the RMS taken in float32 (or better): of unit mean square, in the type of x."""
-    norm = _norm(x, dim)
-    return x / torch.add(EPS, norm, alpha=math.sqrt(norm.numel() / x.numel())).to(x.dtype)
+    count = math.prod(x.shape[d] for d in ((dim,) if isinstance(dim, int) else dim))
+    return x / torch.add(EPS, _norm(x, dim), alpha=math.sqrt(1 / count)).to(x.dtype)
 
 
 def _norm(x: Tensor, dim: int | Sequence[int]) -> Tensor:

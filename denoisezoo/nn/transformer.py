@@ -48,7 +48,7 @@ def unpatchify(tokens: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
     """Tokens (B, N, patch^2 C), each in the order (row, column, C), as images (B, C, H, W) of a size (H, W)."""
     H, W = size
     grid = tokens.unflatten(1, (H // patch, W // patch)).unflatten(-1, (patch, patch, -1))
-    return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), -1, H, W)
+    return grid.permute(0, 5, 1, 3, 2, 4).reshape(tokens.shape[0], -1, H, W)
 
 
 def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
@@ -89,7 +89,7 @@ class TokenContext(nn.Module):
 
     def forward(self, given: Given, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """The context for the batch of `like`, and which of it each image sees, (B, 1, 1, 1 + L), None for all."""
-        none = self.none.expand(len(like), -1, -1)
+        none = self.none.expand(like.shape[0], -1, -1)
         if given.tokens is None:
             return none, None
         context = torch.cat([none, self.project(given.tokens)], dim=1)

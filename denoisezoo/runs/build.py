@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from denoisezoo.archs import list_denoisers, without_pretrained_weights
 from denoisezoo.data import ImageData
-from denoisezoo.diffusion import Simple
+from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError
 from denoisezoo.plugins import check_trusted, import_trusted
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.allowed import check_arguments, check_class
+from denoisezoo.train.described import build_denoiser
+from denoisezoo.train.explain import explain
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe_files import module_names
 
@@ -32,22 +35,27 @@ def import_modules(names: Any) -> None:
         import_trusted(name, f"the checkpoint imports {name}")
 
 
-def build_module(config: dict[str, Any]) -> DiffusionModule:
-    """The training module of a recipe's `model` section, uncompiled.
+def denoiser_of(config: dict[str, Any]) -> tuple[NetworkDenoiser, str, str]:
+    """The denoiser of a recipe's `model` section, the name of its network, and of the network's family.
+
+    All of the section is checked; what training alone needs, such as the objective, is not made.
 
     Raises:
-        UserError: The section does not fit this version.
+        UserError: The section does not fit this version, or names what a file must not.
     """
     name = config.get("denoiser")
     if isinstance(name, str) and "." in name and name not in list_denoisers():
         import_trusted(name.rpartition(".")[0], f"the checkpoint's network is the class {name}")
-    if config.get("objective") is None:  # given to fit as an object that no file can name; only training needs it
-        config = config | {"objective": {"class_path": f"{Simple.__module__}.{Simple.__qualname__}", "init_args": {}}}
-    config = check_arguments(config, DiffusionModule, "model")
+    # A null objective was given to `fit` as an object that no file can name.
+    config = check_arguments(
+        {k: v for k, v in config.items() if (k, v) != ("objective", None)}, DiffusionModule, "model"
+    )
     parser = ArgumentParser(exit_on_error=False, parser_mode=recipe_yaml.MODE)
-    parser.add_class_arguments(DiffusionModule, "model")
+    parser.add_function_arguments(build_denoiser, "model")
+    parts = {key: value for key, value in config.items() if key in inspect.signature(build_denoiser).parameters}
     with without_pretrained_weights():  # their files may be gone
-        return _instantiate(parser, "model", config | {"compile": False})
+        denoiser, family = build_denoiser(**_instantiate(parser, "model", parts))
+    return denoiser, str(name).rpartition(".")[2], family
 
 
 def build_data(config: dict[str, Any]) -> ImageData:
@@ -68,8 +76,6 @@ def _instantiate(parser: ArgumentParser, key: str, config: dict[str, Any]) -> An
     try:
         parsed = parser.parse_object({key: config})
     except ArgumentError as error:
-        from denoisezoo.train.recipe import explain
-
         raise UserError(
             f"the checkpoint's {key} section does not fit this version: {explain(str(error), error)[0]}",
             "use the version of denoisezoo that wrote it",
@@ -79,6 +85,4 @@ def _instantiate(parser: ArgumentParser, key: str, config: dict[str, Any]) -> An
     except ValueError as error:
         if isinstance(error, UserError):
             raise
-        from denoisezoo.train.recipe import explain
-
         raise UserError(*explain(str(error), error)) from error

@@ -1,19 +1,16 @@
 """Published weights: one safetensors file that holds the weights of a run, its configuration and its card.
 
-The format can hold tensors and text, and nothing that could be run. The header has one key, "denoisezoo": JSON with
-`version`, `format`, `weights`, `recipe`, `card`, `data`, which tells the data from others, and `sha256`, which covers
-all of these and every tensor.
+The layout is that of `denoisezoo.interop.safetensors_file`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from denoisezoo import __version__
@@ -21,12 +18,14 @@ from denoisezoo.archs import FORMAT
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard
 from denoisezoo.files import atomic_path, json_safe
+from denoisezoo.interop.safetensors_file import KEY, SUFFIX, digest, save, tensors_of
+from denoisezoo.recorded import UndescribableError
+from denoisezoo.train.described import describe_denoiser
 
 if TYPE_CHECKING:
     from denoisezoo.runs.run import Run
 
-FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
-SUFFIX, KEY = ".safetensors", "denoisezoo"
+FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual", "teacher_sha256")
 IMPORTED = f"model{SUFFIX}"
 """The one file of a run folder that holds weights from elsewhere."""
 CURE = "fetch it again, or export it again with `denoisezoo export`"
@@ -45,28 +44,42 @@ def publish(run: Run, path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be written, or some weights are not finite.
     """
-    from safetensors.torch import save_file
+    check_finite(run)
+    with atomic_path(path) as temporary:
+        return save(about(run), tensors_of(run.denoiser), temporary)
 
+
+def check_finite(run: Run) -> None:
+    """Refuse weights that are not worth keeping.
+
+    Raises:
+        UserError: Some are not finite.
+    """
     state = run.denoiser.state_dict(prefix="denoiser.")
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+    if bad := [name for name, value in state.items() if not bool(value.isfinite().all())]:
         raise UserError(
-            f"{len(bad)} of the {len(tensors)} tensors of {run.name} hold NaN or infinity, first {bad[0]}",
+            f"{len(bad)} of the {len(state)} tensors of {run.name} hold NaN or infinity, first {bad[0]}",
             "export an earlier checkpoint, or `weights=raw` or ema, whichever is finite",
         )
+
+
+def about(run: Run) -> dict[str, Any]:
+    """What a file tells of a run, in plain values: version, format, weights, recipe, card, data."""
+    recipe = run.config
+    if not recipe:
+        with contextlib.suppress(UndescribableError):
+            recipe = {"model": describe_denoiser(run.denoiser)}
     header = {"version": __version__, "format": FORMAT, "weights": run.weights}
-    header |= {"recipe": json_safe(run.config), "card": _card(run)}
+    header |= {"recipe": json_safe(recipe), "card": _card(run)}
     header["data"] = run.known and {**run.known, "origin": None}  # it goes elsewhere
-    header["sha256"] = digest(header, tensors)
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={KEY: json.dumps(header)})
     return header
 
 
 def _card(run: Run) -> dict[str, Any]:
     """What training was, and the row of the evaluation of this checkpoint, if there is one."""
     facts: dict[str, Any] = {key: run.facts.get(key) for key in FACTS}
-    data = _json(run.folder / "run.json").get("data") or {}
+    written = run.checkpoint is not None
+    data = (_json(run.folder / "run.json").get("data") if written else None) or {}
     card = ResultCard.here(
         dataset=data.get("dataset"),
         dataset_sha256=data.get("dataset_sha256"),
@@ -78,7 +91,7 @@ def _card(run: Run) -> dict[str, Any]:
         params=sum(parameter.numel() for parameter in run.denoiser.backbone.parameters()),
         **facts,
     )
-    result = _json(run.folder / "evaluation" / "result.json")
+    result = _json(run.folder / "evaluation" / "result.json") if written else {}
     fits = result.get("weights") == run.weights_text and result.get("train_steps") == facts["train_steps"]
     return {"name": run.name, "family": run.family, **json_safe(card.as_dict()), "result": result if fits else None}
 
@@ -123,13 +136,3 @@ def _checked(path: str | os.PathLike[str], text: str, tensors: dict[str, Tensor]
     if not whole:
         raise UserError(f"{path} is damaged: it differs from the checksum in its header", CURE)
     return {**header, "sha256": expected}
-
-
-def digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of a header and of the names, types, shapes and bytes of tensors."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -14,6 +14,7 @@ import torch
 
 from denoisezoo.archs import FORMAT
 from denoisezoo.data import ImageData
+from denoisezoo.data.image_sets import kind_of
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser
 from denoisezoo.diffusion.capabilities import advance
 from denoisezoo.errors import UserError, unknown
@@ -253,7 +254,7 @@ def _make_run(
     facts: dict[str, Any],
     into: NetworkDenoiser | None,
 ) -> Run:
-    from denoisezoo.runs.build import build_module, import_modules
+    from denoisezoo.runs.build import denoiser_of, import_modules
 
     recipe, denoiser = about["recipe"], into
     if denoiser is not None:
@@ -263,8 +264,7 @@ def _make_run(
         raise UserError(what, "build it again and give it, denoisezoo.load(path, into=denoiser)")
     else:
         import_modules(recipe.get(IMPORTS))
-        module = build_module(recipe["model"])
-        name, family, denoiser = module.name, module.family, module.denoiser
+        denoiser, name, family = denoiser_of(recipe["model"])
     check_format(file, about.get("format"), name, denoiser.backbone.config)
     try:
         # What training alone needs, such as an adversary, is left in the file.
@@ -290,7 +290,8 @@ def _make_run(
 
 def _facts(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What training cost: from the checkpoint, and the multiply-adds from run.json if it is of the same step."""
-    facts = {k: content["denoisezoo"].get(k) for k in ("images_seen", "train_seconds", "seed", "perceptual")}
+    kept = ("images_seen", "train_seconds", "seed", "perceptual", "teacher_sha256")
+    facts = {key: content["denoisezoo"].get(key) for key in kept}
     facts |= {"train_steps": content.get("global_step"), "train_macs": None}
     if (width := content["denoisezoo"].get("sigma_rel")) is not None:
         facts["sigma_rel"] = width
@@ -354,7 +355,7 @@ def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
         raise UserError(
             f"{run.name} has no recipe that names its data", "give its place: `data.path`, or `data.root` for CIFAR-10"
         )
-    kind = "ImageZip" if os.path.isfile(places["path"]) else "ImageFolder"
+    kind = kind_of(places["path"])
     arguments = {
         "path": places["path"],
         "test_path": None,
@@ -362,7 +363,7 @@ def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
         "channels": channels,
         "batch_size": 1,
     }
-    return {"class_path": f"denoisezoo.data.{kind}", "init_args": arguments}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack, get_args
 
 import torch
 
 from denoisezoo.diffusion import Denoiser, NetworkDenoiser, Sampler, create_sampler
+from denoisezoo.diffusion.generate import NoiseSource
 from denoisezoo.diffusion.guidance import EVERYWHERE, guided
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.lpips import LPIPS
@@ -37,6 +38,7 @@ class Settings:
         device: Where to sample.
         dtype: Of the network while sampling.
         compile: Compile the network first.
+        noise: Where noise is drawn: "cpu" or "device", see `generate`.
         plan: How much of the network to use at each noise level; None is all of it.
         guidance: Scale of guidance; None is the network itself.
         guidance_interval: Noise levels, relative to the image, between which it guides.
@@ -57,6 +59,7 @@ class Settings:
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
     compile: bool = False
+    noise: NoiseSource = "cpu"
     plan: Plan | None = None
     guidance: float | None = None
     guidance_interval: tuple[float, float] = EVERYWHERE
@@ -98,6 +101,7 @@ class Terms(TypedDict, total=False):
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA where there is one.
         dtype: Of the network while sampling, as torch has it or by name.
         compile: Compile the network first.
+        noise: "cpu" draws the same noise for every device, "device" draws other noise on it.
         plan: A plan, its JSON file, or a preset such as "uniform:effort=0.5".
         guidance: Scale of guidance: classifier-free, or by a guide.
         guidance_interval: Noise levels (low, high), relative to the image, between which it guides.
@@ -118,6 +122,7 @@ class Terms(TypedDict, total=False):
     device: str | torch.device
     dtype: str | torch.dtype
     compile: bool
+    noise: NoiseSource
     plan: Plan | str | os.PathLike[str] | None
     guidance: float | None
     guidance_interval: tuple[float, float] | None
@@ -159,8 +164,8 @@ def make_settings(**terms: Unpack[Terms]) -> Settings:
     """The terms as settings, all of them checked before anything long begins.
 
     Raises:
-        UserError: An unknown argument, sampler, device, dtype or plan, a number that is too small, an interval or a
-            guide without guidance, a guide that is not there, or a file that does not hold LPIPS's weights.
+        UserError: An unknown argument, sampler, device, dtype, noise or plan, a number that is too small, an interval
+            or a guide without guidance, a guide that is not there, or a file that does not hold LPIPS's weights.
     """
     values: dict[str, Any] = {**terms}
     for name, value in values.items():
@@ -168,6 +173,8 @@ def make_settings(**terms: Unpack[Terms]) -> Settings:
             raise unknown("argument", name, Terms.__annotations__)
         if name in LEAST and value is not None and value < LEAST[name]:
             raise UserError(f"`{name}` is {value}", f"give a whole number of at least {LEAST[name]}")
+    if values.get("noise", "cpu") not in get_args(NoiseSource):
+        raise UserError(f"`noise` is {values['noise']}", f"give {' or '.join(get_args(NoiseSource))}")
     interval = values.pop("guidance_interval", None)
     if interval is not None and values.get("guidance") is None:
         raise UserError("`guidance_interval` is given without `guidance`", "give both, e.g. `guidance=2`")

@@ -26,8 +26,11 @@ class Propagation:
     def __init__(self, u_0: Tensor) -> None:
         flat = u_0.flatten(1).double()
         self.basis: Tensor | None = None
-        if flat.shape[1] <= MOST_DIMENSIONS:
+        if flat.shape[1] <= MOST_DIMENSIONS and len(flat) > flat.shape[1]:
             variance, self.basis = torch.linalg.eigh(torch.cov(flat.T))
+        elif flat.shape[1] <= MOST_DIMENSIONS:  # few images differ in few directions, and the others forgive all
+            _, spread, directions = torch.linalg.svd(flat - flat.mean(dim=0), full_matrices=False)
+            variance, self.basis = spread.square() / (len(flat) - 1), directions.T
         else:
             variance = flat.var(dim=0).mean()[None]
         self.variance = variance.clamp(min=0.0)
@@ -43,4 +46,5 @@ class Propagation:
         if sigma == 0:
             return flat.square().mean(dim=1)
         kept = self.variance / (self.variance + sigma**2)
-        return ((flat if self.basis is None else flat @ self.basis).square() * kept).mean(dim=1)
+        turned = flat if self.basis is None else flat @ self.basis
+        return (turned.square() * kept).sum(dim=1) / flat.shape[1]

@@ -19,7 +19,8 @@ from denoisezoo.pixels import to_float
 from denoisezoo.plans import Plan
 from denoisezoo.profiling.latency import latency
 from denoisezoo.profiling.trajectory import Trajectory
-from denoisezoo.runs.assessor import draw_with, make_evaluator, prepare, price
+from denoisezoo.runs.assessor import make_evaluator
+from denoisezoo.runs.drawing import draw_with, prepare, price
 from denoisezoo.runs.run import Run, to_device
 from denoisezoo.runs.terms import Settings
 from denoisezoo.search.exact import Choice

@@ -8,7 +8,7 @@ from pathlib import Path
 from denoisezoo.errors import UserError
 from denoisezoo.files import local_path
 from denoisezoo.nn.solvers import SolverError
-from denoisezoo.runs.assessor import price
+from denoisezoo.runs.drawing import price
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.terms import Settings
 from denoisezoo.studies.solver_steps import with_other_solver

@@ -16,7 +16,7 @@ UNTRAINED = ("memory", "resolutions")
 ON_CPU = ("memory", "robustness")
 """Studies that know no other device."""
 
-FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual")
+FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual", "teacher_sha256")
 OF_ROW = ("sampler", "steps", "nfe", "resolution", "num_generated", "params", "macs_per_image")
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from denoisezoo.diffusion import create_sampler
 from denoisezoo.errors import UserError
-from denoisezoo.runs.assessor import calls_for, draw_with, make_evaluator, prepare
+from denoisezoo.runs.assessor import make_evaluator
+from denoisezoo.runs.drawing import calls_for, draw_with, prepare
 from denoisezoo.runs.run import Run
 from denoisezoo.runs.terms import Settings
 from denoisezoo.studies.study import Plot, Row, Study, titles_of

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from denoisezoo.errors import UserError
@@ -32,6 +33,7 @@ class Opponent:
         self.network, self.config = network.requires_grad_(False), config
         self.optimizer: torch.optim.Optimizer | None = None
         self._state: dict[str, Any] | None = None
+        self._sum: tuple[Tensor, dist.Work] | None = None
 
     def start(self, trainer: Any) -> None:
         """Build the optimiser on the device of training, with the state of a checkpoint if there is one.
@@ -67,6 +69,28 @@ class Opponent:
         scaler = scaler_of(trainer)
         (loss if scaler is None else scaler.scale(loss)).backward()
 
+    def send(self, trainer: Any) -> None:
+        """Begin to add up the gradients of all processes, once in a step; the denoiser's passes go on meanwhile.
+
+        A process that has none, because its batch could not be computed, takes part with zeros.
+        """
+        if trainer.world_size == 1 or self._sum is not None:
+            return
+        weights = list(self.network.parameters())
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in weights])
+        self._sum = flat, dist.all_reduce(flat, async_op=True)
+
+    def _receive(self, world_size: int) -> None:
+        """Take the mean of all processes, unless the guard has taken the gradients away."""
+        if self._sum is None:
+            return
+        (flat, work), self._sum = self._sum, None
+        work.wait()
+        weights = list(self.network.parameters())
+        for parameter, mean in zip(weights, flat.div_(world_size).split([p.numel() for p in weights]), strict=True):
+            if parameter.grad is not None:
+                parameter.grad = mean.view_as(parameter)
+
     def close(self, trainer: Any, closure: Callable[[], Any]) -> Any:
         """Run the closure of a step, which computes all gradients, and divide the adversary's by the scale.
 
@@ -84,10 +108,7 @@ class Opponent:
         assert self.optimizer is not None, "training has started"
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * self.config.factor(trainer.global_step, max_steps)
-        if trainer.world_size > 1:
-            for parameter in self.network.parameters():
-                if parameter.grad is not None:
-                    parameter.grad = trainer.strategy.reduce(parameter.grad, reduce_op="mean")
+        self._receive(trainer.world_size)
         self.optimizer.step()
         self.forget()
 

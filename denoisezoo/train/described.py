@@ -11,7 +11,7 @@ import torch
 
 from denoisezoo.archs import Backbone, BackboneConfig, create_backbone, get_variant, list_denoisers
 from denoisezoo.archs.variants import find_variant, replace_config
-from denoisezoo.diffusion import NetworkDenoiser
+from denoisezoo.diffusion import Codec, NetworkDenoiser, Preconditioning, Process, create_codec
 from denoisezoo.errors import UserError
 from denoisezoo.plugins import import_named
 from denoisezoo.recorded import UndescribableError, arguments_of, describe, path_of
@@ -51,6 +51,24 @@ def _made(hint: Any, value: Any, what: str) -> Any:
     if not (isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict)):
         return value
     return replace_config(hint(), value, what) if issubclass(hint, BackboneConfig) else hint(**value)
+
+
+def build_denoiser(
+    denoiser: str,
+    process: Process,
+    preconditioning: Preconditioning,
+    network: dict[str, Any] | None = None,
+    codec: Codec | str | None = None,
+) -> tuple[NetworkDenoiser, str]:
+    """The denoiser that section `model` of a recipe describes, and the name of its network's family.
+
+    The arguments are those of `train.module.DiffusionModule` which are not of training.
+
+    Raises:
+        UserError: There is no such network or codec, or they do not go together.
+    """
+    backbone, family = build_network(denoiser, network or {})
+    return NetworkDenoiser(backbone, process, preconditioning, create_codec(codec)), family
 
 
 def describe_denoiser(denoiser: NetworkDenoiser) -> dict[str, Any]:

@@ -57,6 +57,9 @@ class EMA(WeightAveraging):
         average: Any = self.average(pl_module)
         if (denoiser := getattr(pl_module, "denoiser", None)) is not None:
             average.denoiser.codec = denoiser.codec  # frozen: it has no average, and is kept once
+        average.objective = getattr(pl_module, "objective", None)  # it may hold a teacher
+        for name in getattr(pl_module, "frozen", ()):
+            setattr(average, name, getattr(pl_module, name))
         pl_module._device_mesh = average._device_mesh = mesh
         average.configure_model()
 
@@ -162,9 +165,10 @@ T = TypeVar("T", bound=torch.Tensor)
 
 
 def _averaged(tensors: Iterable[T], module: torch.nn.Module) -> list[T]:
-    """Those that have an average: not those of a codec, which are frozen, and the same in both modules."""
+    """Those that have an average: not those of a codec and other frozen parts, which are the same in both modules."""
     codec: Any = getattr(getattr(module, "denoiser", None), "codec", torch.nn.Module())
-    frozen = {id(tensor) for tensor in (*codec.parameters(), *codec.buffers())}
+    shared = [codec, *(getattr(module, name) for name in getattr(module, "frozen", ()))]
+    frozen = {id(tensor) for part in shared for tensor in (*part.parameters(), *part.buffers())}
     return [tensor for tensor in tensors if id(tensor) not in frozen]
 
 

@@ -27,26 +27,23 @@ from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.device_choices import choose_for_device, fast_arithmetic
 from denoisezoo.train.efforts import training_macs
+from denoisezoo.train.explain import as_keys, explain
 from denoisezoo.train.guard import DivergenceError
 from denoisezoo.train.log import RunLog, first_step, log_files
-from denoisezoo.train.places import origin_of, without_places
-from denoisezoo.train.precision import full_name
-from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, as_keys, explain, parse_recipe, plain_config
-from denoisezoo.train.resumable import SUMMARY, check_resumable, read_summary, resuming
-from denoisezoo.train.sharding import allow_unused, check_sharding
+from denoisezoo.train.places import origin_of
+from denoisezoo.train.recipe import CONFIG_NAME, RecipeCLI, parse_recipe, plain_config
+from denoisezoo.train.resumable import SUMMARY, check_resumable, first_difference, kept, read_summary, resuming
+from denoisezoo.train.sharding import allow_unused, check_sharding, keep_buffers
 from denoisezoo.train.stopping import honest_exits, stopper
 from denoisezoo.train.suited import check_data
+from denoisezoo.train.teachers import Loader, nothing_loads
 from denoisezoo.train.tracking import IDENTITY, MARK, UNSENT_IDENTITY, WANDB, log_card, make_tracker, trackers
 from denoisezoo.train.training_module import TrainingModule
 
 # What may differ between a run and its resumption: how long, how fast and how talkative, not what. A resumed step must
 # be the same step, so that of the trainer, what decides on its arithmetic and its parts may not.
-FREE_SECTIONS = ("trainer", "checkpoint", "posthoc", "samples", "guard", "wandb")
-FIXED_OF_TRAINER = (
-    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision"),
-    "overfit_batches",
-)
 EXIT_SILENT = 2
 """Status of a process whose mistake another process tells."""
 PATIENCE = 2
@@ -79,11 +76,12 @@ class TrainResult:
 
 
 @rewording(as_keys)
-def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
+def train(what: Sequence[str] | RecipeCLI, load: Loader = nothing_loads) -> TrainResult:
     """Train as `denoisezoo train ARGS` does.
 
     Args:
         what: `--config RECIPE` and any overrides, as on the command line; or what somebody by hand has built.
+        load: Reads the runs that training begins with or learns from.
 
     Raises:
         UserError: The recipe or a value is wrong, the run folder holds another run, another process trains there, or it
@@ -92,12 +90,15 @@ def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
     cli = what if isinstance(what, RecipeCLI) else parse_recipe(what)
     check_sharding(cli.trainer, cli.model)
     allow_unused(cli.trainer, cli.model)
+    keep_buffers(cli.trainer, cli.model)
+    choose_for_device(cli.trainer, cli.model)
     check_samples(cli)
     folder = Path(cli.trainer.default_root_dir)
     with contextlib.ExitStack() as held:
         if cli.trainer.is_global_zero:  # the other processes of the run share its folder
             held.enter_context(only_writer(folder, "wait until it ends, or give another `trainer.default_root_dir`"))
-        begin, result = begin_in(cli, folder)
+        held.enter_context(fast_arithmetic(cli.trainer))
+        begin, result = begin_in(cli, folder, load)
         if result is not None:
             return result
         try:
@@ -109,7 +110,7 @@ def train(what: Sequence[str] | RecipeCLI) -> TrainResult:
     return result
 
 
-def begin_in(cli: RecipeCLI, folder: Path) -> tuple[Path | None, TrainResult | None]:
+def begin_in(cli: RecipeCLI, folder: Path, load: Loader) -> tuple[Path | None, TrainResult | None]:
     """Make ready to train in a folder that nothing else writes into.
 
     Returns:
@@ -128,7 +129,7 @@ def begin_in(cli: RecipeCLI, folder: Path) -> tuple[Path | None, TrainResult | N
     if cli.trainer.is_global_zero:
         clear_given_up(folder, done, config)
     warn_untrained(cli.model)
-    cli.model.prepare(cli.datamodule, folder)
+    cli.model.prepare(cli.datamodule, folder, load, fresh=not done)
     if cli.trainer.is_global_zero:
         save_config(folder, config)
     add_loggers(cli, folder, done, config)
@@ -325,40 +326,6 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
-    """The part of a configuration that a resumed run must share; with `moved` its data may lie elsewhere."""
-    trainer = config.get("trainer") or {}
-    fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
-    fixed["precision"] = full_name(fixed["precision"])
-    config = config | {"data": without_places(config["data"])} if moved else config
-    sections = {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
-    kept_by_name: dict[str, Any] = by_name(sections)
-    return kept_by_name
-
-
-def by_name(value: Any) -> Any:
-    """A configuration with this package's classes by their names alone: files move from version to version."""
-    if isinstance(value, dict):
-        return {
-            key: f"denoisezoo.{inside.rpartition('.')[2]}"
-            if key == "class_path" and isinstance(inside, str) and inside.startswith("denoisezoo.")
-            else by_name(inside)
-            for key, inside in value.items()
-        }
-    return [by_name(inside) for inside in value] if isinstance(value, list) else value
-
-
-def first_difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The first key, dotted, at which two plain configurations differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(k for k in b if k not in a)]:
-            inside = f"{path}.{key}" if path else str(key)
-            if difference := first_difference(a.get(key), b.get(key), inside):
-                return difference
-        return None
-    return None if a == b else path or "configuration"
-
-
 def save_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the resolved configuration into the run folder."""
     write_text(folder / CONFIG_NAME, recipe_yaml.dump(config))
@@ -376,6 +343,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "family": module.family,
         "seed": module.seed,
         "perceptual": module.objective.perceptual_title,
+        "teacher_sha256": module.teacher_sha256,
         "codec": (codec := module.denoiser.codec).title,
         "codec_sha256": codec.weights_sha256(),
         "train_steps": trainer.global_step,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from denoisezoo.diffusion import Codec, NetworkDenoiser, Objective, Preconditioning, Process, create_codec
-from denoisezoo.train.described import build_network
+from denoisezoo.diffusion import Codec, Objective, Preconditioning, Process
+from denoisezoo.train.described import build_denoiser
 from denoisezoo.train.training_module import TrainingModule
 
 
@@ -32,6 +32,5 @@ class DiffusionModule(TrainingModule):
         codec: Codec | str | None = None,
         **training: Any,
     ) -> None:
-        backbone, family = build_network(denoiser, network or {})
-        made = NetworkDenoiser(backbone, process, preconditioning, create_codec(codec))
+        made, family = build_denoiser(denoiser, process, preconditioning, network, codec)
         super().__init__(made, objective, name=denoiser.rpartition(".")[2], family=family, **training)

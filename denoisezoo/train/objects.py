@@ -18,11 +18,15 @@ from denoisezoo.train.efforts import Sandwich
 from denoisezoo.train.fit import TrainResult, train
 from denoisezoo.train.optimizer import OptimizerConfig
 from denoisezoo.train.recipe import parse_recipe
+from denoisezoo.train.teachers import Loader, nothing_loads
 from denoisezoo.train.training_module import TrainingModule
 
 SECTIONS = ("trainer", "ema", "samples", "guard", "checkpoint", "wandb")
 """Sections of a recipe beside what is given as objects."""
-PLAIN = ("effort", "sandwich", "label_dropout", "on_failure", "channels_last", "compile", "adversary_optimizer")
+PLAIN = (
+    *("effort", "sandwich", "label_dropout", "on_failure", "channels_last", "compile", "adversary_optimizer"),
+    "start_from",
+)
 """Arguments of training that are passed on."""
 
 
@@ -35,6 +39,7 @@ def train_objects(
     seed: int,
     optimizer: OptimizerConfig,
     options: Mapping[str, Any],
+    load: Loader = nothing_loads,
 ) -> TrainResult:
     """Train a copy of a denoiser; the folder is that of a run.
 
@@ -47,6 +52,7 @@ def train_objects(
         seed: Of times, noise, dropout.
         optimizer: Optimiser and learning rate.
         options: `SECTIONS`, also as dotted keys, and `PLAIN`.
+        load: Reads the runs that training begins with or learns from.
 
     Raises:
         UserError: See `train`.
@@ -80,7 +86,7 @@ def train_objects(
     )
     kept = {"optimizer": dataclasses.asdict(optimizer), "seed": seed, **describe(training)}
     described = {"model": _described(denoiser, objective) | kept, "data": _named(data) or {}}
-    return train(parse_recipe(words, given=(module, data), described=described))
+    return train(parse_recipe(words, given=(module, data), described=described), load)
 
 
 def _described(denoiser: NetworkDenoiser, objective: Objective) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from denoisezoo.data.webdataset import expand_braces
+
 PLACES = ("path", "test_path", "root")
 """Arguments of data sets that say where the data lie, and nothing of what they are."""
 FREE = (*PLACES, "download")
@@ -35,9 +37,14 @@ def located(data: dict[str, Any], folder: Path, origin: str | None) -> dict[str,
     for arguments in levels(data):
         for key in PLACES:
             found = arguments.get(key)
-            if isinstance(found, str) and home != Path.cwd() and (home / found).exists():
+            if isinstance(found, str) and home != Path.cwd() and is_there(home / found):
                 arguments[key] = str(home / found)
     return data
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is at a path, or at the first that a pattern such as NAME-{000..010}.tar stands for."""
+    return Path(next(iter(expand_braces(str(path))), path)).exists()
 
 
 def without_places(data: dict[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import importlib
-import inspect
 import json
 import logging
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,36 +19,26 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from denoisezoo.data import ImageData
-from denoisezoo.errors import UserError, nearest
+from denoisezoo.errors import UserError
 from denoisezoo.files import local_path
 from denoisezoo.plugins import import_named
 from denoisezoo.train import recipe_yaml
-from denoisezoo.train.allowed import BASES, argument_types, subclasses, types_within
-from denoisezoo.train.callbacks import GarbageCollection, SampleGrid, Throughput
+from denoisezoo.train.allowed import argument_types, types_within
+from denoisezoo.train.callbacks import GarbageCollection, Throughput
 from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
-from denoisezoo.train.efforts import Sandwich
-from denoisezoo.train.ema import EMA
-from denoisezoo.train.guard import Guard
+from denoisezoo.train.explain import SECTIONS_OF_CALLBACKS, explain
 from denoisezoo.train.module import DiffusionModule
-from denoisezoo.train.power_averages import PowerAverages
 from denoisezoo.train.precision import check_precision, keep_float16
-from denoisezoo.train.recipe_files import EXTENDS, IMPORTS, find_recipe, module_names, read_recipe
+from denoisezoo.train.recipe_files import IMPORTS, find_recipe, module_names, read_recipe
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.step_bar import with_step_bar
 from denoisezoo.train.stopping import StopOnInterrupt, cluster_plugins
-from denoisezoo.train.training_module import OptimizerConfig, TrainingModule
+from denoisezoo.train.training_module import TrainingModule
 from denoisezoo.train.wandb_panels import Dashboard
 
 CONFIG_NAME = "config.yaml"
 NETWORK = "--model.network."
-PART = re.compile(r"(?<![\w.`-])((?:network|process|preconditioning|objective)\.[a-z](?:[\w.]*\w)?)")
-"""An argument of a part, as errors of the rooms that know no command line name it: process.resolution."""
-
-
-def as_keys(text: str) -> str:
-    """A text with parts and their arguments as keys of a recipe: process.resolution is `model.process.resolution`."""
-    return PART.sub(r"`model.\1`", text).replace("`process`", "`model.process`")
 
 
 class RecipeParser(LightningArgumentParser):
@@ -60,105 +47,6 @@ class RecipeParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a `UserError` instead of printing the usage."""
         raise UserError(*explain(message, ex))
-
-
-SEE = "see `denoisezoo train --config RECIPE --print_config`"
-
-
-def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
-    """What is wrong and what to do, from a message of jsonargparse; a `UserError` inside it wins."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return cause.what, cause.cure
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(error, RecursionError):
-        return "the recipe holds itself: a YAML alias stands within its own anchor", "write the value out"
-    text = " ".join(message.split())
-    if found := re.search(r"dot import path string: (\S+)", text):
-        return _unknown(f"class {found[1]!r}", found[1].split(".")[-1], _class_names())
-    if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)", text):
-        return _unknown_key(f"{found[1]}.{found[2]}")
-    if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
-        return _unknown_key(found[1])
-    if "numpy accepts from" in text:
-        return f"seed_everything is {text.split()[0]}", "give a whole number from 0 to 4294967295"
-    if "Not a valid subclass" in text and (key := _foreign_key(message)):
-        return _unknown_key(key)
-    if found := re.search(r"Parser key \"([\w.]+)\".*?Expected an? (.+?)\. Got value: (.+)", text):
-        kind = found[2].removeprefix("<class '").removesuffix("'>")
-        *_, inner = re.findall(r"Parser key \"([\w.]+)\"", text.partition("Expected a")[0])
-        name = found[1] if inner.startswith(found[1]) else f"{found[1]}.{inner}"
-        return f"{name} is {found[3][:60]!r}", f"give a value of type {kind[:60]}"
-    if found := re.search(r"Parser key \"([\w.]+)\"", text):
-        given = re.search(r"(?:Given|Got) value: (.+)", text)
-        reason = re.findall(r"Problem[^:]*: (.+?)(?= - |$)", text) or [text.partition(found[0])[2].strip(": ")]
-        return f"{found[1]} is {given[1][:60]!r}" if given else f"{found[1]}: {reason[0][:200]}".rstrip(".:; "), SEE
-    if isinstance(error, MisconfigurationException) and (key := _trainer_key(text)):
-        return f"trainer.{key}: {text[:200]}".rstrip(".:; "), SEE
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")] or ["the recipe is wrong"]
-    return ": ".join(lines[:2])[:300].rstrip(".:; "), SEE
-
-
-def _trainer_key(text: str) -> str | None:
-    """The option of the trainer that a message of Lightning is about."""
-    if "Timer(duration=" in text:
-        return "max_time"
-    from lightning.pytorch import Trainer
-
-    keys = inspect.signature(Trainer.__init__).parameters
-    return next((word for word in re.findall(r"\w+", text) if word in keys and word != "self"), None)
-
-
-def _foreign_key(message: str) -> str | None:
-    """The first key beside class_path and init_args of the value that a message of jsonargparse shows."""
-    try:
-        value = ast.literal_eval(message.rpartition("Given value: ")[2].strip())
-    except (ValueError, SyntaxError):
-        return None
-    keys = [str(key) for key in value] if isinstance(value, dict) else []
-    return next((key for key in keys if key not in {"class_path", "init_args", "dict_kwargs"}), None)
-
-
-def _unknown_key(path: str) -> tuple[str, str]:
-    """What is wrong with a key in dots: it is named as far as its first part that no recipe knows, if there is one."""
-    known, parts = _known_keys(), path.split(".")
-    depth = next((i for i, part in enumerate(parts) if part not in known), len(parts) - 1)
-    return _unknown(f"key {'.'.join(parts[: depth + 1])!r}", parts[depth], known)
-
-
-def _unknown(what: str, name: str, choices: set[str]) -> tuple[str, str]:
-    near = nearest(name, choices)
-    return f"unknown {what}", (f"did you mean {' or '.join(near)}? " if near else "") + SEE
-
-
-def _class_names() -> set[str]:
-    """Classes that a recipe may name."""
-    return {cls.__name__ for base in BASES for cls in subclasses(base) if not inspect.isabstract(cls)}
-
-
-def _known_keys() -> set[str]:
-    """Every key that a recipe may hold: the parameters of the classes that it can build."""
-    from lightning.pytorch import Trainer
-
-    parts = [DiffusionModule, TrainingModule, OptimizerConfig, Sandwich]
-    classes: list[Any] = [Trainer, *parts, *SECTIONS_OF_CALLBACKS.values()]
-    for base in BASES:
-        classes.extend(subclasses(base))
-    keys = {"trainer", "model", "data", "seed_everything", "wandb", *SECTIONS_OF_CALLBACKS}
-    keys |= {EXTENDS, IMPORTS, "class_path", "init_args"}
-    none = {"self", "args", "kwargs", "training", "name", "family"}
-    return keys.union(*(inspect.signature(cls.__init__).parameters for cls in classes)) - none
-
-
-SECTIONS_OF_CALLBACKS: dict[str, Any] = {
-    "ema": EMA,
-    "posthoc": PowerAverages,
-    "samples": SampleGrid,
-    "guard": Guard,
-    "checkpoint": Checkpoints,
-}
-"""Callbacks that every run has, and the sections that configure them."""
 
 
 class NoModel(LightningModule):

@@ -17,7 +17,15 @@ from torch import Tensor
 
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import CURE
+from denoisezoo.train.device_choices import with_defaults
+from denoisezoo.train.places import without_places
+from denoisezoo.train.precision import full_name
 
+FREE_SECTIONS = ("trainer", "checkpoint", "posthoc", "samples", "guard", "wandb")
+FIXED_OF_TRAINER = (
+    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "precision"),
+    "overfit_batches",
+)
 SUMMARY = "run.json"
 PARTS: dict[str, type] = {
     "global_step": int,
@@ -129,3 +137,38 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or any(not isinstance(facts.get(key), kind) for key, kind in FACTS.items()):
         raise UserError(f"{path} is damaged", "delete it; `denoisezoo train` writes it again at the run's end")
     return facts
+
+
+def kept(config: dict[str, Any], moved: bool = False) -> dict[str, Any]:
+    """The part of a configuration that a resumed run must share; with `moved` its data may lie elsewhere."""
+    trainer = config.get("trainer") or {}
+    fixed = {key: trainer.get(key) for key in FIXED_OF_TRAINER}
+    fixed["precision"] = full_name(fixed["precision"])
+    config = config | {"data": without_places(config["data"])} if moved else config
+    config = config | {"model": with_defaults(config.get("model") or {})}
+    sections = {key: value for key, value in config.items() if key not in FREE_SECTIONS} | {"trainer": fixed}
+    kept_by_name: dict[str, Any] = by_name(sections)
+    return kept_by_name
+
+
+def by_name(value: Any) -> Any:
+    """A configuration with this package's classes by their names alone: files move from version to version."""
+    if isinstance(value, dict):
+        return {
+            key: f"denoisezoo.{inside.rpartition('.')[2]}"
+            if key == "class_path" and isinstance(inside, str) and inside.startswith("denoisezoo.")
+            else by_name(inside)
+            for key, inside in value.items()
+        }
+    return [by_name(inside) for inside in value] if isinstance(value, list) else value
+
+
+def first_difference(a: Any, b: Any, path: str = "") -> str | None:
+    """The first key, dotted, at which two plain configurations differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            inside = f"{path}.{key}" if path else str(key)
+            if difference := first_difference(a.get(key), b.get(key), inside):
+                return difference
+        return None
+    return None if a == b else path or "configuration"

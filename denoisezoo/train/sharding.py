@@ -21,6 +21,8 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from denoisezoo.errors import UserError
 
@@ -131,6 +133,16 @@ def allow_unused(trainer: Any, module: Any) -> None:
     """Let DDP look for weights that a step leaves out, where steps choose among them; unasked it waits for all."""
     if module.chooses and isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+
+
+def keep_buffers(trainer: Any, module: Any) -> None:
+    """Tell DDP not to send buffers before each pass, which all would wait for, unless passes change them."""
+    if isinstance(trainer.strategy, DDPStrategy) and not any(map(_changes_buffers, module.modules())):
+        trainer.strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+
+
+def _changes_buffers(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase | _SpectralNorm) and bool(list(module.buffers(recurse=False)))
 
 
 def shard(network: nn.Module, mesh: Any) -> None:

@@ -23,8 +23,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from denoisezoo import __version__
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.card import device_name, git_commit, versions
+from denoisezoo.evaluation.card import device_name, versions
 from denoisezoo.files import json_safe, write_text
+from denoisezoo.version import git_commit
 
 STEP = "trainer/global_step"
 WANDB, MARK, IDENTITY, UNSENT_IDENTITY = "wandb", "last_step", "id", "unsent_id"

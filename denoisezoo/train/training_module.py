@@ -29,6 +29,7 @@ from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, follow_schedule
 from denoisezoo.train.resumable import divide_anew
 from denoisezoo.train.seeds import seed_default
 from denoisezoo.train.sharding import is_sharded, reshard, shard, spoiled, total, unshard, used_alike
+from denoisezoo.train.teachers import Loader, begin_with, check_teacher, nothing_loads, teach
 
 
 class TrainingModule(LightningModule):
@@ -43,8 +44,8 @@ class TrainingModule(LightningModule):
         name: What results call the network.
         family: Family of the network.
         optimizer: Optimiser and learning rate.
-        channels_last: Keep weights and activations in channels-last layout.
-        compile: Compile the backbone in place.
+        channels_last: Keep weights and activations in channels-last layout; null is what pays on the device.
+        compile: Compile the backbone in place; null is on a GPU.
         effort: "full" trains the full network; "random" draws one of its efforts for each step; "sandwich" trains
             several in each step.
         sandwich: Which ones, and what they share.
@@ -54,6 +55,8 @@ class TrainingModule(LightningModule):
             several processes all skip the step.
         seed: Seed of times and noise; the trainer's unless given.
         adversary_optimizer: Optimiser of the second network of an adversarial objective.
+        start_from: Run whose averaged weights training begins with, or FORMAT:PATH of a checkpoint of other code; fresh
+            weights unless given. A network with a second time goes on from one without.
         codec: What is diffused in place of pixels, a class or a name with options such as "haar:levels=2"; pixels
             unless given. All losses are those of latents then.
     """
@@ -66,19 +69,21 @@ class TrainingModule(LightningModule):
         name: str,
         family: str,
         optimizer: OptimizerConfig = DEFAULT,
-        channels_last: bool = True,
-        compile: bool = False,
+        channels_last: bool | None = None,
+        compile: bool | None = None,
         effort: Mode = "full",
         sandwich: Sandwich = DDSM,
         label_dropout: float = 0.0,
         on_failure: Literal["stop", "skip"] = "stop",
         seed: int | None = None,
         adversary_optimizer: OptimizerConfig = ADAM,
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         self.name, self.family, self.denoiser = name, family, denoiser
         backbone = denoiser.backbone
-        if channels_last:
+        self.channels_last, self.compiles = channels_last, compile
+        if channels_last is not False:
             backbone.to(memory_format=torch.channels_last)
         if compile:
             compile_network(backbone)  # in place: keys of the checkpoint stay as they are
@@ -86,6 +91,9 @@ class TrainingModule(LightningModule):
         objective.check(denoiser)
         self.opponents: dict[str, Opponent] = {}
         self._partners: list[torch.nn.Module] = []
+        self.frozen: list[str] = []
+        self.start_from = start_from
+        self.teacher_sha256: str | None = None
         self.adversary_config = adversary_optimizer
         check_mode(effort, backbone.efforts, sandwich, name)
         self.effort, self.sandwich = effort, sandwich
@@ -119,23 +127,28 @@ class TrainingModule(LightningModule):
         """Divide the weights among processes where the strategy does so; elsewhere nothing."""
         if self.device_mesh is None or is_sharded(self.denoiser.backbone):
             return
-        if self._partners:
+        if self._partners or self.frozen:
             raise UserError(
-                "fsdp2 divides one network, and this objective trains another beside it", "use `trainer.strategy=ddp`"
+                "fsdp2 divides one network, and this objective has another beside it", "use `trainer.strategy=ddp`"
             )
         shadow = copy.deepcopy(self.denoiser)
         shadow.to("meta")
         self._shadow = (shadow,)
         shard(self.denoiser.backbone, self.device_mesh["data_parallel"])
 
-    def prepare(self, data: Any, folder: Path) -> None:
+    def prepare(self, data: Any, folder: Path, load: Loader = nothing_loads, fresh: bool = True) -> None:
         """Let the objective make ready what it needs, and take in the networks that are there for training alone.
 
         Args:
             data: The data module, set up.
             folder: The run folder.
+            load: Reads the runs that training begins with and learns from.
+            fresh: Whether training begins, and does not go on from a checkpoint.
         """
         objective = self.objective
+        if fresh and self.start_from is not None:
+            begin_with(self.denoiser.backbone, load(self.start_from).denoiser.backbone, self.start_from)
+        self.teacher_sha256 = teach(objective, load)
         objective.setup(self.denoiser, data, folder)
         self._ddp_params_and_buffers_to_ignore: list[str] = []
         for name, network in objective.modules(self.denoiser).items():
@@ -145,6 +158,8 @@ class TrainingModule(LightningModule):
             elif any(parameter.requires_grad for parameter in network.parameters()):
                 self._partners.append(network)
                 continue
+            else:
+                self.frozen.append(name)
             # Gradients of theirs are averaged by hand; DDP would wait for them in the denoiser's backward.
             self._ddp_params_and_buffers_to_ignore += [f"{name}.{key}" for key in network.state_dict()]
 
@@ -210,7 +225,7 @@ class TrainingModule(LightningModule):
             if self.on_failure == "stop":
                 raise
             self.failure = error.what
-            return self._missed(size)
+            return self._missed(size, batch_idx)
         finally:
             for average in self._average:
                 reshard(average.backbone)
@@ -222,9 +237,11 @@ class TrainingModule(LightningModule):
             self.notes.add(self.trainer, f"train/loss_at_{effort:g}", loss.per_sample.mean())
         return self._with_others(torch.stack([loss.loss for loss in losses]).sum())
 
-    def _missed(self, size: int) -> Tensor | None:
+    def _missed(self, size: int, batch_idx: int) -> Tensor | None:
         """Count a batch that could not be computed as other processes do theirs; what the step returns for it."""
         for opponent in self.opponents.values():
+            if self._ends_step(batch_idx):
+                opponent.send(self.trainer)
             opponent.forget()
         if self.trainer.world_size > 1 or is_sharded(self.denoiser.backbone):
             self.noise_bins.latest = None
@@ -248,6 +265,10 @@ class TrainingModule(LightningModule):
         assert loss is not None, "only under on_failure skip"
         return used_alike(self.denoiser.backbone, loss) if self.chooses else loss
 
+    def _ends_step(self, batch_idx: int) -> bool:
+        """Whether a batch is the last one of its step."""
+        return (batch_idx + 1) % int(self.trainer.accumulate_grad_batches) == 0
+
     def _oppose(self, name: str, opponent: Opponent, batch: Mapping[str, Tensor], batch_idx: int) -> None:
         """An opponent's gradient of one batch."""
         key = (3, *self.step_key(batch_idx))
@@ -258,6 +279,8 @@ class TrainingModule(LightningModule):
         loss = self.objective.opposing_loss(name, step)
         opponent.backward(self.trainer, loss)
         opponent.trains(False)
+        if self._ends_step(batch_idx):
+            opponent.send(self.trainer)
         self.notes.add(self.trainer, f"train/{name}_loss", loss)
 
     def optimizer_step(
@@ -370,6 +393,7 @@ class TrainingModule(LightningModule):
             "parts": self.trainer.world_size * self.trainer.accumulate_grad_batches,
             "noise_bins": self.noise_bins.sums(),
             "perceptual": self.objective.perceptual_title,
+            "teacher_sha256": self.teacher_sha256,
         }
         for name, opponent in self.opponents.items():
             checkpoint["denoisezoo"][f"{name}_optimizer"] = opponent.state_dict()
@@ -378,6 +402,7 @@ class TrainingModule(LightningModule):
         """Go on counting where the checkpoint was written."""
         divide_anew(checkpoint, self.trainer.accumulate_grad_batches)
         found = checkpoint.get("denoisezoo", {})
+        check_teacher(found, self.teacher_sha256)
         self.images_seen = int(found.get("images_seen", 0))
         self.train_seconds = float(found.get("train_seconds", 0.0))
         self.skipped = int(found.get("skipped", 0))

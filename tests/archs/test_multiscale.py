@@ -53,3 +53,14 @@ def test_a_stage_too_small_for_its_network_is_refused_in_one_line(name):
     with pytest.raises(UserError, match=r"^[^\n]*(resolution (of )?(10|5)|images of 20)\b") as caught:
         create_backbone("multiscale_tiny", base=[name], resolution=20, levels=2, **PLAIN)
     assert "\n" not in str(caught.value)
+
+
+def test_stages_may_have_sizes_of_their_own():
+    sizes = ({"channels": 8}, {"channels": 12, "multipliers": [1]})
+    net = create_backbone("multiscale_tiny", sizes=sizes)
+    assert [stage.config.channels for stage in net.stages] == [8, 12]
+    assert net.stages[1].config.multipliers == (1.0,)
+    with pytest.raises(UserError, match="sizes for 1 of 2 stages; give them for each, or for none"):
+        create_backbone("multiscale_tiny", sizes=sizes[:1])
+    with pytest.raises(UserError, match="unknown argument of ddpm_tiny 'chanels'; did you mean channels"):
+        create_backbone("multiscale_tiny", sizes=({"chanels": 8}, {}))

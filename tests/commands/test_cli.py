@@ -7,6 +7,7 @@ import pytest
 
 from denoisezoo import __version__, cli
 from denoisezoo.errors import UserError
+from denoisezoo.version import version_text
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_help_names_every_command(words, capsys):
 
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"denoisezoo {__version__}\n"
+    assert capsys.readouterr().out == f"denoisezoo {version_text(__version__)}\n"
 
 
 def test_help_of_a_command(capsys):
@@ -149,6 +150,15 @@ def test_help_needs_no_torch():
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'lightning')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_help_of_sample_names_every_sampler(capsys):
+    from denoisezoo.diffusion import SAMPLERS
+
+    assert cli.main(["sample", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    shipped = sorted(name for name, cls in SAMPLERS.items() if cls.__module__.startswith("denoisezoo."))
+    assert f"{', '.join(shipped)}, or one of a plugin" in said
 
 
 def test_a_pipe_that_closes_early_is_quiet():

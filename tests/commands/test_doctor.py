@@ -36,7 +36,7 @@ def test_missing_packages_tell_their_cost(monkeypatch):
 
 def test_every_declared_package_has_a_cost_or_is_essential():
     essential = {
-        *("torch", "torchvision", "numpy", "pillow", "lightning", "jsonargparse", "safetensors"),
+        *("torch", "torchvision", "numpy", "pillow", "lightning", "jsonargparse", "pyyaml", "safetensors"),
         *("scikit-learn", "rich"),
     }
     assert {item["name"] for item in doctor.packages()} == essential | set(doctor.COST_OF_MISSING)

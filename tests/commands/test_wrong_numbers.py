@@ -3,7 +3,7 @@
 import pytest
 
 from denoisezoo.cli import main
-from denoisezoo.runs.build import build_module
+from denoisezoo.runs.build import denoiser_of
 from tests.train.test_allowed import MODEL
 
 
@@ -51,4 +51,4 @@ def test_a_recipe_that_holds_itself(tmp_path, capsys):
 def test_a_checkpoint_s_wrong_value_is_named_with_its_key():
     process = {"class_path": MODEL["process"]["class_path"], "init_args": {"sigma_min": "zzz"}}
     with pytest.raises(ValueError, match="sigma_min"):
-        build_module(MODEL | {"process": process})
+        denoiser_of(MODEL | {"process": process})

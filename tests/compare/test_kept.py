@@ -5,8 +5,7 @@ import json
 import pytest
 
 from denoisezoo.cli import main
-from denoisezoo.compare import comparison as comparing
-from denoisezoo.compare import kept
+from denoisezoo.compare import bench, kept
 from denoisezoo.compare.records import load_comparison
 
 TERMS = {"--sampler": "ddim", "--steps": "1", "--num": "40", "--seed": "0", "--budget": "images=64"}
@@ -19,10 +18,10 @@ def compare(recipe, tmp_path, monkeypatch, capsys):
 
     def counted(run, *args):
         assessed.append(run)
-        return comparing_assess(run, *args)
+        return bench_assess(run, *args)
 
-    comparing_assess = comparing.assess
-    monkeypatch.setattr(comparing, "assess", counted)
+    bench_assess = bench.assess
+    monkeypatch.setattr(bench, "assess", counted)
 
     def call(changed=()):
         assessed.clear()
@@ -62,7 +61,7 @@ def test_trained_further_is_another_run_and_trained_too_far_is_none_of_the_budge
 @pytest.mark.parametrize("damage", ["half", "terms", "picture", "absent"])
 def test_a_damaged_record_is_none(tmp_path, damage):
     place = kept.Kept.of(tmp_path, {"steps": 2})
-    record = comparing.RunRecord("a", "b", "c", "d", 0, metrics={"fd_pixels": 0.1})
+    record = bench.RunRecord("a", "b", "c", "d", 0, metrics={"fd_pixels": 0.1})
     place.folder.mkdir(parents=True)
     place.samples.touch()
     place.neighbours.touch()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from denoisezoo.archs import Backbone, Variant, get_variant, list_denoisers, list_families
 from denoisezoo.errors import UserError
+from denoisezoo.nn.embeddings import SecondTime
 from denoisezoo.nn.given import Given
 from denoisezoo.profiling.counting import count
 
@@ -297,3 +298,33 @@ def test_costs_grow_with_effort(variant):
     assert len(set(variant.efforts)) == len(variant.efforts)
     assert [cost.macs for cost in variant.costs] == sorted({cost.macs for cost in variant.costs})
     assert all(0 < cost.params <= variant.costs[-1].params for cost in variant.costs)
+
+
+@each_tiny
+def test_second_time(variant):
+    """A network that is told one goes on from weights without, knows no span of zero, and depends on all others."""
+    if "test_depends_on[c_noise]" in variant.expected_failures:
+        with pytest.raises(UserError, match="blind"):
+            variant.build(second_time=True)
+        return
+    net, given = build(variant), inputs(variant, 3)
+    told = variant.build(second_time=True).eval()
+    assert told.spec.second_time
+    found = told.load_state_dict(net.state_dict(), strict=False)
+    assert found.unexpected_keys == []
+    own = {name for name, part in told.named_modules() if isinstance(part, SecondTime)}
+    assert {key.partition(".project")[0] for key in found.missing_keys} == own
+    until = given | {"until": given["c_noise"] - torch.tensor([0.1, 0.4, 2.0])}
+    for effort in variant.efforts:
+        assert_same(call(told, until, effort), call(net, given, effort))
+    with torch.no_grad():
+        for key, parameter in told.named_parameters():
+            if key in found.missing_keys:
+                parameter.add_(0.5 * torch.randn_like(parameter))
+    for effort in variant.efforts:
+        assert_same(call(told, given | {"until": given["c_noise"]}, effort), call(net, given, effort))
+        change = (call(told, until, effort) - call(net, given, effort)).flatten(1).abs().amax(1)
+        assert (change > 1e-4).all(), f"at effort {effort}"
+        expected = call(told, until, effort)
+        alone = call(told.extract(effort), until)
+        torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-5 * expected.std().item())

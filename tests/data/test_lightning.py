@@ -65,8 +65,9 @@ def test_every_data_set_can_be_built_from_a_configuration(name, tmp_path):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ImageData, "data")
     kind = DATASETS[name]
-    required = {"path": str(tmp_path), "resolution": 32} if name.startswith(("image_", "latents")) else {}
-    given = {**required, "batch_size": 4}
+    in_files = name.startswith(("image_", "latents", "webdataset", "huggingface"))
+    required = {"path": str(tmp_path), "resolution": 32} if in_files else {}
+    given = {**required, "batch_size": 4} | ({"name": "mnist"} if name == "torchvision" else {})
     if name == "paired":
         given = {"data": {"class_path": "Digits", "init_args": given}, "task": "Edges"}
     elif name == "augmented":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from concurrent.futures import wait
+from pathlib import Path
 
 import pytest
 import torch
@@ -188,12 +189,23 @@ def test_the_registry_names_what_the_classes_are_called():
         "augmented",
         "cifar10",
         "digits",
+        "huggingface",
         "image_folder",
+        "image_npz",
         "image_zip",
         "latents",
         "paired",
         "photos",
+        "torchvision",
+        "webdataset",
     ]
     assert all(DATASETS[name].dataset == name for name in DATASETS)
     with pytest.raises(UserError, match=r"did you mean digits"):
         DATASETS["digit"]
+
+
+def test_the_page_of_data_has_every_data_set():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    for name, cls in DATASETS.items():
+        assert any(f"`{name}`" in row and f"`{cls.__name__}`" in row for row in rows), name

@@ -1,5 +1,8 @@
 """Objects as data: what counts as a source, what images may be, and what is refused."""
 
+import struct
+import tarfile
+
 import numpy as np
 import pytest
 import torch
@@ -11,28 +14,67 @@ from denoisezoo.data import (
     Augmented,
     Cifar10,
     Digits,
+    HuggingFace,
     ImageFolder,
+    ImageNpz,
     ImageZip,
     Paired,
     Photos,
     Source,
     SourceImages,
+    Torchvision,
+    WebDataset,
 )
 from denoisezoo.data.source_images import as_data
 from denoisezoo.errors import UserError
-from tests.data.conftest import pack
+from tests.data.conftest import pack, picture
 
 SCANS = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+
+
+def npz(folder):
+    np.savez(folder / "batch.npz", SCANS, np.arange(12) % 2)
+    return str(folder / "batch.npz")
+
+
+def parquet(folder):
+    datasets = pytest.importorskip("datasets")
+    rows = {"image": [picture(i) for i in range(8)], "label": [i % 2 for i in range(8)]}
+    datasets.Dataset.from_dict(rows).save_to_disk(folder / "rows")
+    return str(folder / "rows")
+
+
+def shard(folder):
+    with tarfile.open(folder / "shard.tar", "w") as archive:
+        archive.add(folder, "images")
+    return str(folder / "shard.tar")
+
+
+def idx_files(folder):
+    """MNIST's, as torchvision keeps them."""
+    for name in ("train", "t10k"):
+        for kind, array in (
+            ("images-idx3", np.tile(SCANS, (1, 4, 4))[:, :28, :28]),
+            ("labels-idx1", SCANS[:, 0, 0] % 10),
+        ):
+            path = folder / "MNIST" / "raw" / f"{name}-{kind}-ubyte"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape) + array.tobytes())
+    return str(folder)
 
 
 MADE = {
     "augmented": lambda folder, cifar: Augmented(data=Digits()),
     "cifar10": lambda folder, cifar: Cifar10(str(cifar), batch_size=10),
     "digits": lambda folder, cifar: Digits(),
+    "huggingface": lambda folder, cifar: HuggingFace(path=parquet(folder), resolution=16, batch_size=4),
     "image_folder": lambda folder, cifar: ImageFolder(path=str(folder), resolution=16, batch_size=4),
+    "image_npz": lambda folder, cifar: ImageNpz(path=npz(folder), resolution=8, batch_size=4),
     "image_zip": lambda folder, cifar: ImageZip(path=str(pack(folder)), resolution=16, batch_size=4),
     "paired": lambda folder, cifar: Paired(data=Digits(), task=TASKS["super_resolution"]()),
     "photos": lambda folder, cifar: Photos(resolution=16, batch_size=8, num_train=16, num_test=4),
+    "torchvision": lambda folder, cifar: Torchvision("mnist", idx_files(folder), batch_size=4),
+    "webdataset": lambda folder, cifar: WebDataset(path=shard(folder), resolution=16, batch_size=4),
 }
 """Every registered data set, small."""
 

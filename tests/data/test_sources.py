@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import unicodedata
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from denoisezoo.data import ImageFolder, ImageZip
@@ -212,3 +214,67 @@ def test_the_listing_sees_names_and_sizes_and_in_a_zip_contents(tree, tmp_path):
     assert changed[0] == renamed[0]
     assert len({first[0], renamed[0], longer[0]}) == 3
     assert len({first[1], renamed[1], changed[1], longer[1]}) == 4
+
+
+# Classes in dataset.json, as EDM and StyleGAN write them.
+
+
+def labelled(tree, labels):
+    (tree / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return {"folder": ImageFolder(str(tree), **EDM), "zip": ImageZip(str(pack(tree)), **EDM)}
+
+
+EDM = {"resolution": 16, "batch_size": 2, "holdout_every": 0, "labels": True}
+PAIRS = [["cat/0.png", 3], ["cat/2.png", 0], ["cat/4.png", 3], ["dog/1.png", 1], ["dog/3.png", 0], ["dog/5.png", 10]]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_dataset_json_says_the_classes_and_not_the_folders(tree, kind):
+    data = labelled(tree, PAIRS)[kind]
+    assert data.labels().tolist() == [label for _, label in PAIRS]
+    assert data.class_names == tuple(map(str, range(11)))  # in the order of numbers, with those that no image has
+    assert data.num_classes == 11
+
+
+def test_arrays_beside_dataset_json_are_images(tree, tmp_path):
+    array = np.random.RandomState(0).randint(0, 256, (3, 16, 16), dtype=np.uint8)
+    np.save(tree / "a.npy", array)
+    assert len(FolderSource(tree).names) == 6
+    (mixed, _) = labelled(tree, [*PAIRS, ["a.npy", 2]]).values()
+    assert np.array_equal(mixed.images()[0].numpy(), array)
+    assert mixed.labels().tolist()[:2] == [2, 3]
+    np.save(tree / "a.npy", array.astype(np.float32))
+    with pytest.raises(UserError, match=r"a.npy in .*tree.zip is an array of float32 \(3, 16, 16\); give uint8"):
+        labelled(tree, [*PAIRS, ["a.npy", 2]])["zip"].setup()
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (None, r"tree.zip has no classes \(dataset.json\); leave `data.labels` out"),
+        (PAIRS[1:], r"cat/0.png of .*tree.zip has no class \(dataset.json\); give it one"),
+        ([["cat/0.png", -1]], r"label -1 of cat/0.png in dataset.json of .*tree.zip is no class; give whole numbers"),
+        ([["cat/0.png", [0.0, 1.0]]], r"label \[0.0, 1.0\] of cat/0.png in dataset.json of .* is no class"),
+        ([["cat/0.png"]], r"dataset.json of .*tree.zip holds no labels \(ValueError\); write"),
+        (7, r"dataset.json of .*tree.zip holds no labels \(TypeError\); write"),
+    ],
+)
+def test_labels_that_do_not_serve_are_one_line(tree, labels, expected):
+    with pytest.raises(UserError, match=expected):
+        labelled(tree, labels)["zip"].setup()
+
+
+def test_held_out_labels_beyond_those_of_training_are_refused(tree, tmp_path):
+    (train, _) = labelled(tree, [[name, min(label, 3)] for name, label in PAIRS]).values()
+    held = tmp_path / "held"
+    save(held / "0.png", picture(0))
+    (held / "dataset.json").write_text(json.dumps({"labels": [["0.png", 4]]}))
+    data = ImageFolder(str(tree), test_path=str(held), **EDM)
+    assert train.num_classes == 4
+    with pytest.raises(UserError, match=r"class '4' of .*held is not among the training classes"):
+        data.setup()
+
+
+def test_without_labels_dataset_json_needs_none(tree):
+    (tree / "dataset.json").write_text('{"labels": null}')
+    assert ImageFolder(str(tree), **(EDM | {"labels": False})).labels().tolist() == [0] * 6

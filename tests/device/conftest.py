@@ -10,7 +10,7 @@ from tests.device import pretended
 
 WORDS = [
     *("--trainer.max_steps", "6", "--trainer.log_every_n_steps", "3", "--checkpoint.every_n_steps", "100"),
-    *("--model.network.dropout", "0.0"),
+    *("--model.network.dropout", "0.0", "--model.compile", "false", "--model.channels_last", "true"),
 ]
 
 

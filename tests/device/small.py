@@ -1,6 +1,7 @@
 """The smallest denoiser of every process, with a batch to train it on: what placement is tried with."""
 
 import functools
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +70,8 @@ def small_objective(name: str, denoiser: NetworkDenoiser) -> Objective:
     if name == "udpm":
         weights = [1.0] * getattr(denoiser.process, "levels", 3)
         options |= {"l1": weights, "perceptual": [0.0] * len(weights), "adversarial": weights, "r1": weights}
+    needed = inspect.signature(OBJECTIVES[name]).parameters.values()
+    options |= {x.name: 10 for x in needed if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD}  # steps
     objective = OBJECTIVES[name](**options)
     objective.check(denoiser)
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ from denoisezoo.data.loader import TrainLoader
 from denoisezoo.diffusion import Process
 from denoisezoo.diffusion.basis import Basis
 from denoisezoo.nn.embeddings import Sinusoidal
+from denoisezoo.pixels import to_float
 from denoisezoo.train.ema import EMA
 from denoisezoo.train.log import read_log
 from denoisezoo.train.noise_bins import NoiseBins
@@ -144,6 +145,10 @@ def sinusoids_on_the_cpu(forward, self, c_noise):
     return forward(self.cpu(), c_noise.cpu())
 
 
+def not_pinned(pixels, flip, label):
+    return {"image": to_float(pixels)}
+
+
 FAULTS = {
     "a tensor made on the CPU": lambda: wrapped(Process, "perturb", made_on_the_cpu),
     "a generator of the CPU": lambda: wrapped(
@@ -153,7 +158,7 @@ FAULTS = {
     "numpy in the middle": lambda: wrapped(Basis, "encode", numpy_in_the_middle),
     "an average on the CPU": lambda: wrapped(EMA, "_update", average_on_the_cpu),
     "sinusoids on the CPU": lambda: wrapped(Sinusoidal, "forward", sinusoids_on_the_cpu),
-    "a batch that is not pinned": lambda: (loader, "_cuda", lambda: False),
+    "a batch that is not pinned": lambda: (loader, "collate", not_pinned),
 }
 
 
@@ -162,8 +167,8 @@ def test_a_planted_fault_is_caught(fault, trains, monkeypatch):
     """By an error as on CUDA, or by a step that waits."""
     owner, name, wrong = FAULTS[fault]()
     monkeypatch.setattr(owner, name, wrong)
-    if name == "_cuda":
-        monkeypatch.setattr(wrong, "cache_clear", lambda: None, raising=False)
+    if name == "collate":  # else images are where the network is
+        monkeypatch.setattr(loader, "resident", lambda *_: None)
     try:
         _, waited, _ = trains("cuda")
     except (DeviceMixError, RuntimeError) as error:

@@ -9,6 +9,8 @@ from denoisezoo.diffusion.processes.scalar import EDM
 from .conftest import GaussianTruth
 
 STEPS = (48, 96, 192, 384)
+FINER = {"dpmpp_3m": (192, 384, 768)}
+"""Steps of samplers whose errors of the next order are as large at those: its second order has a small constant."""
 
 
 def final_error(truth, sampler, steps):
@@ -24,14 +26,14 @@ def final_error(truth, sampler, steps):
     return (result.images - exact).abs().max().item()
 
 
-def check_order(truth, sampler, order):
+def check_order(truth, sampler, order, steps=STEPS):
     """That errors fall with the number of steps at an order."""
-    errors = [final_error(truth, sampler, steps) for steps in STEPS]
-    slope = -np.polyfit(np.log(STEPS), np.log(errors), 1)[0]
+    errors = [final_error(truth, sampler, n) for n in steps]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert abs(slope - order) < 0.15, (slope, errors)
 
 
 def check_declared_order(name):
     """That a registered sampler, with its default options and on EDM's noise levels, has the order it declares."""
     sampler = create_sampler(name)
-    check_order(GaussianTruth(EDM()), sampler, sampler.order)
+    check_order(GaussianTruth(EDM()), sampler, sampler.convergence, FINER.get(name, STEPS))

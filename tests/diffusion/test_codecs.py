@@ -66,7 +66,7 @@ class Turned(SeedBlock):
 
     def normal(self, shape):
         B, C, H, W = shape
-        drawn = super().normal((B, 4 * C, H // 2, W // 2)).chunk(self.parts, dim=1)
+        drawn = super().normal((B, 4 * C, H // 2, W // 2)).double().chunk(self.parts, dim=1)
         return torch.cat([Haar().decode(part) for part in drawn], dim=1)
 
 
@@ -89,6 +89,22 @@ def test_channels_of_haar_are_the_sums_and_differences_of_four_pixels():
     z = Haar().encode(torch.tensor([[[[a, b], [c, d]]]]))
     expected = [a + b + c + d, a - b + c - d, a + b - c - d, a - b - c + d]
     assert z.flatten().tolist() == [x / 2 for x in expected]
+
+
+def test_affine_moves_the_range_of_images_and_of_their_averages():
+    codec, x = create_codec("affine"), torch.tensor([[[[-1.0, 1.0], [0.5, 0.0]]]])
+    assert codec.encode(x).flatten().tolist() == [0.0, 1.0, 0.75, 0.5]
+    assert torch.equal(codec.decode(codec.encode(x)), x)
+    assert codec.clamp(torch.tensor([-1.0, 1.5, 3.0]), 2.0).tolist() == [
+        0.0,
+        1.5,
+        2.0,
+    ]  # sums of [0, 1], not of [-1, 1]
+    doubling = create_codec("affine:scale=2,shift=0")
+    assert (codec.title, doubling.title) == ("affine", "affine:scale=2,shift=0")
+    assert doubling.encode(x).flatten().tolist() == [-2.0, 2.0, 1.0, 0.0]
+    with pytest.raises(UserError, match=r"scale is 0.0 and shift 0.5; give a scale other than 0"):
+        create_codec("affine:scale=0")
 
 
 def walkable(name):

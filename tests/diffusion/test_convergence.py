@@ -11,7 +11,7 @@ from .convergence import check_declared_order, check_order, final_error
 PROCESSES = {"vp": VP(), "vp_cosine": VPCosine(), "edm": EDM(), "flow": RectifiedFlow()}
 
 
-@pytest.mark.parametrize("name", [name for name, cls in SAMPLERS.items() if cls.order and not cls.adaptive])
+@pytest.mark.parametrize("name", [name for name, cls in SAMPLERS.items() if cls.convergence and not cls.adaptive])
 def test_declared_order(name):
     """Of every registered sampler, those of plugins too."""
     check_declared_order(name)
@@ -28,7 +28,7 @@ def test_order(gaussian, process, spec, order):
         # log-SNR stay long however many there are, so that DPM-Solver++ is given the grid that it is made for.
         spec = spec if spec.startswith("dpmpp") else spec.split(":")[0]
     sampler = create_sampler(spec)
-    assert sampler.order == order
+    assert sampler.convergence == order
     check_order(gaussian(PROCESSES[process]), sampler, order)
 
 
@@ -56,7 +56,7 @@ def test_nfe(gaussian, spec, nfe):
     assert create_sampler("edm").nfe(256) == 511
 
 
-@pytest.mark.parametrize("spec", ["ddim", "euler", "heun", "dpmpp_2m", "ddpm:clip=false"])
+@pytest.mark.parametrize("spec", ["ddim", "euler", "heun", "dpmpp_2m", "unipc", "deis", "ddpm:clip=false"])
 @pytest.mark.parametrize("process", list(PROCESSES))
 def test_one_step_is_one_denoising(gaussian, process, spec):
     truth, sampler = gaussian(PROCESSES[process]), create_sampler(spec)

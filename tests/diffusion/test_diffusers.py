@@ -6,8 +6,8 @@ import torch
 from denoisezoo.diffusion import Denoiser, Prediction, create_sampler
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
+from denoisezoo.diffusion.samplers.dpmpp_2m import DPMSolverPP2M
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
-from denoisezoo.diffusion.samplers.probability_flow import DPMSolverPP2M
 from denoisezoo.errors import UserError
 
 diffusers = pytest.importorskip("diffusers", reason="the test extra brings diffusers")

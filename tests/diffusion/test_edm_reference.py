@@ -26,12 +26,12 @@ class Constant(SeedBlock):
         return torch.full(tuple(shape), 0.5)
 
 
-def walked(spec, sigma_max=160.0):
-    """Images and the noise level of the first call of six steps on a network that is trained up to `sigma_max`."""
+def walked(spec, sigma_max=160.0, steps=6):
+    """Images and the noise level of the first call of a walk on a network that is trained up to `sigma_max`."""
     process, sampler, calls = EDM(sigma_max=sigma_max), create_sampler(spec), []
     oracle = GaussianOracle(process, torch.full((1, 2, 2), 0.3, dtype=f64), 0.25 * torch.eye(4, dtype=f64))
-    u_T = LATENTS * sampler.grid(process, 6)[0]
-    images = sampler(oracle, u_T, steps=6, generator=Constant(), on_step=calls.append).images
+    u_T = LATENTS * sampler.grid(process, steps)[0]
+    images = sampler(oracle, u_T, steps=steps, generator=Constant(), on_step=calls.append).images
     return images.flatten().tolist(), calls[0].t
 
 
@@ -83,6 +83,21 @@ def test_churn_goes_above_the_first_level(spec, sigma_max, first, expected):
     found, sigma = walked(spec, sigma_max)
     assert sigma == pytest.approx(first, rel=1e-9)
     assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("edm", [0.5618337261117696, -0.2296032293898012, 0.42992756686150785, 1.0894583631128163]),
+        (
+            "edm:S_churn=40,S_min=0.05,S_max=50,S_noise=1.003",
+            [1.1466169712461163, 1.1164842278012985, 1.1415948473386468, 1.1667054668759944],
+        ),
+    ],
+)
+def test_eighteen_steps(spec, expected):
+    """`edm_sampler` of generate.py, as published images were made."""
+    assert walked(spec, steps=18)[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_churn_ends_where_a_chain_ends():

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from denoisezoo.diffusion import GaussianOracle, create_sampler
+from denoisezoo.archs import create_backbone
+from denoisezoo.diffusion import GaussianOracle, Given, create_denoiser, create_sampler
+from denoisezoo.diffusion import generate as generate_module
 from denoisezoo.diffusion.generate import generate
 from denoisezoo.diffusion.processes.scalar import VP
 from denoisezoo.errors import ComputationError
@@ -24,6 +26,27 @@ def test_calls_of_an_adaptive_sampler_are_the_mean_over_images():
     first, last = calls(2, 2, 2), calls(4, 1, 1)
     assert first != last
     assert calls(2, 3, 2) == round((2 * first + last) / 3)
+
+
+def test_a_gpu_sees_one_batch_size(monkeypatch):
+    """The last batch is filled up, so that a compiled network has one program; images stay those asked for."""
+    backbone = create_backbone("ddpm_tiny", cond_channels=0, augment_dim=0, num_classes=4).eval()
+    denoiser, seen = create_denoiser(backbone, "edm").eval(), []
+    backbone.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+
+    def drawn():
+        seen.clear()
+        label = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+        options = {"steps": 2, "batch_size": 3, "given": Given(label=label), "first_seed": 5}
+        return generate(denoiser, create_sampler("ddpm"), 7, (3, 8, 8), **options)
+
+    plain, sizes = drawn(), set(seen)
+    assert sizes == {3, 1}
+    monkeypatch.setattr(generate_module, "one_size", lambda device: True)
+    filled = drawn()
+    assert set(seen) == {3}
+    torch.testing.assert_close(filled.images, plain.images, rtol=1e-4, atol=1e-5)
+    assert (filled.nfe, len(filled)) == (plain.nfe, 7)
 
 
 def test_images_that_are_not_finite_are_not_returned():

@@ -3,16 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import re
-import subprocess
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 import torch
 
-from denoisezoo.evaluation import card as module
-from denoisezoo.evaluation.card import ResultCard, git_commit, seed_range
+from denoisezoo.evaluation.card import ResultCard, seed_range
 
 
 def test_what_is_not_told_is_none():
@@ -59,35 +55,3 @@ def test_a_wrong_fact_is_refused():
 
 def test_seed_ranges():
     assert (seed_range(0, 1797), seed_range(5, 1)) == ("0-1796", "5")
-
-
-def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        done = subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    source = tmp_path / "denoisezoo" / "evaluation" / "card.py"
-    source.parent.mkdir(parents=True)
-    source.write_text("one")
-    monkeypatch.setattr(module, "__file__", str(source))
-    assert git_commit.__wrapped__() is None  # no repository
-    git("init", "-q")
-    assert git_commit.__wrapped__() is None  # no commit yet
-    git("add", ".")
-    git("commit", "-qm", "one")
-    clean = git_commit.__wrapped__()
-    assert clean == git("rev-parse", "HEAD")
-    assert re.fullmatch("[0-9a-f]{40}", clean)
-    (tmp_path / "notes.txt").write_text("not tracked")
-    assert git_commit.__wrapped__() == clean
-    source.write_text("two")
-    assert git_commit.__wrapped__() == clean + "-dirty"
-
-
-def test_an_installation_inside_another_repository_has_no_commit(tmp_path, monkeypatch):
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    installed = tmp_path / ".venv" / "site-packages" / "denoisezoo" / "evaluation" / "card.py"
-    monkeypatch.setattr(module, "__file__", str(installed))
-    assert git_commit.__wrapped__() is None
-    assert Path(module.__file__) == installed

@@ -5,8 +5,9 @@ import torch
 from sklearn.datasets import load_digits
 
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation import distances, precision_recall
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
-from denoisezoo.evaluation.metrics import Evaluator, evaluate_images, halves_distance, kernel_distance
+from denoisezoo.evaluation.metrics import Evaluator, evaluate_images, halves_distance, kernel_distance, roomy
 from denoisezoo.pixels import to_float
 
 
@@ -72,6 +73,26 @@ def test_one_evaluator_serves_several_sets(digits):
     evaluator = Evaluator(digits[:300], training=digits[:300])
     for fake in (digits[300:600], digits[600:900]):
         assert evaluator.evaluate(fake) == evaluate_images(fake, digits[:300], training=digits[:300])
+
+
+def test_the_real_side_is_searched_once(digits, monkeypatch):
+    searched, blocks = [], distances.distance_blocks
+    for module in (distances, precision_recall):
+        monkeypatch.setattr(module, "distance_blocks", lambda a, b: searched.append(len(b)) or blocks(a, b))
+    evaluator = Evaluator(digits[:60], training=digits[:70], held_out=digits[70:100])
+    times = []
+    for _ in range(2):
+        searched.clear()
+        evaluator.evaluate(digits[100:150])
+        times.append(sorted(searched))
+    # Points: radii and inside, of 50 samples and of 60 real images; 70 training images, for samples and for held-out.
+    assert times == [[50, 50, 60, 60, 70, 70], [50, 50, 60, 70]]
+
+
+def test_images_are_judged_on_a_gpu_that_has_room_for_them(digits, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16 * digits.numel(), 10**12))
+    assert roomy("cuda:1", digits) == "cuda:1"
+    assert roomy("cuda", digits, digits) == "cpu" == roomy("cpu", digits)
 
 
 def test_kernel_distance_agrees_with_the_unbiased_estimate_on_one_subset():

@@ -6,7 +6,7 @@ import torch
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation import distances
 from denoisezoo.evaluation.distances import nearest
-from denoisezoo.evaluation.precision_recall import precision_recall, radii
+from denoisezoo.evaluation.precision_recall import Manifold, precision_recall, radii
 
 
 def brute_force(generated: torch.Tensor, real: torch.Tensor, k: int) -> tuple[float, float]:
@@ -55,6 +55,26 @@ def test_blocks_do_not_change_the_distances(monkeypatch):
     found, indices = nearest(queries, points, 50)
     torch.testing.assert_close(found, expected.sort().values)
     assert torch.equal(indices, expected.argsort())
+
+
+@pytest.mark.parametrize("columns", [2, 3, 40])
+def test_tiles_of_points_do_not_change_figures_and_neighbours(columns, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+    real, generated = (torch.randn(n, 5, generator=generator) for n in (41, 30))
+    expected, (found, places) = precision_recall(generated, real), nearest(generated, real, 4)
+    monkeypatch.setattr(distances, "COLUMNS", columns)
+    assert precision_recall(generated, real) == expected
+    again, same_places = nearest(generated, real, 4)
+    torch.testing.assert_close(again, found, rtol=1e-12, atol=1e-12)
+    assert torch.equal(same_places, places)
+
+
+def test_a_manifold_serves_many_sets():
+    generator = torch.Generator().manual_seed(2)
+    real, *sets = (torch.randn(20, 3, generator=generator) for _ in range(3))
+    manifold = Manifold(real, 2)
+    for generated in sets:
+        assert precision_recall(generated, manifold, 2) == precision_recall(generated, real, 2)
 
 
 def test_equal_vectors_far_from_the_origin_are_at_distance_zero():

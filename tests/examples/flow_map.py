@@ -69,7 +69,7 @@ FAMILY = dz.Family("flow_map", FlowMapNet, "Mean Flows for One-step Generative M
 FAMILY.variant("flow_map_tiny", FlowMapConfig(), dz.Cost(833, 184_400))
 
 
-@OBJECTIVES.register("mean_flow")
+@OBJECTIVES.register("own_mean_flow")
 class MeanFlow(dz.Objective):
     """The network's mean velocity against what its own derivative makes of the velocity, which is held fixed.
 

@@ -43,21 +43,21 @@ def installed(tmp_path):
 
 
 def test_the_command_line_has_it(installed, trained, tmp_path):
-    words = ["--sampler", "unipc:variant=bh1", "--steps", 6, "--num", 2, "--out", tmp_path / "out"]
+    words = ["--sampler", "unipc_2:variant=bh1", "--steps", 6, "--num", 2, "--out", tmp_path / "out"]
     installed("-m", "denoisezoo", "sample", trained(), *words)
     note = json.loads((tmp_path / "out" / "samples.json").read_text())
-    assert (note["sampler"], note["nfe"]) == ("unipc:variant=bh1", 6)
+    assert (note["sampler"], note["nfe"]) == ("unipc_2:variant=bh1", 6)
     assert len(list((tmp_path / "out").glob("00000?.png"))) == 2
 
 
 def test_the_test_of_the_registry_holds_it_to_its_order(installed):
-    words = ["tests/diffusion/test_convergence.py", "-k", "test_declared_order and unipc", "-p", "no:cacheprovider"]
+    words = ["tests/diffusion/test_convergence.py", "-k", "test_declared_order and unipc_2", "-p", "no:cacheprovider"]
     assert "1 passed" in installed("-m", "pytest", *words)
 
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [("unipcc", "did you mean unipc"), ("unipc:variant=bh3", "bh2"), ("unipc:correct=true", "corrector")],
+    [("unipc_22", "did you mean unipc_2"), ("unipc_2:variant=bh3", "bh2"), ("unipc_2:correct=true", "corrector")],
 )
 def test_mistakes_are_one_line(trained, capsys, spec, said):
     assert main(["sample", str(trained()), "--sampler", spec, "--num", "1"]) == 2
@@ -71,7 +71,7 @@ def test_python_has_it():
     denoiser = create_denoiser("ddpm_digits").eval()
     samples = denoiser.sample(4, sampler=UniPC(), steps=6, progress=False)
     assert (len(samples), samples.nfe) == (4, 6)
-    assert torch.equal(samples.images, denoiser.sample(4, sampler="unipc", steps=6, progress=False).images)
+    assert torch.equal(samples.images, denoiser.sample(4, sampler="unipc_2", steps=6, progress=False).images)
 
 
 @pytest.mark.parametrize(("options", "order"), [({"variant": "bh1"}, 3), ({"corrector": False}, 2)])
@@ -85,7 +85,7 @@ def test_a_start_without_signal_is_no_point_of_a_polynomial():
 
 
 def test_processes_with_several_noise_levels_are_refused():
-    with pytest.raises(UserError, match="'unipc' cannot walk Blurring"):
+    with pytest.raises(UserError, match="'unipc_2' cannot walk Blurring"):
         UniPC().prior(Blurring(resolution=2), (1, *SHAPE), 4)
 
 

@@ -1,4 +1,4 @@
-"""UniPC of order 2 (Zhao et al. 2023, arXiv 2302.04867): a sampler of another package.
+"""UniPC of order 2 (Zhao et al. 2023, arXiv 2302.04867) as a sampler of another package; ours is `unipc`.
 
 A package with this file has it found as a plugin: by the entry point of the group `denoisezoo.plugins` in its
 pyproject.toml,
@@ -6,7 +6,7 @@ pyproject.toml,
     [project.entry-points."denoisezoo.plugins"]
     unipc = "unipc"
 
-after which `denoisezoo sample RUN --sampler unipc:variant=bh1 --steps 6` knows it, as every other command does.
+after which `denoisezoo sample RUN --sampler unipc_2:variant=bh1 --steps 6` knows it, as every other command does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from denoisezoo.diffusion.samplers import Caller, GridSampler
 from denoisezoo.errors import UserError
 
 
-@SAMPLERS.register("unipc")
+@SAMPLERS.register("unipc_2")
 @dataclass(frozen=True)
 class UniPC(GridSampler):
     """Predictor and corrector of order 2 on the predicted image, of a scalar process. NFE = N.
@@ -35,7 +35,7 @@ class UniPC(GridSampler):
         corrector: UniPC, of order 3; without it UniP, of order 2.
     """
 
-    order: ClassVar[int | None] = 3
+    convergence: ClassVar[int | None] = 3
     variant: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
 
@@ -65,7 +65,8 @@ class UniPC(GridSampler):
 
 def _scalar(process: Process) -> ScalarProcess:
     if not isinstance(process, ScalarProcess):
-        raise UserError(f"sampler 'unipc' cannot walk {type(process).__name__}", "use gddim, which walks every process")
+        what = f"sampler 'unipc_2' cannot walk {type(process).__name__}"
+        raise UserError(what, "use gddim, which walks every process")
     return process
 
 

@@ -103,8 +103,8 @@ SCHEDULERS = {
         "ddpm:variance=large,clip=true,time_grid=leading",
     ),
     "DDIM": ("DDIMScheduler", {"clip_sample": False}, "ddim:clip=false,clipped_eps=kept,time_grid=leading"),
-    "DPM-Solver++": ("DPMSolverMultistepScheduler", {}, "dpmpp_2m:time_grid=linspace"),
-    "Euler": ("EulerDiscreteScheduler", {}, "euler:time_grid=linspace_fractional"),
+    "DPM-Solver++": ("DPMSolverMultistepScheduler", {}, "dpmpp_2m:time_grid=multistep_linspace"),
+    "Euler": ("EulerDiscreteScheduler", {}, "ddim:time_grid=linspace_fractional"),
 }
 
 

@@ -13,38 +13,76 @@ import denoisezoo as dz
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
 from denoisezoo.interop import FORMATS, find_address
+from denoisezoo.runs.run import load_run
 from tests.interop import test_ddpm_weights, test_ddsm_supernet, test_guided_diffusion, test_missing_u_checkpoint
+from tests.interop import test_msdiff_checkpoint as msdiff
 from tests.interop import test_score_sde as score_sde
-from tests.interop.written import write_snapshot
+from tests.interop.written import write_edm2_snapshot, write_snapshot, write_transformer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "interop.md").read_text()
 COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    denoisezoo ")]
 
 
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """A file of each format, under the names of the page."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with a file of each format, under the names of the page."""
     from tests.interop.test_diffusers_folder import pipeline
 
-    monkeypatch.chdir(tmp_path)
-    write_snapshot(tmp_path / "network-snapshot.pkl", "edm_ddpmpp", monkeypatch)
-    test_guided_diffusion.write(tmp_path / "model.pt", "guided_legacy")
-    pipeline(tmp_path / "pipeline").save_pretrained(tmp_path / "network")
-    score_sde.write(tmp_path / "checkpoint_8.pth", "ncsnpp")
-    test_ddpm_weights.write(tmp_path / "model-790000.ckpt")
-    test_ddsm_supernet.write(tmp_path / "ckpt.pt")
-    test_missing_u_checkpoint.write(tmp_path / "model-9.pt")
-    (tmp_path / "photos").mkdir()
-    for i in range(8):
-        Image.new("RGB", (8, 8), (30 * i, 40, 90)).save(tmp_path / "photos" / f"{i}.png")
+    folder = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        write_snapshot(folder / "network-snapshot.pkl", "edm_ddpmpp", monkeypatch)
+        write_edm2_snapshot(folder / "edm2.pkl", monkeypatch)
+        msdiff.write(folder / "last.ckpt", monkeypatch)
+    test_guided_diffusion.write(folder / "model.pt", "guided_legacy")
+    pipeline(folder / "pipeline").save_pretrained(folder / "network")
+    score_sde.write(folder / "checkpoint_8.pth", "ncsnpp")
+    test_ddpm_weights.write(folder / "model-790000.ckpt")
+    test_ddsm_supernet.write(folder / "ckpt.pt")
+    test_missing_u_checkpoint.write(folder / "model-9.pt")
+    write_transformer(folder / "DiT.pt", training=True)
+    write_transformer(folder / "SiT.pt")
+    write_transformer(folder / "nnet_ema.pth", "uvit")
+    for name, size in {"photos": 8, "photos32": 32, "photos64": 64}.items():
+        (folder / name).mkdir()
+        for i in range(8):
+            Image.new("RGB", (size, size), (30 * i, 40, 90)).save(folder / name / f"{i}.png")
+    return folder
 
 
-def test_the_commands_of_the_page_work(files, tmp_path, capsys):
+@pytest.fixture
+def files(written, monkeypatch):
+    """Work where these files are."""
+    monkeypatch.chdir(written)
+
+
+def test_the_commands_of_the_page_work(files, capsys):
     shown = {name for name in FORMATS if any(re.search(rf" {name}[,:]", command) for command in COMMANDS)}
     assert shown == {*FORMATS}
     for command in COMMANDS:
         assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
     assert dz.load("edm.safetensors").run.config["source"]["format"] == "edm"
+
+
+def address_of(name):
+    """The first address of a format on the page."""
+    return next(word for command in COMMANDS for word in command.split() if re.match(rf"{name}[,:]", word))
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "edm2"])
+def test_a_run_of_each_format_goes_through_the_commands_of_the_page(name, files, capsys):
+    address = "edm:edm2.pkl" if name == "edm2" else address_of(name)
+    through = [command for command in COMMANDS if "runs/edm" in command and "export" not in command]
+    assert [command.split()[1] for command in through] == ["import", "sample", "evaluate", "profile"]
+    sizes = {"ddpm": 32, "ddsm": 32, "missing_u": 64, "score_sde": 32}  # others have 8 pixels
+    for command in through:
+        own = command.replace("edm:network-snapshot.pkl", address).replace("runs/edm", f"runs/own_{name}")
+        if name in sizes:
+            own = own.replace("photos", f"photos{sizes[name]} --features pixels16")
+        own = own.replace("--num 4", "--num 1").replace("--num 8", "--num 4")
+        own = re.sub(r"--steps \d+", "--steps 2", own)
+        if "--sampler" in own:  # the one that is customary for the format
+            own = re.sub(r"--sampler \S+", f"--sampler {load_run(f'runs/own_{name}').sampling()['sampler']}", own)
+        assert main(shlex.split(own)[1:]) == 0, capsys.readouterr().err
 
 
 def test_the_page_names_every_format_and_option():

@@ -20,7 +20,7 @@ def layout(name):
     trained, buffers = {}, {}
     for line in (LAYOUTS / f"{name}.txt").read_text().splitlines():
         key, shape, *buffer = line.split()
-        (buffers if buffer else trained)[key] = tuple(map(int, shape.split("x")))
+        (buffers if buffer else trained)[key] = () if shape == "scalar" else tuple(map(int, shape.split("x")))
     return trained, buffers
 
 
@@ -143,4 +143,53 @@ def write_snapshot(path, name="edm_ddpmpp", monkeypatch=None, **how):
     """Write a snapshot of EDM."""
     persistence(monkeypatch)
     path.write_bytes(pickle.dumps(snapshot(name, **how), protocol=4))
+    return path
+
+
+class EasyDict(dict):
+    """What EDM2 pickles its snapshots as."""
+
+
+EDM2 = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 16}
+
+
+def edm2_snapshot(change=lambda weights: None, encoder=None, **arguments):
+    """What a snapshot of EDM2 holds, its tensors in float16."""
+    trained, buffers = layout("edm2")
+    weights = filled(trained)
+    for key, shape in buffers.items():
+        weights[key] = (6 * torch.sin(torch.arange(math.prod(shape), dtype=torch.float64).square() / 7)).float()
+    change(weights)
+    built = {"img_resolution": 8, "img_channels": 3, "label_dim": 3, **EDM2, **arguments}
+    state = tree({name: value.half() for name, value in weights.items()}, set(trained))
+    state["_modules"]["unet"] = Persistent("UNet", _init_kwargs=built, **state["_modules"]["unet"].meta["state"])
+    whole = Persistent("Precond", sigma_data=0.5, use_fp16=True, **state)
+    return EasyDict(ema=whole, encoder=encoder, loss_fn=None, dataset_kwargs=EasyDict(path="images.zip"))
+
+
+def write_edm2_snapshot(path, monkeypatch, **how):
+    """Write a snapshot of EDM2."""
+    persistence(monkeypatch)
+    monkeypatch.setattr(EasyDict, "__module__", "dnnlib.util")
+    module = ModuleType("dnnlib.util")
+    module.EasyDict = EasyDict
+    monkeypatch.setitem(sys.modules, "dnnlib", ModuleType("dnnlib"))
+    monkeypatch.setitem(sys.modules, "dnnlib.util", module)
+    path.write_bytes(pickle.dumps(edm2_snapshot(**how), protocol=4))
+    return path
+
+
+def write_transformer(path, name="dit", training=False, change=lambda weights: None):
+    """Write weights of DiT, SiT (the same layout) or U-ViT, alone or as their training programs do."""
+    import argparse
+
+    from denoisezoo.nn.transformer import sincos_positions
+
+    weights = filled(layout(name)[0])
+    if name == "dit":
+        weights["pos_embed"] = sincos_positions(32, 2, 2)[None]
+    change(weights)
+    raw = {key: value + 0.25 for key, value in weights.items()}
+    whole = {"model": raw, "ema": weights, "opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4, model="DiT")}
+    torch.save(whole if training else weights, path)
     return path

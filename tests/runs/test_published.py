@@ -184,8 +184,9 @@ def test_a_later_format_is_refused():
         check_format("x", 99, "ddpm_tiny", get_variant("ddpm_tiny").config)
 
 
-@pytest.mark.parametrize("out", ["weights.bin", "."])
+@pytest.mark.parametrize("out", ["weights.bin", "folder.safetensors"])
 def test_wrong_names_are_refused(arguments, tmp_path, out, capsys):
     train(arguments("--trainer.max_steps", 1))
+    (tmp_path / "folder.safetensors").mkdir()
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / out)]) == 2
     assert "--out" in capsys.readouterr().err

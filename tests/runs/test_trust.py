@@ -9,7 +9,7 @@ import yaml
 from denoisezoo.archs.variants import _VARIANTS
 from denoisezoo.cli import main
 from denoisezoo.compare.budget import Budget
-from denoisezoo.compare.comparison import plan_jobs
+from denoisezoo.compare.jobs import plan_jobs
 from denoisezoo.errors import UserError
 from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint

@@ -74,6 +74,16 @@ def test_propagation_by_direction():
     assert float(propagation.effect(across, 0.0)) == 0.5
 
 
+def test_propagation_of_fewer_images_than_numbers_is_that_of_their_covariance():
+    torch.manual_seed(0)
+    images, error = torch.randn(5, 1, 3, 4, dtype=torch.float64), torch.randn(2, 1, 3, 4)
+    S = torch.cov(images.flatten(1).T)
+    kept = S @ torch.linalg.inv(S + 4 * torch.eye(12, dtype=torch.float64))
+    flat = error.flatten(1).double()
+    expected = ((flat @ kept) * flat).mean(dim=1)
+    torch.testing.assert_close(Propagation(images).effect(error, 2.0), expected)
+
+
 def test_levels_group_calls_and_keep_their_times_apart():
     process = PROCESSES["flow"]()
     times = [1.0, 0.8, 0.8, 0.6, 0.4, 0.4, 0.2]

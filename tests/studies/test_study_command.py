@@ -109,6 +109,27 @@ def test_mistakes_end_with_one_line(words, line, capsys):
     assert err.startswith(line)
 
 
+def test_calls(trained, tmp_path):
+    """Each run by its own sampler; what is best for its price is told."""
+    small = trained("--samples.sampler", "flow_map", folder="small")
+    large = trained("--samples.sampler", "heun", "--model.network.channels", "16", folder="large")
+    rows = study(tmp_path, "calls", small, large, "--nfe", "1,2,4", "--num", "40", "--device", "cpu")
+    check_cards(rows, weights="ema", train_steps=4)
+    assert [(row["run"], row["sampler"], row["nfe"]) for row in rows] == [
+        *(("small", "flow_map", nfe) for nfe in (1, 2, 4)),
+        *(("large", "heun", nfe) for nfe in (1, 3)),
+    ]
+    one, two, _, wide, three = rows
+    assert two["macs_per_image"] == 2 * one["macs_per_image"]
+    assert three["macs_per_image"] == 3 * wide["macs_per_image"] > 3 * one["macs_per_image"]
+    ordered = sorted(rows, key=lambda row: (row["macs_per_image"], row["quality"]))
+    lowest = [min(row["quality"] for row in ordered[: i + 1]) for i in range(len(ordered))]
+    assert [row["best"] for row in ordered] == [
+        row["quality"] == low and row["quality"] not in lowest[:i]
+        for i, (row, low) in enumerate(zip(ordered, lowest, strict=True))
+    ]
+
+
 def test_samplers(run, tmp_path):
     words = [
         "--samplers",

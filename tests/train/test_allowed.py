@@ -6,10 +6,13 @@ import pytest
 import yaml
 
 from denoisezoo.cli import main
+from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.errors import UserError
 from denoisezoo.plugins import trusting
-from denoisezoo.runs.build import build_data, build_module
+from denoisezoo.runs.build import build_data, denoiser_of
+from denoisezoo.train.allowed import check_arguments
 from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
+from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe import parse_recipe, plain_config
 from denoisezoo.train.recipe_files import list_recipes
 from tests.conftest import RECIPE
@@ -53,14 +56,14 @@ FORMS = {
 @pytest.mark.parametrize("key", ["process", "preconditioning", "objective"])
 def test_a_model_names_classes_of_this_package_alone(canary, form, key):
     with pytest.raises(UserError, match=rf"model\.{key}"):
-        build_module(MODEL | {key: FORMS[form]})
+        denoiser_of(MODEL | {key: FORMS[form]})
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_so_do_the_classes_within_them(canary, form):
     objective = {"class_path": "denoisezoo.diffusion.objectives.regression.Simple", "init_args": {"times": FORMS[form]}}
     with pytest.raises(UserError, match=r"model\.objective\.times"):
-        build_module(MODEL | {"objective": objective})
+        denoiser_of(MODEL | {"objective": objective})
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -78,19 +81,19 @@ def test_so_do_data(canary, form):
 )
 def test_nothing_hides_where_any_value_is_taken(canary, network):
     with pytest.raises(UserError):
-        build_module(MODEL | {"network": network})
+        denoiser_of(MODEL | {"network": network})
 
 
 @pytest.mark.parametrize("key", ["process.class_path", "optimizer.class_path", "class_path"])
 def test_nothing_hides_in_a_dotted_key(canary, key):
     with pytest.raises(UserError, match=key):
-        build_module({**MODEL, key: NAME})
+        denoiser_of({**MODEL, key: NAME})
 
 
 @pytest.mark.parametrize("value", [NAME, {"class_path": NAME}, f"{{class_path: {NAME}}}"])
 def test_nothing_hides_in_a_group(canary, value):
     with pytest.raises(UserError, match=r"model\.optimizer"):
-        build_module(MODEL | {"optimizer": value})
+        denoiser_of(MODEL | {"optimizer": value})
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -125,9 +128,9 @@ def test_what_the_shipped_recipes_hold_is_allowed():
     """A few of each data set: everything that they resolve to is built again."""
     for name in list_recipes()[::9]:
         config = plain_config(parse_recipe(["--config", name, "--trainer.logger", "false"]))
-        module, data = build_module(config["model"]), build_data(config["data"])
+        (denoiser, *_), data = denoiser_of(config["model"]), build_data(config["data"])
         assert type(data).__name__ == config["data"]["class_path"].rpartition(".")[2]
-        assert type(module.denoiser.process).__name__ == config["model"]["process"]["class_path"].rpartition(".")[2]
+        assert type(denoiser.process).__name__ == config["model"]["process"]["class_path"].rpartition(".")[2]
 
 
 OLD = {
@@ -139,9 +142,11 @@ OLD = {
 
 
 def test_classes_are_found_by_name_wherever_they_lived():
-    module = build_module(MODEL | {key: {"class_path": path} for key, path in OLD.items()})
-    assert type(module.denoiser.process).__name__ == "EDM"
-    assert type(module.objective).__name__ == "EDMLoss"
+    section = MODEL | {key: {"class_path": path} for key, path in OLD.items()}
+    denoiser, *_ = denoiser_of(section)
+    assert type(denoiser.process).__name__ == "EDM"
+    objective = check_arguments(section, DiffusionModule, "model")["objective"]["class_path"]
+    assert objective == f"{EDMLoss.__module__}.{EDMLoss.__qualname__}"
     data = build_data({"class_path": "denoisezoo.train.data.embedded.Digits", "init_args": {"batch_size": 8}})
     assert type(data).__name__ == "Digits"
 
@@ -155,8 +160,8 @@ def test_a_class_of_another_package_is_taken_where_it_is_trusted(tmp_path, monke
     monkeypatch.syspath_prepend(str(home))
     section = MODEL | {"process": {"class_path": "their_flows.Flow"}}
     with pytest.raises(UserError, match=r"their_flows, whose code is not trusted; .*`trust=their_flows`"):
-        build_module(section)
+        denoiser_of(section)
     assert "their_flows" not in sys.modules
     with trusting(["their_flows"]):
-        assert type(build_module(section).denoiser.process).__name__ == "Flow"
+        assert type(denoiser_of(section)[0].process).__name__ == "Flow"
     del sys.modules["their_flows"]

@@ -13,7 +13,7 @@ from denoisezoo.data import Digits
 from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING
-from denoisezoo.runs.assessor import price
+from denoisezoo.runs.drawing import price
 from denoisezoo.runs.run import load_run
 from denoisezoo.runs.terms import Settings
 from denoisezoo.train.fit import train

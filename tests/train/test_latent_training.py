@@ -7,7 +7,7 @@ import denoisezoo as dz
 from denoisezoo import cli
 from denoisezoo.diffusion import create_denoiser
 from denoisezoo.errors import UserError
-from denoisezoo.runs.build import build_module
+from denoisezoo.runs.build import denoiser_of
 from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import sum_path
 from denoisezoo.train.efforts import Sandwich, expected_macs, training_macs
@@ -84,13 +84,13 @@ def test_what_does_not_fit_is_one_line(arguments, capsys, case):
 def test_a_file_names_no_codec_that_is_not_registered(recipe_of, value):
     _, config = recipe_of()
     with pytest.raises(UserError, match=r"no registered name|give a whole number"):
-        build_module(config["model"] | {"codec": value})
+        denoiser_of(config["model"] | {"codec": value})
 
 
 def test_a_class_is_named_as_those_of_processes_are(recipe_of):
     _, config = recipe_of("--model.codec=Haar", "--model.codec.levels=2", *WIDER)
     assert config["model"]["codec"] == {"class_path": "denoisezoo.diffusion.Haar", "init_args": {"levels": 2}}
-    assert build_module(config["model"]).denoiser.codec.levels == 2
+    assert denoiser_of(config["model"])[0].codec.levels == 2
 
 
 def test_steps_encode_alike_and_with_their_own_noise(recipe_of):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -110,11 +110,25 @@ class Objective(Recorded, ABC):
         opponents: Names of those modules that train against the denoiser, each with an optimiser of its own.
         needs_average: Whether `Step.average` is looked at.
         perceptual_title: What a perceptual loss compares images by, as result cards tell it; None where there is none.
+        teacher: Path of the run that the denoiser learns from; None where there is none. The trainer reads it before
+            `setup`, and hands it to `learn_from`. Checkpoints hold the hash of its file, and not its weights.
+        source: That teacher, or another that was given in Python: frozen, in evaluation mode.
     """
 
     opponents: tuple[str, ...] = ()
     needs_average: bool = False
     perceptual_title: str | None = None
+    teacher: str | None = None
+    source: Denoiser | None = None
+
+    def learn_from(self, teacher: Denoiser) -> Self:
+        """Take a denoiser as the teacher; it is frozen.
+
+        Args:
+            teacher: Of the process of the denoiser that is trained, and of the size of its images.
+        """
+        self.source = teacher.requires_grad_(False).eval()
+        return self
 
     def check(self, denoiser: NetworkDenoiser) -> None:
         """Refuse a denoiser that this objective cannot train."""
@@ -189,7 +203,9 @@ class Objective(Recorded, ABC):
             shadow.modules(step.denoiser)
         for name, value in list(vars(shadow).items()):
             if isinstance(value, nn.Module):
-                setattr(shadow, name, copy.deepcopy(value).to("meta"))
+                setattr(shadow, name, copied := copy.deepcopy(value).to("meta"))
+                if isinstance(copied, Denoiser):
+                    copied.process = step.denoiser.process  # without the work of its transforms
         return shadow.cases(step)
 
 

@@ -88,7 +88,7 @@ class MultiScale(Staged, LogSNRProcess):
         """See `LogSNRProcess`: of a few numbers, then laid out; maps are most of what a step of small images costs."""
         log_snr = torch.where((t <= 0)[:, None], torch.inf, self._by_band(t))
         both = self._laid_out(torch.sigmoid(torch.cat([log_snr, -log_snr])).sqrt())
-        alpha, sigma = both.split(len(t))
+        alpha, sigma = both[: t.shape[0]], both[t.shape[0] :]
         return alpha, sigma
 
     def _by_band(self, t: Tensor) -> Tensor:

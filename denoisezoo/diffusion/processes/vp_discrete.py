@@ -1,6 +1,7 @@
 """DDPM's chain of discrete steps.
 
-Sources: DDPM, arXiv 2006.11239 (linear schedule); improved DDPM, arXiv 2102.09672 (cosine).
+Sources: DDPM, arXiv 2006.11239 (linear schedule); improved DDPM, arXiv 2102.09672 (cosine); latent diffusion, arXiv
+2112.10752 (its code's "linear", which diffusers calls scaled_linear).
 """
 
 from __future__ import annotations
@@ -23,24 +24,29 @@ class VPDiscrete(Discrete, ScalarProcess):
     """DDPM's chain of T steps. Time is the number of steps taken, 1 ... T; 0 is the image.
 
     Between whole times ln(alpha_bar) is interpolated linearly (piecewise constant beta), so that solvers in continuous
-    time may look between them. Networks are asked at whole times, but for `rk45`, which chooses its times, and on the
-    grid `linspace_fractional`.
+    time may look between them. Networks are asked at whole times, but for `rk45`, which chooses its times, on the grid
+    `linspace_fractional`, and where `between` says otherwise.
 
     Args:
-        schedule: "linear" (DDPM), "cosine" (improved DDPM) or "sigmoid" (as The Missing U uses it).
+        schedule: "linear" (DDPM), "scaled_linear" (roots of beta are evenly spaced: latent diffusion), "cosine"
+            (improved DDPM) or "sigmoid" (as The Missing U uses it).
         T: Steps of the chain.
-        beta_start: First beta of the linear schedule.
-        beta_end: Last beta of the linear schedule.
+        beta_start: First beta of the linear schedules; that of latent diffusion is 0.00085.
+        beta_end: Last beta of the linear schedules; that of latent diffusion is 0.012.
+        between: Whether networks are asked at noise levels between whole times ("never", they are rounded), and what
+            of the index they are told then: the "fraction" by ln(sigma), the "nearest" whole one, or the one "below".
+            diffusers' samplers do each of these on grids of noise levels.
     """
 
     default_preconditioning = "eps"
 
     def __init__(
         self,
-        schedule: Literal["linear", "cosine", "sigmoid"] = "linear",
+        schedule: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "linear",
         T: int = 1000,
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
+        between: Literal["never", "fraction", "nearest", "below"] = "never",
     ) -> None:
         check_finite(beta_start=beta_start, beta_end=beta_end)
         if T < 1:
@@ -52,10 +58,13 @@ class VPDiscrete(Discrete, ScalarProcess):
             )
         if schedule == "linear":
             betas = torch.linspace(beta_start, beta_end, T, dtype=torch.float64, device="cpu")
+        elif schedule == "scaled_linear":
+            roots = math.sqrt(beta_start), math.sqrt(beta_end)
+            betas = torch.linspace(*roots, T, dtype=torch.float64, device="cpu") ** 2
         else:
             share = torch.linspace(0, 1, T + 1, dtype=torch.float64, device="cpu")
             betas = _betas_of(_ALPHA_BARS[schedule](share))
-        self.schedule, self.T = schedule, T
+        self.schedule, self.T, self.between = schedule, T, between
         self.t_min, self.t_max = 1.0, float(T)
         self.betas = betas
         self.log_alpha_bar = Table(torch.cat([betas.new_zeros(1), torch.log1p(-betas).cumsum(0)]))
@@ -105,16 +114,25 @@ class VPDiscrete(Discrete, ScalarProcess):
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The level of the chain nearest to `sigma` (any shape); EDM, appendix C.3.4."""
+        if self.between != "never":
+            return sigma
         levels = self.edm_sigma(torch.arange(1, self.T + 1, dtype=sigma.dtype, device=sigma.device))
         return levels[(sigma.reshape(-1, 1) - levels).abs().argmin(1)].reshape(sigma.shape)
 
     def nearest_time(self, t: Tensor) -> Tensor:
-        """Rounded to whole steps within 1 ... T."""
-        return t.round().clamp(1, self.T)
+        """Rounded to whole steps, unless networks are asked between them, within 1 ... T."""
+        return (t.round() if self.between == "never" else t).clamp(1, self.T)
 
     def time_label(self, t: Tensor) -> Tensor:
-        """The index 0 ... T - 1 that DDPM networks are given; between whole times a fraction, as diffusers has it."""
-        return t.clamp(1, self.T) - 1
+        """The index 0 ... T - 1 that DDPM networks are given; between whole times a fraction, or as `between` says."""
+        t = t.clamp(1, self.T)
+        if self.between == "never":
+            return t - 1
+        low = (t + 1e-9 * self.T).floor().clamp(max=self.T - 1)  # what was to be whole may be so but for rounding
+        below, here, above = (self.edm_sigma(time).log() for time in (low, t, low + 1))
+        share = ((here - below) / (above - below)).clamp(0, 1)
+        told = {"fraction": share, "nearest": share.round(), "below": (share + 1e-9).floor()}
+        return low - 1 + told[self.between]
 
     def sample_times(self, uniform: Tensor) -> Tensor:
         """Uniform over 1 ... T."""

@@ -141,7 +141,7 @@ class EDMSampler(Sampler):
             a schedule "ve" lands half way, at (x + D) / 2, and one of "vp" near D.
     """
 
-    order: ClassVar[int | None] = 2
+    convergence: ClassVar[int | None] = 2
     solver: Literal["heun", "euler"] = "heun"
     discretization: Discretization = "edm"
     schedule: Literal["linear", "ve", "vp"] = "linear"

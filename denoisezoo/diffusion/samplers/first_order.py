@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.coefficients import apply_blocks, beside, inverse
@@ -59,6 +60,14 @@ def clip_prediction(
         return dataclasses.replace(prediction, u_0=u_0)
     gap = u_t - apply_blocks(process.signal(times), u_0)
     return Prediction(u_0, apply_blocks(inverse(process.noise(times)), gap))
+
+
+Last = Literal["denoised", "sigma_min"]
+
+
+def without_last(process: Process, grid: Tensor) -> Tensor:
+    """A grid (steps + 1,) that ends at the smallest noise level of the process in place of 0."""
+    return torch.cat([grid[:-1], grid.new_tensor([process.t_min]).clamp(max=grid[-2])])
 
 
 @SAMPLERS.register("ddpm")
@@ -133,12 +142,15 @@ class DDIM(GridSampler):
         clip: Clip the predicted image to [-1, 1].
         clipped_eps: What the noise is then: "recomputed", what belongs to u_t with the clipped image (diffusers'
             `use_clipped_model_output`, guided-diffusion), or "kept", the network's own (diffusers' default).
+        last: The last step: the predicted image ("denoised"), or a step to the process's smallest noise level, whose
+            noise stays in the image ("sigma_min"; diffusers' `set_alpha_to_one` false).
     """
 
-    order: ClassVar[int | None] = 1
+    convergence: ClassVar[int | None] = 1
     eta: float = 0.0
     clip: bool = False
     clipped_eps: Literal["recomputed", "kept"] = "recomputed"
+    last: Last = "denoised"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,6 +161,10 @@ class DDIM(GridSampler):
         """Noise needs a diagonal process."""
         if self.eta:
             require_diagonal(process, self.name)
+
+    def walk(self, call: Caller, u: Tensor, grid: Tensor, generator: Noise) -> Tensor:
+        """See `Sampler.walk`, and `last`."""
+        return super().walk(call, u, without_last(call.process, grid) if self.last == "sigma_min" else grid, generator)
 
     def predict(self, call: Caller, u: Tensor, t: Tensor) -> Prediction:
         """Clipped, if so set."""

@@ -49,7 +49,7 @@ class GDDIM(GridSampler):
         clip: Clip every predicted image to [-1, 1], as ancestral sampling does; the noise is what then belongs to u_t.
     """
 
-    order: ClassVar[int | None] = 1
+    convergence: ClassVar[int | None] = 1
     q: int = 1
     lam: float = 0.0
     corrector: bool = False

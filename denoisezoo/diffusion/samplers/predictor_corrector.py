@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.coefficients import apply_blocks
@@ -81,7 +82,9 @@ class PredictorCorrector(GridSampler):
         for _ in range(self.correct):
             score = -apply_blocks(1 / process.noise(t.reshape(1)), call(u, t).eps)
             z = normal_like(u, generator)
-            e = 2 * (self.snr * norm(z) / norm(score)) ** 2
+            length = norm(score)
+            # A score of zero, as of a network that is only counted, says nothing of a step's length: there is none.
+            e = torch.where(length > 0, 2 * (self.snr * norm(z) / length) ** 2, 0.0)
             u = u + e * score + (2 * e).sqrt() * z
         return u
 

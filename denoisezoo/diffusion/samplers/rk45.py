@@ -49,7 +49,7 @@ class RK45(Sampler):
         atol: Absolute tolerance of a step.
     """
 
-    order: ClassVar[int | None] = 5
+    convergence: ClassVar[int | None] = 5
     adaptive: ClassVar[bool] = True
     rtol: float = 1e-5
     atol: float = 1e-5

@@ -16,7 +16,7 @@ from denoisezoo.archs import Effort
 from denoisezoo.diffusion.capabilities import Halving, expand, stages_of
 from denoisezoo.diffusion.conditioned import conditioned
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
-from denoisezoo.diffusion.grids import GRIDS, offset_grid, snapped
+from denoisezoo.diffusion.grids import GRIDS, OFFSET, karras, snapped
 from denoisezoo.diffusion.noise import Noise
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import ComputationError, UserError
@@ -158,13 +158,13 @@ def finite_images(x: Tensor) -> Tensor:
 class Sampler:
     """Walks the reverse process. Instances hold the sampler's options; classes are found by name in `SAMPLERS`.
 
-    A one-step or multistep method is its options as fields, the `order` that it declares, and `step`. One that is no
-    walk down a grid has its own `walk`.
+    A one-step or multistep method is its options as fields, the `convergence` that it declares, and `step`. One that is
+    no walk down a grid has its own `walk`.
     """
 
     name: ClassVar[str] = ""
     """What it is registered as."""
-    order: ClassVar[int | None] = None
+    convergence: ClassVar[int | None] = None
     """Order of convergence of a deterministic sampler with its default options; None for stochastic ones."""
     adaptive: ClassVar[bool] = False
     """Whether tolerances decide how many calls are made, and not the steps."""
@@ -322,26 +322,30 @@ class GridSampler(Sampler):
 
     Attributes:
         time_grid: A name in `GRIDS`; "process" is the process's own.
-        steps_offset: Added to the indices of the grid "leading", as some of diffusers' configurations have it.
+        steps_offset: Added to the indices of the grids "leading", as some of diffusers' configurations have it.
+        rho: Exponent of the grid "karras"; larger puts more steps near the image.
     """
 
     time_grid: str = "process"
     steps_offset: int = 0
+    rho: float = 7.0
 
     def grid(self, process: Process, steps: int) -> Tensor:
         """The chosen grid (steps + 1,), float64.
 
         Raises:
-            UserError: An unknown grid, one that the process has not, or an offset to another than "leading".
+            UserError: An unknown grid, one that the process has not, or an option of another one.
         """
-        if self.steps_offset and self.time_grid != "leading":
+        if self.steps_offset and self.time_grid not in OFFSET:
             raise UserError(
                 f"steps_offset is {self.steps_offset}, and time_grid {self.time_grid!r} has none",
                 "use time_grid=leading",
             )
+        if self.rho != 7 and self.time_grid != "karras":
+            raise UserError(f"rho is {self.rho:g}, and time_grid {self.time_grid!r} has none", "use time_grid=karras")
         if self.steps_offset:
-            return offset_grid(process, steps, self.steps_offset)
-        return GRIDS[self.time_grid](process, steps)
+            return OFFSET[self.time_grid](process, steps, self.steps_offset)
+        return karras(process, steps, self.rho) if self.rho != 7 else GRIDS[self.time_grid](process, steps)
 
 
 def check_stages(process: Process, grid: Tensor) -> None:

@@ -11,8 +11,8 @@ from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import Process
+from denoisezoo.diffusion.samplers.exponential_multistep import LONGEST
 from denoisezoo.diffusion.samplers.first_order import clip_prediction, require_diagonal
-from denoisezoo.diffusion.samplers.probability_flow import LONGEST
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, GridSampler
 from denoisezoo.errors import UserError
 
