@@ -52,7 +52,9 @@ def collate(pixels: Tensor, flip: Tensor | None, label: Tensor | None) -> Batch:
     if flip is not None:
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
     image = to_float(pixels, pin_memory=_cuda())
-    return {"image": image} if label is None else {"image": image, "label": label}
+    if label is None:
+        return {"image": image}
+    return {"image": image, "label": label.pin_memory() if _cuda() else label}
 
 
 class TrainLoader:

@@ -126,13 +126,11 @@ def last_step(trainer: Trainer, step: int, seconds: float) -> float:
     Args:
         trainer: Lightning's.
         step: Steps done.
-        seconds: What they took.
+        seconds: What they took, the same number on all processes: their learning rates must not differ.
     """
     known = trainer.estimated_stepping_batches
     timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
     limit = timer and timer._duration
     if not limit or not step or seconds <= 0:
         return known
-    if trainer.world_size > 1:  # their clocks differ, and their learning rates must not
-        seconds = trainer.strategy.broadcast(seconds)
     return min(known, step * limit / seconds)

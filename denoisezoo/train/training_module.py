@@ -23,7 +23,7 @@ from denoisezoo.evaluation.conditions import check_dropout
 from denoisezoo.train.adversary import ADAM, Opponent
 from denoisezoo.train.efforts import DDSM, Mode, Passes, Sandwich, check_mode, choose, expected_macs, losses_of
 from denoisezoo.train.ema import average_of
-from denoisezoo.train.log import StepNotes, log_due, log_now
+from denoisezoo.train.log import Readings, StepNotes, log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
 from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, follow_schedule, last_step
 from denoisezoo.train.resumable import divide_anew
@@ -104,10 +104,12 @@ class TrainingModule(LightningModule):
         self.noise_bins = NoiseBins()
         at_efforts = [f"train/loss_at_{effort:g}" for effort in backbone.efforts] if self.effort == "sandwich" else []
         self.notes = StepNotes(["train/loss", *(f"train/{name}_loss" for name in objective.opponents), *at_efforts])
+        self.readings = Readings()
         self.images_seen, self.train_seconds = 0, 0.0
         self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
         self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
         self._started = 0.0
+        self._pace = (0, 0.0)  # steps, and the seconds of the first process in which they were done
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
         self._average: tuple[NetworkDenoiser, ...] = ()  # likewise
 
@@ -177,7 +179,15 @@ class TrainingModule(LightningModule):
                     after_step()
 
     def _learning_rate(self, step: int) -> float:
-        return self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds))
+        return self.optimizer_config.factor(step, self._last_step(step))
+
+    def _last_step(self, step: int) -> float:
+        """The step that training ends with, by the pace so far; of several processes by that of the last log.
+
+        Their clocks differ, and to ask for the first one's in every step would make all of them wait in every step.
+        """
+        pace = (step, self.train_seconds) if self.trainer.world_size == 1 else self._pace
+        return last_step(self.trainer, *pace)
 
     def generator(self, *key: int) -> torch.Generator:
         """A generator on the module's device whose numbers depend on the seed and `key` alone."""
@@ -194,6 +204,7 @@ class TrainingModule(LightningModule):
             self._average = (average_of(self.trainer, self),)
         for opponent in self.opponents.values():
             opponent.start(self.trainer)
+        self._pace = (self.global_step, self.train_seconds)
         follow_schedule(self.lr_schedulers(), self._learning_rate)
         self._started = time.perf_counter() - self.train_seconds
 
@@ -285,7 +296,7 @@ class TrainingModule(LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
         for opponent in self.opponents.values():
-            opponent.step(self.trainer, last_step(self.trainer, self.trainer.global_step, self.train_seconds))
+            opponent.step(self.trainer, self._last_step(self.trainer.global_step))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Nothing: `optimizer_step` has done it."""
@@ -341,12 +352,16 @@ class TrainingModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the losses, also by noise level, and the images seen."""
         if log_due(self.trainer):
-            means = self.noise_bins.means(self.trainer.strategy.reduce)
-            notes = self.notes.means(self.trainer, self.device)
-            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()} | notes
-            metrics |= {"images_seen": self.images_seen, "epoch": self.current_epoch}
-            log_now(self.trainer, metrics, shown={"train/loss"} & notes.keys())
+            bins = self.trainer.strategy.reduce(self.noise_bins.stacked(), reduce_op="sum")
+            self.readings.add(
+                bins, lambda sums: {f"loss_by_noise/{name}": v for name, v in NoiseBins.means(sums).items()}
+            )
+            self.readings.add(self.notes.sums(self.trainer, self.device), self.notes.means)
+            metrics = self.readings.read() | {"images_seen": self.images_seen, "epoch": self.current_epoch}
+            log_now(self.trainer, metrics, shown={"train/loss"} & metrics.keys())
             self.noise_bins.reset()
+            if self.trainer.world_size > 1:
+                self._pace = (self.global_step, self.trainer.strategy.broadcast(self.train_seconds))
 
     def on_validation_epoch_start(self) -> None:
         """Make divided weights whole: processes may have different numbers of batches."""

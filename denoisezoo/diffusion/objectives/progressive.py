@@ -18,6 +18,7 @@ from denoisezoo.diffusion.objectives.few_calls import FewCalls, image_of, jump, 
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Step
 from denoisezoo.diffusion.processes.process import DiagonalProcess
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 
 
 class Earlier(nn.Module):
@@ -118,7 +119,7 @@ class ProgressiveDistillation(FewCalls):
         denoiser, process = step.denoiser, step.denoiser.process
         assert isinstance(process, DiagonalProcess), "see check"
         u_0, eps = self.draw(step)
-        times = GRIDS["nested"](process, 2 * N).to(u_0.device)
+        times = to_device(GRIDS["nested"](process, 2 * N), u_0.device)
         i = torch.randint(N, (len(u_0),), generator=step.generator, device=u_0.device)
         t, middle, s = (times[2 * i + part] for part in range(3))
         u_t, given = process.perturb(u_0, eps, t), step.given
