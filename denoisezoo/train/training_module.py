@@ -19,7 +19,7 @@ from denoisezoo.archs import FORMAT, compile_network
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Step
 from denoisezoo.diffusion.capabilities import advance, stages_of
 from denoisezoo.errors import ComputationError, UncountableError, UserError
-from denoisezoo.evaluation.conditions import check_dropout
+from denoisezoo.evaluation.conditions import check_dropout, drop_labels
 from denoisezoo.train.adversary import ADAM, Opponent
 from denoisezoo.train.efforts import DDSM, Mode, Passes, Sandwich, check_mode, choose, expected_macs, losses_of
 from denoisezoo.train.ema import average_of
@@ -311,25 +311,14 @@ class TrainingModule(LightningModule):
         key = self.step_key(batch_idx)
         seed_default(self._mixed(*key))  # dropout draws from the default generators
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
-        batch = self._drop_labels(batch, key)
+        if self.label_dropout:
+            batch = {**batch, "label": drop_labels(batch["label"], self.label_dropout, self.generator(4, *key))}
         step = Step(self.denoiser, batch, number=self.global_step, average=next(iter(self._average), None))
-        return Passes(step, efforts, self.sandwich, partial(self._pass_generator, key))
+        return Passes(step, efforts, self.sandwich, lambda n: self.generator(*key, *([n] if n else [])))
 
     def encoded(self, batch: Mapping[str, Tensor], batch_idx: int) -> Mapping[str, Tensor]:
         """A batch of data as `passes` takes it: in latents, the same ones each time that it is called in a step."""
         return self.denoiser.codec.to_batch(batch, self.generator(5, *self.step_key(batch_idx)))
-
-    def _drop_labels(self, batch: Mapping[str, Tensor], key: tuple[int, ...]) -> Mapping[str, Tensor]:
-        """The batch with -1, no label, for some of its images."""
-        if not self.label_dropout:
-            return batch
-        label = batch["label"]
-        dropped = torch.rand(len(label), generator=self.generator(4, *key), device=self.device) < self.label_dropout
-        return {**batch, "label": torch.where(dropped, -1, label)}
-
-    def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
-        """Times and noise of one pass of a step; a step of a single pass is the first."""
-        return self.generator(*key, index) if index else self.generator(*key)
 
     def training_macs(self) -> int | None:
         """Multiply-adds of training on one image, forward and backward, of all the efforts and networks of a step.
