@@ -18,7 +18,7 @@ from tests.device.small import SIDE, small_batch, small_condition, small_denoise
 
 TINY = [name for name in list_denoisers() if "tiny" in get_variant(name).tags]
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 8e-2, torch.float16: 1e-2}
-"""By how much two orders of summation may differ."""
+"""By how much orders of summation may differ: torch takes a tensor subclass through other kernels of some layers."""
 DEVICES = ("cpu", "cuda")
 
 
@@ -121,7 +121,8 @@ def test_networks_train_without_a_wait(name, dtype):
             optimizer.step()
             assert not waits
     for ours, theirs in zip(found["cuda"], found["cpu"], strict=True):
-        ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()  # one overflows in float16
+        assert torch.equal(ours.isnan(), theirs.isnan())  # one overflows in float16
+        ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
         assert (ours - theirs).norm() <= ROUNDING[dtype] * max(theirs.norm(), 1e-3)
 
 
