@@ -55,10 +55,10 @@ class NoiseBins:
         return torch.stack([self.total, self.count])
 
     @staticmethod
-    def means(sums: list[float]) -> dict[str, float]:
+    def means(sums: list[float], prefix: str = "") -> dict[str, float]:
         """Mean loss of each bin that was hit, by a name such as "-10_to_-8", of `stacked` as flat numbers."""
         total, count = sums[:BINS], sums[BINS:]
-        return {name: total[i] / count[i] for i, name in enumerate(bin_names()) if count[i]}
+        return {prefix + name: total[i] / count[i] for i, name in enumerate(bin_names()) if count[i]}
 
     def sums(self) -> dict[str, Tensor]:
         """What a checkpoint keeps, on the CPU."""

@@ -108,8 +108,7 @@ class TrainingModule(LightningModule):
         self.images_seen, self.train_seconds = 0, 0.0
         self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
         self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
-        self._started = 0.0
-        self._pace = (0, 0.0)  # steps, and the seconds of the first process in which they were done
+        self._started, self._pace = 0.0, (0, 0.0)  # of the clock; steps and seconds that all processes know
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
         self._average: tuple[NetworkDenoiser, ...] = ()  # likewise
 
@@ -179,15 +178,7 @@ class TrainingModule(LightningModule):
                     after_step()
 
     def _learning_rate(self, step: int) -> float:
-        return self.optimizer_config.factor(step, self._last_step(step))
-
-    def _last_step(self, step: int) -> float:
-        """The step that training ends with, by the pace so far; of several processes by that of the last log.
-
-        Their clocks differ, and to ask for the first one's in every step would make all of them wait in every step.
-        """
-        pace = (step, self.train_seconds) if self.trainer.world_size == 1 else self._pace
-        return last_step(self.trainer, *pace)
+        return self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds, self._pace))
 
     def generator(self, *key: int) -> torch.Generator:
         """A generator on the module's device whose numbers depend on the seed and `key` alone."""
@@ -296,7 +287,7 @@ class TrainingModule(LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
         for opponent in self.opponents.values():
-            opponent.step(self.trainer, self._last_step(self.trainer.global_step))
+            opponent.step(self.trainer, last_step(self.trainer, self.global_step, self.train_seconds, self._pace))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Nothing: `optimizer_step` has done it."""
@@ -342,15 +333,12 @@ class TrainingModule(LightningModule):
         """Log the losses, also by noise level, and the images seen."""
         if log_due(self.trainer):
             bins = self.trainer.strategy.reduce(self.noise_bins.stacked(), reduce_op="sum")
-            self.readings.add(
-                bins, lambda sums: {f"loss_by_noise/{name}": v for name, v in NoiseBins.means(sums).items()}
-            )
+            self.readings.add(bins, partial(NoiseBins.means, prefix="loss_by_noise/"))
             self.readings.add(self.notes.sums(self.trainer, self.device), self.notes.means)
             metrics = self.readings.read() | {"images_seen": self.images_seen, "epoch": self.current_epoch}
             log_now(self.trainer, metrics, shown={"train/loss"} & metrics.keys())
             self.noise_bins.reset()
-            if self.trainer.world_size > 1:
-                self._pace = (self.global_step, self.trainer.strategy.broadcast(self.train_seconds))
+            self._pace = (self.global_step, self.trainer.strategy.broadcast(self.train_seconds))
 
     def on_validation_epoch_start(self) -> None:
         """Make divided weights whole: processes may have different numbers of batches."""

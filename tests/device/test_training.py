@@ -97,7 +97,7 @@ def test_many_bad_steps_end_training_there_too(trains, monkeypatch):
 
 def test_both_networks_of_an_adversarial_step_train_there(tmp_path, monkeypatch):
     """The second step is bad: neither network takes it."""
-    images, found = torch.rand(16, 1, 8, 8) * 2 - 1, {}
+    images, found = torch.rand(64, 1, 8, 8) * 2 - 1, {}
     poison(monkeypatch, 1)
     for device in ("cpu", "cuda"):
         denoiser = small_denoiser("downsampling")
