@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
@@ -62,6 +63,7 @@ class Checkpoints(Checkpoint):
         self.failed = 0
         self._best: tuple[float, int] = (float("inf"), -1)
         self._new_best = False
+        self._hosts: Any = None
         self._seen_step, self._saved_step, self._saved_at = -1, -1, 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,6 +78,9 @@ class Checkpoints(Checkpoint):
         """Ask the loader to call between steps."""
         self._seen_step = self._saved_step = trainer.global_step
         self._saved_at = time.monotonic()
+        if trainer.world_size > 1 and self._hosts is None:
+            # They agree after every step, and through the devices each host would wait for its own to be done.
+            self._hosts = dist.new_group(backend="gloo")
         if trainer.is_global_zero:
             _clear(self.dirpath)
         trainer.train_dataloader.between = lambda: self._between(trainer)
@@ -127,12 +132,21 @@ class Checkpoints(Checkpoint):
         self._seen_step = trainer.global_step
         asked = stopper(trainer)
         late = 0 < self.every_n_minutes * 60 <= time.monotonic() - self._saved_at
-        late, asked.status = _agreed(trainer, late, asked.status)
+        late, asked.status = self._agreed(trainer, late, asked.status)
         stop = asked.status > 0
         if late or stop or self._new_best or trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
         trainer.should_stop = trainer.should_stop or stop
         return not stop
+
+    def _agreed(self, trainer: Trainer, late: bool, status: int) -> tuple[bool, int]:
+        """What any process wishes, so that all do the same: a signal may have reached one of them alone."""
+        if trainer.world_size == 1:
+            return late, status
+        wishes = torch.tensor([float(late), float(status)])
+        dist.all_reduce(wishes, dist.ReduceOp.MAX, self._hosts)
+        late, status = wishes.tolist()
+        return bool(late), int(status)
 
     def _save(self, trainer: Trainer) -> UserError | None:
         """Write a checkpoint; returns why it could not be written."""
@@ -175,15 +189,6 @@ def _clear(folder: Path) -> None:
     """Remove halves of files that a killed process has left."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
-
-
-def _agreed(trainer: Trainer, late: bool, status: int) -> tuple[bool, int]:
-    """What any process wishes, so that all do the same: a signal may have reached one of them alone."""
-    if trainer.world_size == 1:
-        return late, status
-    wishes = torch.tensor([float(late), float(status)], device=trainer.strategy.root_device)
-    late, status = trainer.strategy.reduce(wishes, reduce_op="max").tolist()
-    return bool(late), int(status)
 
 
 @torch.no_grad()
