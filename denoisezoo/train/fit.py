@@ -27,6 +27,7 @@ from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.described import with_codec
 from denoisezoo.train.device_choices import choose_for_device, fast_arithmetic
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.explain import as_keys, explain
@@ -116,7 +117,7 @@ def begin_in(cli: RecipeCLI, folder: Path, load: Loader) -> tuple[Path | None, T
     Returns:
         The checkpoint to go on from, None for a fresh run; and what a run has come to that is through already.
     """
-    config = plain_config(cli)
+    config = with_codec(plain_config(cli), cli.model.denoiser.codec)
     checkpoint = newest_checkpoint(folder)
     parts = cli.trainer.world_size * cli.trainer.accumulate_grad_batches
     done, known = steps_done(checkpoint, folder, config, cli.model, parts)
@@ -344,8 +345,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "seed": module.seed,
         "perceptual": module.objective.perceptual_title,
         "teacher_sha256": module.teacher_sha256,
-        "codec": (codec := module.denoiser.codec).title,
-        "codec_sha256": codec.weights_sha256(),
+        **module.denoiser.codec.facts(),
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
