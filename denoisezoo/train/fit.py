@@ -23,6 +23,7 @@ from denoisezoo.diffusion.perceptual import FILE as PERCEPTUAL
 from denoisezoo.errors import UserError, rewording
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.locking import only_writer
+from denoisezoo.profiling.trajectory import encoding_macs
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
@@ -126,6 +127,7 @@ def begin_in(cli: RecipeCLI, folder: Path, load: Loader) -> tuple[Path | None, T
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
+    cli.model.encoded_before = cli.datamodule.encode_with(cli.model.denoiser.codec, cli.trainer.strategy.root_device)
     cli.model.data_known = identify(cli.datamodule, known, folder)
     if cli.trainer.is_global_zero:
         clear_given_up(folder, done, config)
@@ -338,6 +340,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     # Not counted yet where a run is resumed whose time is over: it does not start again.
     counted = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
     per_image = module.training_macs() if counted is None else counted
+    before = module.encoded_before and module.encoded_before * encoding_macs(module.counted)
     status = stopper(trainer).status
     facts = {
         "denoiser": module.name,
@@ -349,7 +352,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
-        "train_macs": None if per_image is None else per_image * module.images_seen,
+        "train_macs": None if per_image is None else per_image * module.images_seen + before,
         "train_macs_relative": None if per_image is None else per_image / training_macs(module.counted),
         "finished": status == 0,
         "data": cli.datamodule.card(),

@@ -128,10 +128,14 @@ class Codec(Recorded, nn.Module, ABC):
     def to_batch(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Mapping[str, Tensor]:
         """A batch of data as objectives see it: its "image" encoded, and its "cond", which has the image's size.
 
-        Conditions are encoded to their posterior's mean, as sampling encodes them.
+        Conditions are encoded to their posterior's mean, as sampling encodes them. A batch with "log_variance" was
+        encoded before: its "image" is the mean, and latents are drawn here.
         """
         if self.identity:
             return batch
+        if "log_variance" in batch:
+            rest = {key: value for key, value in batch.items() if key != "log_variance"}
+            return {**rest, "image": Posterior(batch["image"], batch["log_variance"]).draw(generator)}
         latents = {"image": self.to_latents(batch["image"], generator)}
         if "cond" in batch:
             latents["cond"] = self.to_latents(batch["cond"])
