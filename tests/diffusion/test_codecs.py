@@ -17,6 +17,7 @@ from denoisezoo.diffusion import (
     Likelihood,
     MinSNR,
     Pixels,
+    Prediction,
     SeedBlock,
     Simple,
     Step,
@@ -238,6 +239,24 @@ def test_denoising_errors_are_of_latents():
     images = torch.rand(4, 1, 8, 8) * 2 - 1
     latent, plain = create_denoiser(Small(), "vp", codec="haar"), create_denoiser(Small(), "vp")
     assert denoising_error(latent.eval(), images) == denoising_error(plain.eval(), Haar().encode(images))
+
+
+def test_denoising_errors_in_pixels_are_those_of_what_is_decoded():
+    from tests.examples.latents import ToyAutoencoder
+
+    images = torch.rand(4, 1, 8, 8) * 2 - 1
+    latent = create_denoiser(Small(), "vp", codec="haar").eval()  # an isometry: an error is as large on either side
+    for z, x in zip(denoising_error(latent, images), denoising_error(latent, images, in_pixels=True), strict=True):
+        assert z[:2] == x[:2]
+        assert z[2] == pytest.approx(x[2], rel=1e-5)
+    codec = ToyAutoencoder()
+    oracle = create_denoiser(Small(), "vp", codec=codec).eval()
+    z = codec.to_latents(images)
+    oracle.forward = lambda u_t, t, given, effort=None: Prediction(z, u_t)
+    lost = (codec.decode(z) - images).square().mean()
+    for row in denoising_error(oracle, images, in_pixels=True):
+        assert row[2] == pytest.approx(float(lost))
+    assert {row[2] for row in denoising_error(oracle, images)} == {0.0}
 
 
 def test_a_codec_is_frozen_and_moves_with_the_denoiser():
