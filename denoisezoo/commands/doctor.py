@@ -31,7 +31,7 @@ COST_OF_MISSING = {
     "submitit": "compare --launcher",
     "datasets": "data sets of Hugging Face",
     "wandb-workspaces": "dashboard",
-    "diffusers": "its autoencoders in codecs of your own; make bench, and the tests that compare with it",
+    "diffusers": "its autoencoders as codecs; make bench, and the tests that compare with it",
     "onnx": "export --format onnx",
     "onnxruntime": "export --format onnx",
     "onnxscript": "export --format onnx",

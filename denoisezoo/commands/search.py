@@ -184,8 +184,11 @@ def write(result: SearchResult, out: Path, args: argparse.Namespace) -> None:
     )
     shown = sorted({round(i * (len(result.front) - 1) / (SHOWN - 1)) for i in range(SHOWN)})
     front = [result.front[i] for i in shown]
-    print_table(front, columns(result.cost, None), title="the front under the loss table")
-    print_table(rows, columns(result.cost, result.quality), title="plans")
+    codec = result.codec_text is not None
+    print_table(front, columns(result.cost, None, codec), title="the front under the loss table")
+    print_table(rows, columns(result.cost, result.quality, codec), title="plans")
+    if codec:
+        print(result.codec_text)
     text = f"search: {result.macs:.3e} MACs, {result.seconds:.0f} s"
     if result.train_macs:
         text += f", {result.macs / result.train_macs:.2%} of training's {result.train_macs:.3e} MACs"

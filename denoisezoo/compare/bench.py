@@ -89,6 +89,7 @@ class Bench:
             costs=costs(run, found),
             card=found.card.as_dict(),
             loss_by_noise=found.noise_curve,
+            pixel_loss_by_noise=found.pixel_curve,
             trajectory=found.trajectory.to_dict()["trajectory"],
         )
 

@@ -41,6 +41,7 @@ class RunRecord:
         card: The result card, flat or nested.
         loss_curve: Rows (step, loss).
         loss_by_noise: Rows (lower log-SNR, upper log-SNR, mean loss, count).
+        pixel_loss_by_noise: The same of decoded predictions, in pixels; empty without a codec.
         trajectory: One row per denoiser call: `call, t, sigma, effort, macs, inner_nfe, latency_ms`.
         samples: PNG grid of samples; a relative path is relative to the report's folder.
         neighbours: PNG of samples beside their nearest training images.
@@ -58,6 +59,7 @@ class RunRecord:
     card: Mapping[str, Any] = field(default_factory=dict)
     loss_curve: list[tuple[float, float]] = field(default_factory=list)
     loss_by_noise: list[tuple[float, float, float, float]] = field(default_factory=list)
+    pixel_loss_by_noise: list[tuple[float, float, float, float]] = field(default_factory=list)
     trajectory: list[dict[str, Any]] = field(default_factory=list)
     samples: str | Path | None = None
     neighbours: str | Path | None = None
@@ -238,7 +240,7 @@ _RUN_FIELDS: dict[str, Callable[[Any], Any]] = {
     "costs": _values(_cost),
     "card": _object,
     "loss_curve": _list(_numbers(2)),
-    "loss_by_noise": _list(_numbers(4)),
+    **dict.fromkeys(("loss_by_noise", "pixel_loss_by_noise"), _list(_numbers(4))),
     "trajectory": _list(_object),
 }
 _COMPARISON_FIELDS: dict[str, Callable[[Any], Any]] = {

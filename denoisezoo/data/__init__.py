@@ -4,6 +4,7 @@ from denoisezoo.data.augmented import Augmented
 from denoisezoo.data.channel import Channel
 from denoisezoo.data.cifar import Cifar10
 from denoisezoo.data.embedded import Digits, Photos
+from denoisezoo.data.encoded import Encoded
 from denoisezoo.data.folders import ImageFolder, ImageZip
 from denoisezoo.data.huggingface import HuggingFace
 from denoisezoo.data.image_data import DATASETS, ImageData, Split
@@ -27,6 +28,7 @@ __all__ = [
     "Channel",
     "Cifar10",
     "Digits",
+    "Encoded",
     "EvalLoader",
     "HuggingFace",
     "ImageData",

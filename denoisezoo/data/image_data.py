@@ -16,6 +16,7 @@ from torch import Tensor
 from denoisezoo.data.identity import Identity, difference
 from denoisezoo.data.loader import EvalLoader, TrainLoader
 from denoisezoo.data.store import Decode, ImageStore, LazyStore, Source, TensorStore, decode_all
+from denoisezoo.diffusion.codecs import Codec
 from denoisezoo.errors import UserError
 from denoisezoo.ranks import ranks
 from denoisezoo.recorded import Recorded
@@ -175,6 +176,18 @@ class ImageData(Recorded, LightningDataModule):
             self.changed = what
             if ranks()[0] == 0:
                 print(f"warning: {self.title} is not what the run was trained on: {what}", file=sys.stderr)
+
+    def encode_with(self, codec: Codec, device: torch.device | str) -> int:
+        """Encode beforehand what training would encode in each step; here nothing.
+
+        Args:
+            codec: The denoiser's.
+            device: Where training will be.
+
+        Returns:
+            How many images were encoded, by whomever; 0 where batches hold images.
+        """
+        return 0
 
     def identity(self) -> Identity:
         """What a run remembers of the data, in plain values: fingerprint, names of the classes, numbers of images."""

@@ -15,6 +15,7 @@ from denoisezoo.diffusion.capabilities import (
 )
 from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
 from denoisezoo.diffusion.codecs.affine import Affine
+from denoisezoo.diffusion.codecs.codec import Posterior
 from denoisezoo.diffusion.codecs.haar import Haar
 from denoisezoo.diffusion.coefficients import apply_blocks
 from denoisezoo.diffusion.conditioned import Matched, OfCondition, conditioned
@@ -174,6 +175,7 @@ __all__ = [
     "PlainGAN",
     "PointsOracle",
     "PositionAndVelocity",
+    "Posterior",
     "Preconditioning",
     "Prediction",
     "PredictorCorrector",

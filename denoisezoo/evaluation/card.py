@@ -60,6 +60,7 @@ class ResultCard:
         teacher_sha256: Hash of the file of the run that training learned from; None where there was none.
         codec: What was diffused in place of pixels, "pixels" for nothing else.
         codec_sha256: Hash of the codec's weights, None where it has none.
+        codec_license: Licence of these weights, None where none is known.
         params: Parameters of the network, without those of the codec.
         macs_per_image: Multiply-adds of sampling one image, decoded.
         device: "cpu" or "cuda".
@@ -100,6 +101,7 @@ class ResultCard:
     teacher_sha256: str | None = None
     codec: str | None = None
     codec_sha256: str | None = None
+    codec_license: str | None = None
     params: int | None = None
     macs_per_image: int | None = None
     device: str | None = None

@@ -22,10 +22,11 @@ def denoising_error(
     given: Given = NOTHING,
     seed: int = 0,
     batch_size: int = 256,
+    in_pixels: bool = False,
 ) -> list[tuple[float, float, float, float]]:
     """Mean squared error of the predicted image at ten noise levels, with the same noise for every denoiser.
 
-    Where there is a codec, the image is that of the process, its latents.
+    Where there is a codec, the image is that of the process, its latents, unless pixels are asked for.
 
     Args:
         denoiser: In evaluation mode.
@@ -33,6 +34,8 @@ def denoising_error(
         given: What they are told: classes (N,), conditions (N, Cy, H, W), images too.
         seed: Seed of the noise.
         batch_size: Images at a time.
+        in_pixels: Decode what is predicted, and compare it with the images themselves: what the codec loses is part of
+            the error, which compares with that of denoisers of pixels and of other codecs.
 
     Returns:
         Rows (lower log-SNR, upper log-SNR, mean error per pixel or number of a latent, number of images), noisiest
@@ -42,7 +45,8 @@ def denoising_error(
     if not isinstance(process, ScalarProcess):
         return []
     device = next(denoiser.parameters()).device
-    clean = denoiser.codec.encode_all(as_image(images), device, batch_size)
+    images = as_image(images)
+    clean = denoiser.codec.encode_all(images, device, batch_size)
     if given.image is not None:
         given = given._replace(image=denoiser.codec.encode_all(given.image, device, batch_size))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
@@ -59,6 +63,7 @@ def denoising_error(
             source = torch.Generator(device).manual_seed(seed + 1 + low)
             subject, told = conditioned(denoiser, given.take(part).to(device), source)
             u_0_hat = subject(process.perturb(u_0, eps, times), times, told).u_0
-            total += float((u_0_hat - u_0).square().mean(dim=(1, 2, 3)).sum())
+            error = denoiser.codec.to_images(u_0_hat) - images[part].to(device) if in_pixels else u_0_hat - u_0
+            total += float(error.square().mean(dim=(1, 2, 3)).sum())
         rows.append((log_snr - 1, log_snr + 1, total / len(clean), float(len(clean))))
     return rows

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from denoisezoo.compare.records import RunRecord
 from denoisezoo.report.axes import finite, linear_axis, log_axis, value_axis
 from denoisezoo.report.columns import column, format_spread, format_value
 from denoisezoo.report.figures import Figure, Trace, base_layout, plotly_text
@@ -23,6 +22,7 @@ def training_figures(entries: Sequence[Entry]) -> list[Figure]:
     builders: tuple[Callable[[Sequence[Entry]], Figure | None], ...] = (
         loss_curves,
         loss_by_noise,
+        pixel_loss_by_noise,
         trajectory_costs,
         training_speed,
     )
@@ -71,7 +71,10 @@ def loss_by_noise(entries: Sequence[Entry]) -> Figure | None:
     if not drawn:
         return None
     looks = styles(entries)
-    data = [_line(entry, looks[entry.name], _noise_bins(entry.runs), marked=True) for entry in drawn]
+    data = [
+        _line(entry, looks[entry.name], _noise_bins(run.loss_by_noise for run in entry.runs), marked=True)
+        for entry in drawn
+    ]
     x, y = ([value for trace in data for value in trace[axis]] for axis in "xy")
     axes = linear_axis("← noise · log-SNR · image →", x, zero=False), value_axis("Mean loss (lower is better)", y)
     caption = (
@@ -79,6 +82,24 @@ def loss_by_noise(entries: Sequence[Entry]) -> Figure | None:
         "noise. Right: almost the image. Losses compare only between denoisers of the same objective and process."
     )
     return Figure("noise", "Loss by noise level", caption, data, _with_ends(data, *axes))
+
+
+def pixel_loss_by_noise(entries: Sequence[Entry]) -> Figure | None:
+    """The same in pixels, where some denoise latents: those of pixels have one error for both."""
+    if not any(run.pixel_loss_by_noise for entry in entries for run in entry.runs):
+        return None
+    looks = styles(entries)
+    bins = {
+        entry.name: _noise_bins(run.pixel_loss_by_noise or run.loss_by_noise for run in entry.runs) for entry in entries
+    }
+    data = [_line(entry, looks[entry.name], bins[entry.name], marked=True) for entry in entries if bins[entry.name]]
+    x, y = ([value for trace in data for value in trace[axis]] for axis in "xy")
+    axes = linear_axis("← noise · log-SNR · image →", x, zero=False), value_axis("Mean squared error in pixels", y)
+    caption = (
+        "What is predicted at each log-SNR, decoded and compared with the image in [-1, 1]: what a codec loses is part "
+        "of it. The log-SNR is that of the latents, of which each denoiser has its own."
+    )
+    return Figure("noise_pixels", "Denoising error in pixels", caption, data, _with_ends(data, *axes))
 
 
 def trajectory_costs(entries: Sequence[Entry]) -> Figure | None:
@@ -161,11 +182,11 @@ def _line(entry: Entry, style: Style, rows: Rows, faint: bool = False, marked: b
     }
 
 
-def _noise_bins(runs: Iterable[RunRecord]) -> Rows:
+def _noise_bins(curves: Iterable[list[tuple[float, float, float, float]]]) -> Rows:
     """Middle of each bin and its loss, the mean over all runs' samples; bins without a sample are left out."""
     bins: dict[tuple[float, float], list[tuple[float, float]]] = {}
-    for run in runs:
-        for low, high, loss, count in run.loss_by_noise:
+    for curve in curves:
+        for low, high, loss, count in curve:
             if math.isfinite(loss) and count > 0 and math.isfinite(low + high):
                 bins.setdefault((round(low, 6), round(high, 6)), []).append((loss, count))
     return [

@@ -52,6 +52,7 @@ class Assessment(Tabular):
         generated: The images.
         trajectory: Cost of every call of denoiser and codec; measured at batch 1.
         noise_curve: Denoising error by noise level on held-out images, or on their latents where there is a codec.
+        pixel_curve: The same of what the codec makes of the prediction, in pixels; empty without a codec.
         latency_ms: Sampling time per image at `Settings.batch_size`.
         conditions: What the images were given, for a conditional run.
     """
@@ -64,6 +65,7 @@ class Assessment(Tabular):
     latency_ms: float
     noise_curve: list[tuple[float, float, float, float]] = field(default_factory=list)
     conditions: Conditions | None = None
+    pixel_curve: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def picture(self, num: int) -> np.ndarray:
         """A grid of some samples; of a conditional run, with the condition before and the truth after each row."""
@@ -166,6 +168,9 @@ def assess(
         latency_ms=1000 * generated.seconds / num,
         noise_curve=[] if isinstance(data, Reference) else held_out_curve(run, data),
         conditions=conditions,
+        pixel_curve=[]
+        if isinstance(data, Reference) or run.denoiser.codec.identity
+        else held_out_curve(run, data, in_pixels=True),
     )
 
 
@@ -185,18 +190,18 @@ def figures_of_task(
     return figures, facts
 
 
-def held_out_curve(run: Run, data: ImageData) -> list[tuple[float, float, float, float]]:
+def held_out_curve(run: Run, data: ImageData, in_pixels: bool = False) -> list[tuple[float, float, float, float]]:
     """Denoising error by noise level on the held-out images (the training images where nothing is held out).
 
-    It is that of latents where there is a codec.
+    Where there is a codec, it is that of latents, or of pixels if they are asked for; see `denoising_error`.
     """
     split: Any = "test" if len(data.images("test")) else "train"
     label = data.labels(split)[:1024] if run.denoiser.backbone.spec.num_classes else None
     if run.denoiser.cond_shape is not None:
         pair = data.pairs(split, 1024)
-        return denoising_error(run.denoiser, pair.x, given=Given(label=label, image=pair.y))
+        return denoising_error(run.denoiser, pair.x, given=Given(label=label, image=pair.y), in_pixels=in_pixels)
     images: Tensor = to_float(data.images(split)[:1024])
-    return denoising_error(run.denoiser, images, given=Given(label=label))
+    return denoising_error(run.denoiser, images, given=Given(label=label), in_pixels=in_pixels)
 
 
 def make_card(
@@ -235,8 +240,7 @@ def make_card(
         train_macs=run.facts.get("train_macs"),
         perceptual=run.facts.get("perceptual"),
         teacher_sha256=run.facts.get("teacher_sha256"),
-        codec=run.denoiser.codec.title,
-        codec_sha256=run.denoiser.codec.weights_sha256(),
+        **run.denoiser.codec.facts(),
         params=sum(p.numel() for p in run.denoiser.backbone.parameters()),
         macs_per_image=trajectory.macs_per_image,
         dtype=str(settings.dtype).removeprefix("torch."),

@@ -86,8 +86,7 @@ def _card(run: Run) -> dict[str, Any]:
         resolution=run.image_shape[-1],
         weights=run.weights_text,
         training_seed=run.facts.get("seed"),
-        codec=run.denoiser.codec.title,
-        codec_sha256=run.denoiser.codec.weights_sha256(),
+        **run.denoiser.codec.facts(),
         params=sum(parameter.numel() for parameter in run.denoiser.backbone.parameters()),
         **facts,
     )

@@ -68,6 +68,7 @@ def join_study(task: SearchTask, table: LossTable, options: EvolutionOptions, fo
     study = SharedStudy(options.storage or str(folder / "study.log"), "plans", fingerprint(task, table, options))
     if task.cost == "latency":
         task.latencies = np.array(study.agree("latencies", lambda: task.latencies.tolist()))
+        task.codec_cost = float(study.agree("codec", lambda: task.codec_cost))
     return study
 
 
@@ -140,6 +141,7 @@ def fingerprint(task: SearchTask, table: LossTable, options: EvolutionOptions) -
         task.run.weights,
         table.efforts,
     ]
+    facts += [] if (codec := task.run.denoiser.codec).identity else [codec.title]  # which the budget counts
     facts += [(round(level.t, 9), round(level.edge, 9)) for level in table.levels]
     facts += [options.genome, options.segments if options.genome == "segments" else None]
     if task.cost == "latency":
@@ -154,9 +156,9 @@ def evolved_row(task: SearchTask, table: LossTable, one: Evaluated, settings: Se
     """The row of a plan that evolution found, priced on its own time grid."""
     row = plan_row("nsga2", table, one.candidate.efforts, None, task)
     walk = task.walk(Plan.from_json(row["json"]), settings)
-    share = sum(call.macs for call in walk.calls) / float(task.macs[:, -1].sum())
+    share = walk.macs_per_image / (float(task.macs[:, -1].sum()) + task.codec_macs)
     row |= {"macs_per_image": walk.macs_per_image, "macs_share": share}
-    share = one.cost / float(task.costs[:, -1].sum())
+    share = one.cost / task.full_cost
     return row | {"quality": one.quality, "sampler": settings.sampler, "cost_share": share}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -100,7 +101,19 @@ class SearchResult(Tabular):
 
     def summary(self) -> Table:
         """The plans of the budgets, of each effort alone, and of what evolution found."""
-        return Table(self.plans, columns(self.cost, self.quality), "plans")
+        return Table(self.plans, columns(self.cost, self.quality, self.codec_text is not None), "plans")
+
+    @property
+    def codec_text(self) -> str | None:
+        """From which number of calls on the codec is not most of the price any more; None without a codec."""
+        calls = [row["codec_calls"] for row in self.front if "codec_calls" in row]
+        if not calls:
+            return None
+        dearest, cheapest = (f"{max(1, math.ceil(n))}" for n in (min(calls), max(calls)))
+        return (
+            f"the codec is most of the price below {dearest} calls of the front's dearest plan, and below {cheapest} "
+            "of its cheapest"
+        )
 
     def plot(self) -> dict[str, Any]:
         """The exact front and the plans: what is lost by what is spent."""
@@ -109,7 +122,7 @@ class SearchResult(Tabular):
         return scatter({"exact front": front, **chosen}, f"share of full {self.cost}", "excess loss")
 
 
-def columns(cost: str, quality: str | None) -> list[Column]:
+def columns(cost: str, quality: str | None, codec: bool = False) -> list[Column]:
     """What is printed of a plan."""
     shown = [
         Column("plan", "plan"),
@@ -119,8 +132,10 @@ def columns(cost: str, quality: str | None) -> list[Column]:
         Column("+-", "excess_standard_error", "{:.1e}".format, right=True),
         Column("efforts, noise to image", "segments"),
     ]
+    if codec:
+        shown.insert(3, Column("codec's share", "codec_share", "{:.3f}".format, right=True))
     if quality:
-        shown.insert(5, Column(quality, "quality", "{:.3f}".format, right=True))
+        shown.insert(-1, Column(quality, "quality", "{:.3f}".format, right=True))
     return shown
 
 
@@ -182,11 +197,11 @@ def best_within(front: Sequence[Choice], share: float, task: SearchTask) -> Choi
     Raises:
         UserError: The cheapest plan costs more.
     """
-    full = float(task.costs[:, -1].sum())
-    least = front[0].cost / full
+    full = task.full_cost
+    least = (front[0].cost + task.codec_cost) / full
     if share < least * (1 - 1e-9):
         least_text = rounded_up(least)
         raise UserError(
             f"a budget of {share:g} is below the smallest network's {least_text}", f"give at least {least_text}"
         )
-    return best(front, max(share * full, front[0].cost))
+    return best(front, max(share * full - task.codec_cost, front[0].cost))

@@ -86,6 +86,22 @@ class SearchTask:
         return price(self.run, self.settings, timed=False).codec_macs
 
     @cached_property
+    def codec_cost(self) -> float:
+        """What the budget counts of the codec per image, whatever the plan: as milliseconds, those of decoding."""
+        codec = self.run.denoiser.codec
+        if self.cost == "macs" or codec.identity:
+            return float(self.codec_macs)
+        denoiser, batch = prepare(self.run, self.settings), self.settings.batch_size
+        z = torch.zeros(batch, *denoiser.latent_shape, device=self.settings.device)
+        with torch.inference_mode():
+            return latency(lambda: denoiser.codec.to_images(z), z.device).median / batch
+
+    @cached_property
+    def full_cost(self) -> float:
+        """What the budget is a share of: all calls of the full network, and the codec."""
+        return float(self.costs[:, -1].sum()) + self.codec_cost
+
+    @cached_property
     def times(self) -> list[float]:
         """Times of the denoiser calls."""
         return [call.t for call in price(self.run, self.settings, timed=False).calls]
@@ -137,12 +153,13 @@ class SearchTask:
         return price(self.run, replace(settings, plan=plan), timed=False)
 
     def cost_of(self, walk: Trajectory) -> float:
-        """What the budget counts of a walk, per image: the calls of the denoiser, not what its codec takes."""
+        """What the budget counts of a walk, per image: the calls of the denoiser, and its codec."""
         if self.cost == "macs":
-            return float(sum(call.macs for call in walk.calls))
+            return float(walk.macs_per_image)
         rows = [dropped_at(self.run.denoiser.process, call.t) for call in walk.calls]
         efforts = [self.efforts.index(call.effort) for call in walk.calls]
-        return float(sum(self.latencies[row, effort] for row, effort in zip(rows, efforts, strict=True)))
+        calls = sum(self.latencies[row, effort] for row, effort in zip(rows, efforts, strict=True))
+        return float(calls) + self.codec_cost
 
     def quality(self, plan: Plan, settings: Settings | None = None) -> float:
         """Frechet distance of samples by a plan, from the same noise for every plan."""
@@ -171,15 +188,27 @@ class SearchTask:
 
 
 def plan_row(name: str, table: LossTable, efforts: Sequence[int], choice: Choice | None, task: SearchTask) -> Row:
-    """What is known of a plan without sampling."""
+    """What is known of a plan without sampling.
+
+    Where there is a codec, "codec_share" is its part of the cost, and "codec_calls" how many calls by the plan cost as
+    much: with fewer than these the codec is most of the price.
+    """
     rows = np.arange(len(efforts))
     plan, index = table.plan(efforts), list(efforts)
-    macs, cost = (table.costs(of)[rows, index].sum() for of in (task.macs, task.costs))
+    macs, cost = (float(table.costs(of)[rows, index].sum()) for of in (task.macs, task.costs))
+    of_codec = {}
+    if not task.run.denoiser.codec.identity:
+        per_call = cost / len(task.times)
+        of_codec = {
+            "codec_share": task.codec_cost / (cost + task.codec_cost),
+            "codec_calls": task.codec_cost / per_call,
+        }
     return {
         "plan": name,
-        "cost_share": float(cost / task.costs[:, -1].sum()),
+        "cost_share": (cost + task.codec_cost) / task.full_cost,
         "macs_per_image": int(macs) + task.codec_macs,
-        "macs_share": float(macs / task.macs[:, -1].sum()),
+        "macs_share": (macs + task.codec_macs) / (float(task.macs[:, -1].sum()) + task.codec_macs),
+        **of_codec,
         "excess": float(table.excess[rows, index].sum()),
         "excess_standard_error": table.excess_error(index),
         "segments": " ".join(f"{effort:g}" for effort in plan.efforts),

@@ -60,7 +60,7 @@ def _of_row(row: Row, runs: Sequence[Run], args: argparse.Namespace) -> dict[str
 def _facts(run: Run) -> dict[str, Any]:
     params = sum(parameter.numel() for parameter in run.denoiser.backbone.parameters())
     mine = {"weights": run.weights, "training_seed": run.facts.get("seed"), "params": params}
-    mine |= {"codec": run.denoiser.codec.title, "codec_sha256": run.denoiser.codec.weights_sha256()}
+    mine |= run.denoiser.codec.facts()
     return {key: run.facts.get(key) for key in FACTS} | mine
 
 

@@ -71,6 +71,13 @@ def build_denoiser(
     return NetworkDenoiser(backbone, process, preconditioning, create_codec(codec)), family
 
 
+def with_codec(config: dict[str, Any], codec: Codec) -> dict[str, Any]:
+    """A recipe that holds all that its codec is made of, where that came from a file, which may be gone later."""
+    if not codec.from_file or "codec" not in config["model"]:
+        return config
+    return {**config, "model": {**config["model"], "codec": describe(codec)}}
+
+
 def describe_denoiser(denoiser: NetworkDenoiser) -> dict[str, Any]:
     """What section `model` of a recipe says of a denoiser: its network, process, preconditioning, ...
 

@@ -23,10 +23,12 @@ from denoisezoo.diffusion.perceptual import FILE as PERCEPTUAL
 from denoisezoo.errors import UserError, rewording
 from denoisezoo.files import json_safe, write_json, write_text
 from denoisezoo.locking import only_writer
+from denoisezoo.profiling.trajectory import encoding_macs
 from denoisezoo.train import recipe_yaml
 from denoisezoo.train.callbacks import SampleGrid, Throughput
 from denoisezoo.train.checkpoint import check_format, data_known, newest_checkpoint, read_checkpoint
 from denoisezoo.train.costs import log_costs
+from denoisezoo.train.described import with_codec
 from denoisezoo.train.device_choices import choose_for_device, fast_arithmetic
 from denoisezoo.train.efforts import training_macs
 from denoisezoo.train.explain import as_keys, explain
@@ -116,7 +118,7 @@ def begin_in(cli: RecipeCLI, folder: Path, load: Loader) -> tuple[Path | None, T
     Returns:
         The checkpoint to go on from, None for a fresh run; and what a run has come to that is through already.
     """
-    config = plain_config(cli)
+    config = with_codec(plain_config(cli), cli.model.denoiser.codec)
     checkpoint = newest_checkpoint(folder)
     parts = cli.trainer.world_size * cli.trainer.accumulate_grad_batches
     done, known = steps_done(checkpoint, folder, config, cli.model, parts)
@@ -125,6 +127,7 @@ def begin_in(cli: RecipeCLI, folder: Path, load: Loader) -> tuple[Path | None, T
     cli.model.recipe = config
     cli.datamodule.setup("fit")
     check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
+    cli.model.encoded_before = cli.datamodule.encode_with(cli.model.denoiser.codec, cli.trainer.strategy.root_device)
     cli.model.data_known = identify(cli.datamodule, known, folder)
     if cli.trainer.is_global_zero:
         clear_given_up(folder, done, config)
@@ -337,6 +340,7 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     # Not counted yet where a run is resumed whose time is over: it does not start again.
     counted = next(c.macs_per_image for c in trainer.callbacks if isinstance(c, Throughput))
     per_image = module.training_macs() if counted is None else counted
+    before = module.encoded_before and module.encoded_before * encoding_macs(module.counted)
     status = stopper(trainer).status
     facts = {
         "denoiser": module.name,
@@ -344,12 +348,11 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
         "seed": module.seed,
         "perceptual": module.objective.perceptual_title,
         "teacher_sha256": module.teacher_sha256,
-        "codec": (codec := module.denoiser.codec).title,
-        "codec_sha256": codec.weights_sha256(),
+        **module.denoiser.codec.facts(),
         "train_steps": trainer.global_step,
         "images_seen": module.images_seen,
         "train_seconds": module.train_seconds,
-        "train_macs": None if per_image is None else per_image * module.images_seen,
+        "train_macs": None if per_image is None else per_image * module.images_seen + before,
         "train_macs_relative": None if per_image is None else per_image / training_macs(module.counted),
         "finished": status == 0,
         "data": cli.datamodule.card(),

@@ -11,7 +11,7 @@ from denoisezoo.data.webdataset import expand_braces
 
 PLACES = ("path", "test_path", "root")
 """Arguments of data sets that say where the data lie, and nothing of what they are."""
-FREE = (*PLACES, "download")
+FREE = (*PLACES, "cache", "download")
 """Arguments that may differ where a run goes on with the same data."""
 
 

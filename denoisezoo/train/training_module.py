@@ -20,6 +20,7 @@ from denoisezoo.diffusion import NetworkDenoiser, Objective, Step
 from denoisezoo.diffusion.capabilities import advance, stages_of
 from denoisezoo.errors import ComputationError, UncountableError, UserError
 from denoisezoo.evaluation.conditions import check_dropout, drop_labels
+from denoisezoo.profiling.trajectory import encoding_macs
 from denoisezoo.train.adversary import ADAM, Opponent
 from denoisezoo.train.efforts import DDSM, Mode, Passes, Sandwich, check_mode, choose, expected_macs, losses_of
 from denoisezoo.train.ema import average_of
@@ -106,6 +107,7 @@ class TrainingModule(LightningModule):
         self.notes = StepNotes(["train/loss", *(f"train/{name}_loss" for name in objective.opponents), *at_efforts])
         self.readings = Readings()
         self.images_seen, self.train_seconds = 0, 0.0
+        self.encoded_before = 0  # images; batches hold their latents then
         self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
         self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
         self._started, self._pace = 0.0, (0, 0.0)  # of the clock; steps and seconds that all processes know
@@ -317,9 +319,10 @@ class TrainingModule(LightningModule):
         None where they depend on the data, as with an adaptive solver.
         """
         try:
-            return expected_macs(self.counted, self.effort, self.sandwich, self.objective)
+            macs = expected_macs(self.counted, self.effort, self.sandwich, self.objective)
         except UncountableError:
             return None
+        return macs - encoding_macs(self.counted) if self.encoded_before else macs
 
     def step_key(self, batch_idx: int) -> tuple[int, ...]:
         """What the random numbers of a batch depend on, beside the seed: the step, and which part of it this is.

@@ -12,12 +12,14 @@ From Python a codec that is there, such as a fitted one, is given to the denoise
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoisezoo import UserError
-from denoisezoo.diffusion import CODECS, Codec
+from denoisezoo.diffusion import CODECS, Codec, Posterior
 
 
 @CODECS.register("toy_autoencoder")
@@ -59,6 +61,11 @@ class ToyAutoencoder(Codec):
         if generator is None:
             return mean
         return mean + self.posterior_std * torch.empty_like(mean).normal_(generator=generator)
+
+    def posterior(self, image: Tensor) -> Posterior:
+        """The mean, and the same variance everywhere."""
+        mean = self.encode(image)
+        return Posterior(mean, torch.full_like(mean, 2 * math.log(self.posterior_std)))
 
     def decode(self, z: Tensor) -> Tensor:
         """Images (B, C, H, W)."""

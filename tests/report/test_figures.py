@@ -9,7 +9,14 @@ import pytest
 
 from denoisezoo.files import json_safe
 from denoisezoo.report.axes import linear_axis, log_axis, value_axis
-from denoisezoo.report.curves import loss_by_noise, loss_curves, smoothed, training_figures, trajectory_costs
+from denoisezoo.report.curves import (
+    loss_by_noise,
+    loss_curves,
+    pixel_loss_by_noise,
+    smoothed,
+    training_figures,
+    trajectory_costs,
+)
 from denoisezoo.report.figures import pareto, pareto_figures
 from denoisezoo.report.summary import entries
 from denoisezoo.report.theme import COLOURS, SHAPES, styles
@@ -108,6 +115,14 @@ def test_loss_curves_draw_each_seed_and_their_mean(whole):
     assert len(traces(figure, showlegend=True)) == 5
     assert len(traces(figure, showlegend=False)) == 15
     assert len(figure.layout["meta"]["ends"]) == 5
+
+
+def test_errors_in_pixels_are_drawn_beside_those_of_denoisers_of_pixels():
+    latent = replace(run("a"), loss_by_noise=[(-2, 0, 9.0, 1)], pixel_loss_by_noise=[(-2, 0, 0.5, 1)])
+    plain = replace(run("b"), loss_by_noise=[(-2, 0, 0.25, 1)])
+    figure = pixel_loss_by_noise(entries(compared(latent, plain)))
+    assert {trace["name"]: trace["y"] for trace in figure.data} == {"a": [0.5], "b": [0.25]}
+    assert pixel_loss_by_noise(entries(compared(plain))) is None
 
 
 def test_loss_by_noise_weighs_bins_by_count_and_states_the_direction():

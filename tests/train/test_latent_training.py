@@ -1,5 +1,8 @@
 """Training on latents: images are encoded on the way, and the run knows its codec."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -11,6 +14,7 @@ from denoisezoo.runs.build import denoiser_of
 from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import sum_path
 from denoisezoo.train.efforts import Sandwich, expected_macs, training_macs
+from tests.diffusion.autoencoder_folders import write_autoencoder
 
 LATENTS = ["--model.network.in_channels=4", "--model.network.out_channels=4", "--model.network.resolution=8"]
 
@@ -122,3 +126,23 @@ def test_training_costs_the_encoder_once_for_each_image():
     told = dz.create_backbone("slim_tiny", **sizes, cond_channels=4)
     plain, latent = (training_macs(create_denoiser(told, codec=codec)) for codec in (None, ToyAutoencoder()))
     assert latent - plain == 2 * encode
+
+
+def test_a_run_behind_an_autoencoder_needs_no_folder_once_it_is_trained(arguments, tmp_path, capsys):
+    theirs = write_autoencoder(tmp_path / "vae", "autoencoder_kl", channels=1)
+    words = arguments(f"--model.codec=autoencoder_kl:path={tmp_path / 'vae'}", *LATENTS, "--trainer.max_steps=1")
+    assert cli.main(["train", *words]) == 0
+    shutil.move(tmp_path / "vae", tmp_path / "gone")
+    run = load_run(tmp_path / "run")
+    z = torch.randn(1, 4, 8, 8)
+    torch.testing.assert_close(run.denoiser.codec.decode(z), theirs.decode(z / 0.7 + 0.3).sample)
+    assert run.denoiser.sample(1, steps=1).images.shape == (1, 1, 16, 16)
+    (row,) = dz.profile(run, sampler="ddim", steps=2, counts_only=True, efforts=[1.0]).rows()
+    *_, decode = row["trajectory"]
+    assert (decode["label"], row["macs_per_image"]) == ("decode", 2 * row["macs"] + decode["macs"])
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["codec_sha256"] == run.denoiser.codec.weights_sha256()
+    capsys.readouterr()
+    assert cli.main(["train", *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{tmp_path / 'vae'} is no folder" in line

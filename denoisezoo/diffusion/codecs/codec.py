@@ -11,6 +11,7 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,25 @@ Shape = tuple[int, int, int]
 """(C, H, W)."""
 
 
+class Posterior(NamedTuple):
+    """What an encoder says of images: the Gaussian that their latents are drawn from.
+
+    Attributes:
+        mean: (B, C', H', W').
+        log_variance: The logarithm of its variance, likewise; None where latents are the mean.
+    """
+
+    mean: Tensor
+    log_variance: Tensor | None = None
+
+    def draw(self, generator: torch.Generator | None = None) -> Tensor:
+        """Latents; without a generator the mean."""
+        if generator is None or self.log_variance is None:
+            return self.mean
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
+        return self.mean + (0.5 * self.log_variance).exp() * noise
+
+
 class Codec(Recorded, nn.Module, ABC):
     """A frozen map between images and latents, part of a denoiser: it moves, casts and is saved with it.
 
@@ -34,10 +54,15 @@ class Codec(Recorded, nn.Module, ABC):
     Attributes:
         identity: Whether latents are the pixels themselves, so that there is nothing to compute, price or name.
         lossless: Whether decode(encode(x)) is x for any x, so that samplers that clip images can clip through it.
+        from_file: Whether its weights are read from a file that its arguments name and that may be gone where a run is
+            loaded: recipes then keep the arguments that `made_of` has by the end of `__init__`.
+        license: Licence of its weights; None where it has none, or none is known.
     """
 
     identity: bool = False
     lossless: bool = False
+    from_file: bool = False
+    license: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,6 +75,13 @@ class Codec(Recorded, nn.Module, ABC):
             image: The images, in the type of the weights.
             generator: Source of the noise of a codec that draws z from a posterior; None takes the posterior's mean.
         """
+
+    def posterior(self, image: Tensor) -> Posterior:
+        """What latents of images (B, C, H, W) are drawn from; a codec that draws them overrides it.
+
+        `encode` is a draw of it, with the same numbers of the generator.
+        """
+        return Posterior(self.encode(image))
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
@@ -96,10 +128,14 @@ class Codec(Recorded, nn.Module, ABC):
     def to_batch(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Mapping[str, Tensor]:
         """A batch of data as objectives see it: its "image" encoded, and its "cond", which has the image's size.
 
-        Conditions are encoded to their posterior's mean, as sampling encodes them.
+        Conditions are encoded to their posterior's mean, as sampling encodes them. A batch with "log_variance" was
+        encoded before: its "image" is the mean, and latents are drawn here.
         """
         if self.identity:
             return batch
+        if "log_variance" in batch:
+            rest = {key: value for key, value in batch.items() if key != "log_variance"}
+            return {**rest, "image": Posterior(batch["image"], batch["log_variance"]).draw(generator)}
         latents = {"image": self.to_latents(batch["image"], generator)}
         if "cond" in batch:
             latents["cond"] = self.to_latents(batch["cond"])
@@ -143,6 +179,10 @@ class Codec(Recorded, nn.Module, ABC):
             found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             found.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
         return found.hexdigest() if state else None
+
+    def facts(self) -> dict[str, Any]:
+        """What cards say of it: codec, codec_sha256 and codec_license."""
+        return {"codec": self.title, "codec_sha256": self.weights_sha256(), "codec_license": self.license}
 
     def train(self, mode: bool = True) -> Codec:
         """Stay in evaluation mode: a denoiser in training does not change its codec."""
