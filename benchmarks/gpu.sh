@@ -56,7 +56,7 @@ run_part() {
     local fine=0
     dz train --config cifar10_zip/ddpm --data.path "$ZIP" --data.test_path null --data.memory_limit_gb 4 \
       --trainer.accelerator "${DEVICE%%:*}" --trainer.max_time "$TRAINING" --trainer.default_root_dir "$WORK/run" \
-      --trainer.enable_progress_bar false $FAMILY &&
+      --trainer.enable_progress_bar false --model.compile false $FAMILY &&
       dz evaluate "$WORK/run" --device "$DEVICE" --num "$GENERATED" --batch-size "$BATCH" --sampler heun --steps "$HEUN" \
         --out "$WORK/evaluation" --csv "$OUT/evaluation_$NAME.csv" || fine=1
     on_device benchmarks/frechet.py --sizes "$MATRICES" --csv "$OUT/frechet_$NAME.csv" || fine=1

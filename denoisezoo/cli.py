@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import sys
@@ -12,8 +13,9 @@ from functools import partial
 
 from denoisezoo import __version__
 from denoisezoo.allocator import keep_freed_memory
+from denoisezoo.commands.arguments import Parser, declare
 from denoisezoo.commands.options import with_options
-from denoisezoo.commands.program import COMMANDS, DESCRIPTION, OPTIONS, Parser, command_module, declare
+from denoisezoo.commands.program import COMMANDS, DESCRIPTION, OPTIONS
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.extras import how_to_install
 from denoisezoo.plugins import trusting
@@ -69,7 +71,7 @@ def dispatch(words: list[str]) -> Callable[[], int]:
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS, "denoisezoo --help")
     keep_freed_memory()
-    module = command_module(name)
+    module = importlib.import_module(COMMANDS[name][0])
     if hasattr(module, "run_raw"):
         return partial(module.run_raw, rest)
     parser = Parser(prog=f"denoisezoo {name}", description=(module.__doc__ or "").strip())

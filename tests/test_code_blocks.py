@@ -4,6 +4,7 @@ Commands run in their order, with fewer steps and images; those that are not run
 """
 
 import gc
+import importlib
 import re
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from PIL import Image
 
 from denoisezoo.archs.backbone import without_pretrained_weights
 from denoisezoo.cli import main
-from denoisezoo.commands.program import COMMANDS, Parser, command_module, declare
+from denoisezoo.commands.arguments import Parser, declare
+from denoisezoo.commands.program import COMMANDS
 from denoisezoo.compare.jobs import expand
 from denoisezoo.diffusion import PROCESSES, perceptual
 from denoisezoo.extras import declared
@@ -67,6 +69,8 @@ def programs_of(block):
 
 def test_blocks_are_of_known_kinds():
     assert {block.kind for block in BLOCKS} <= set(KINDS)
+    for block in BLOCKS:
+        assert block.kind != "python" or compile(block.text, place(block), "exec")
     for (page, _), test in RUN_BY.items():
         assert Path(page).name in (ROOT / test).read_text()
 
@@ -142,11 +146,12 @@ def shortened(words):
     if words[0] == "train":
         return [*words, *TRAIN, *OFTEN.get(words[words.index("--config") + 1], ())]
     for option, value in LEAST.items():
-        if option in words and not (option == "--budget" and words[0] == "search"):
+        if option in words and (words[0], option) not in {("search", "--budget"), ("evaluate", "--images")}:
             words = replaced(words, option, value)
     if "--steps" in words and int(words[words.index("--steps") + 1]) > FEW_STEPS:
         words = replaced(words, "--steps", "3")
-    return words if "--num" in words or words[0] not in JUDGING else [*words, "--num", LEAST["--num"]]
+    samples = words[0] in JUDGING and not words[1].startswith("--")  # evaluate also judges images that are there
+    return [*words, "--num", LEAST["--num"]] if samples and "--num" not in words else words
 
 
 def replaced(words, option, value):
@@ -203,9 +208,8 @@ def test_commands_that_are_not_run_can_be_read(block):
             seen.add(str(kept))
             continue
         parser = Parser(prog=name)
-        declare(parser, command_module(name))
+        declare(parser, importlib.import_module(COMMANDS[name][0]))
         args = parser.parse_args(rest)
-        assert name in COMMANDS
         if name == "compare":
             assert expand(args.recipes)
     for program, *rest in others:

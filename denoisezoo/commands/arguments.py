@@ -1,4 +1,4 @@
-"""Arguments that sample, evaluate, search and compare share."""
+"""The parser of commands, and arguments that several of them share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from denoisezoo.errors import UserError
+from denoisezoo.errors import UserError, unknown
 from denoisezoo.files import local_path
 from denoisezoo.locking import only_writer
 
@@ -21,6 +22,41 @@ if TYPE_CHECKING:
 
 DEFAULT_SAMPLING = "heun", 18
 """Sampler and steps."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports mistakes as `UserError` and names the nearest valid option or choice."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, refusing an unknown option by name."""
+        known, extra = self.parse_known_args(args, namespace)
+        if not extra:
+            return known
+        first = extra[0].partition("=")[0]
+        if first.startswith("-"):
+            raise unknown("option", first, self._option_string_actions, f"{self.prog} --help")
+        raise UserError(f"unexpected argument {first!r}", f"see {self.prog} --help")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and exiting."""
+        raise UserError(message.removeprefix("argument "), f"see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            raise unknown(f"{name}", value, map(str, action.choices))
+
+
+def declare(parser: argparse.ArgumentParser, module: ModuleType) -> None:
+    """Declare the arguments of a command, and those that all have."""
+    module.add_arguments(parser)
+    parser.add_argument(
+        "--trust", metavar="PACKAGE,...", type=lambda text: text.split(","), default=[],
+        help="packages whose code a run may name (none but denoisezoo)",
+    )  # fmt: skip
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -10,10 +10,12 @@ Names are those of today: write it again after an upgrade.
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 from collections.abc import Callable, Iterable
 
-from denoisezoo.commands.program import COMMANDS, DESCRIPTION, OPTIONS, Parser, command_module, declare
+from denoisezoo.commands.arguments import Parser, declare
+from denoisezoo.commands.program import COMMANDS, DESCRIPTION, OPTIONS
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -41,9 +43,9 @@ def whole_parser() -> Parser:
         program.add_argument(*names.split(", "), action="store_true", help=text)
     commands = program.add_subparsers()
     known = _known_words()
-    for name, (_, text) in COMMANDS.items():
+    for name, (path, text) in COMMANDS.items():
         parser = commands.add_parser(name, help=text)
-        module = command_module(name)
+        module = importlib.import_module(path)
         if hasattr(module, "run_raw"):
             module.add_completed_arguments(parser)
         else:

@@ -1,13 +1,6 @@
-"""The commands of the program and their parsers; a command is imported when it is asked for."""
+"""The commands of the program, each imported when it is asked for, and what it says of itself."""
 
 from __future__ import annotations
-
-import argparse
-import importlib
-from types import ModuleType
-from typing import Any, NoReturn
-
-from denoisezoo.errors import UserError, unknown
 
 COMMANDS = {
     "list": ("denoisezoo.commands.list", "the zoo: name, family, input, params, MACs, efforts, paper"),
@@ -39,43 +32,3 @@ OPTIONS = {
     "--version": "show the version and the commit",
     "--debug": "show the traceback of an error",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports mistakes as `UserError` and names the nearest valid option or choice."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, refusing an unknown option by name."""
-        known, extra = self.parse_known_args(args, namespace)
-        if not extra:
-            return known
-        first = extra[0].partition("=")[0]
-        if first.startswith("-"):
-            raise unknown("option", first, self._option_string_actions, f"{self.prog} --help")
-        raise UserError(f"unexpected argument {first!r}", f"see {self.prog} --help")
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and exiting."""
-        raise UserError(message.removeprefix("argument "), f"see {self.prog} --help")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            name = "/".join(action.option_strings) or action.metavar or action.dest
-            raise unknown(f"{name}", value, map(str, action.choices))
-
-
-def command_module(name: str) -> ModuleType:
-    """The module of a command."""
-    return importlib.import_module(COMMANDS[name][0])
-
-
-def declare(parser: argparse.ArgumentParser, module: ModuleType) -> None:
-    """Declare the arguments of a command, and those that all have."""
-    module.add_arguments(parser)
-    parser.add_argument(
-        "--trust", metavar="PACKAGE,...", type=lambda text: text.split(","), default=[],
-        help="packages whose code a run may name (none but denoisezoo)",
-    )  # fmt: skip

@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--noise device is given, and what lies between images mixes noise of the CPU", "leave it out")
     with joined() as rank:
         trained = run_of(args)
+        if (channels := trained.image_shape[0]) not in (1, 3):
+            what = f"{trained.name} makes latents of {channels} channels, which no codec of it decodes"
+            raise UserError(what, "sample it from Python: dz.load(...).sample(...) gives the latents")
         settings = settings_of(args, condition=args.condition, label=args.label)
         name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
         out = args.out or trained.folder / "samples" / name

@@ -14,6 +14,7 @@ from denoisezoo.data.folders import FileImages
 from denoisezoo.data.image_data import DATASETS
 from denoisezoo.data.sources import UNLABELLED, ImageFiles
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.extras import how_to_install
 from denoisezoo.files import local_path
 
 SAVED = ("dataset_dict.json", "state.json")
@@ -219,8 +220,7 @@ def open_split(path: str, config: str | None, split: str, download: bool) -> Any
     try:
         import datasets
     except ImportError as error:
-        cure = "pip install 'denoisezoo[huggingface]'"
-        raise UserError("data sets of Hugging Face need the package datasets", cure) from error
+        raise UserError("data sets of Hugging Face need datasets", how_to_install("datasets")) from error
 
     place = local_path(path)
     if not place.exists():

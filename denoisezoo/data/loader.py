@@ -52,7 +52,9 @@ def collate(pixels: Tensor, flip: Tensor | None, label: Tensor | None) -> Batch:
     if flip is not None:
         pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
     image = to_float(pixels, pin_memory=_cuda())
-    return {"image": image} if label is None else {"image": image, "label": label}
+    if label is None:
+        return {"image": image}
+    return {"image": image, "label": label.pin_memory() if _cuda() else label}
 
 
 class TrainLoader:
@@ -111,7 +113,7 @@ class TrainLoader:
         return len(self.images) // self.batch_size * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.transform is None and self._resident is None:  # transforms compute on the CPU
+        if self._resident is None and self.transform is None and _cuda():  # transforms compute on the CPU
             self._resident = resident(self.images, self.labels, self.device)
         make = self._made_ahead if self._resident is None and self.device.type == "cuda" else self._made
         for _ in range(len(self)):

@@ -47,13 +47,18 @@ class Resident:
         """
         if self._pass is None or self._pass[0] != epoch:
             sent = order.new_zeros(len(order), dtype=torch.bool) if flips is None else flips
-            self._pass = epoch, order.to(self.device), sent.to(self.device)
+            self._pass = epoch, self._send(order), self._send(sent)
         index, mirrored = (part[mine] for part in self._pass[1:])
         pixels = self.images.index_select(0, index)
         if flips is not None:
             pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
         batch = {"image": to_float(pixels)}
         return batch if self.labels is None else batch | {"label": self.labels.index_select(0, index)}
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device; a GPU is not waited for."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
 
 
 def resident(images: ImageStore, labels: Tensor | None, device: torch.device) -> Resident | None:

@@ -29,9 +29,18 @@ from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Precon
 from denoisezoo.diffusion.network_denoiser import NetworkDenoiser, create_denoiser
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
+from denoisezoo.diffusion.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
+from denoisezoo.diffusion.objectives.continuous_consistency import ContinuousConsistency
+from denoisezoo.diffusion.objectives.easy_consistency import EasyConsistency
+from denoisezoo.diffusion.objectives.few_calls import FewCalls
 from denoisezoo.diffusion.objectives.gan import PlainGAN
+from denoisezoo.diffusion.objectives.guidance_distillation import GuidanceDistillation
+from denoisezoo.diffusion.objectives.mean_flow import MeanFlow
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Objective, Step
+from denoisezoo.diffusion.objectives.progressive import ProgressiveDistillation
+from denoisezoo.diffusion.objectives.reflow import Reflow
 from denoisezoo.diffusion.objectives.regression import EDMLoss, Likelihood, MinSNR, Regression, Simple
+from denoisezoo.diffusion.objectives.shortcut import Shortcut
 from denoisezoo.diffusion.objectives.times import (
     FewTimes,
     LogitNormalTimes,
@@ -68,6 +77,7 @@ from denoisezoo.diffusion.samplers.dpmpp_2m import DPMSolverPP2M
 from denoisezoo.diffusion.samplers.dpmpp_3m import DPMSolverPP3M
 from denoisezoo.diffusion.samplers.edm import EDMSampler
 from denoisezoo.diffusion.samplers.first_order import DDIM, DDPM
+from denoisezoo.diffusion.samplers.flow_map import Consistency, FlowMap
 from denoisezoo.diffusion.samplers.gddim import GDDIM
 from denoisezoo.diffusion.samplers.maruyama import EulerMaruyama
 from denoisezoo.diffusion.samplers.predictor_corrector import PredictorCorrector
@@ -105,6 +115,10 @@ __all__ = [
     "ConditionInState",
     "ConditionIsMeasurement",
     "Conditioned",
+    "Consistency",
+    "ConsistencyDistillation",
+    "ConsistencyTraining",
+    "ContinuousConsistency",
     "CounterBlock",
     "DCTBasis",
     "DPMSolverPP2M",
@@ -119,14 +133,18 @@ __all__ = [
     "EDMLoss",
     "EDMPreconditioning",
     "EDMSampler",
+    "EasyConsistency",
     "Epsilon",
     "Euler",
     "EulerMaruyama",
     "Evolving",
+    "FewCalls",
     "FewTimes",
+    "FlowMap",
     "GaussianOracle",
     "GeometricVE",
     "Given",
+    "GuidanceDistillation",
     "Guided",
     "Haar",
     "HaarBasis",
@@ -139,6 +157,7 @@ __all__ = [
     "LogitNormalTimes",
     "Loss",
     "Matched",
+    "MeanFlow",
     "Measured",
     "MinSNR",
     "MixedBlock",
@@ -161,13 +180,16 @@ __all__ = [
     "Prediction",
     "PredictorCorrector",
     "Process",
+    "ProgressiveDistillation",
     "RectifiedFlow",
+    "Reflow",
     "Regression",
     "SampleResult",
     "Sampler",
     "ScalarProcess",
     "Score",
     "SeedBlock",
+    "Shortcut",
     "Simple",
     "Staged",
     "Step",

@@ -11,9 +11,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from denoisezoo.nn.transfer import to_device
+
+
+def beside(coefficient: Tensor, like: Tensor) -> Tensor:
+    """A coefficient in the dtype of `like` and where it can be its factor, without a wait.
+
+    From the CPU, where times and most coefficients are, one number goes along with the operators that need it, as a
+    tensor (), and several are copied.
+    """
+    coefficient = coefficient.to(like.dtype)
+    if coefficient.device == like.device:
+        return coefficient
+    return coefficient.reshape(()) if coefficient.numel() == 1 else to_device(coefficient, like.device)
+
 
 def over_images(coefficient: Tensor, like: Tensor) -> Tensor:
-    """A coefficient in the dtype of `like` and shaped to broadcast over it.
+    """A coefficient in the dtype of `like`, on its device or as one number, and shaped to broadcast over it.
 
     Args:
         coefficient: One per sample (B,), or a map (B, C or 1, H or 1, W or 1), whose top left serves a small state,
@@ -21,8 +35,8 @@ def over_images(coefficient: Tensor, like: Tensor) -> Tensor:
         like: States (B, C, H, W).
     """
     if coefficient.ndim == 1:
-        return coefficient.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
-    return cropped_to(like, coefficient).to(like.dtype)
+        return beside(coefficient.reshape(-1, *[1] * (like.ndim - 1)), like)
+    return beside(cropped_to(like, coefficient), like)
 
 
 def cropped_to(like: Tensor, coefficient: Tensor) -> Tensor:
@@ -51,9 +65,10 @@ def apply_blocks(blocks: Tensor, u: Tensor) -> Tensor:
         (B, k*C, H, W), in the dtype of `u`.
     """
     k = blocks.shape[1]
-    blocks = blocks[..., : u.shape[-2], : u.shape[-1]].to(u)
+    blocks = blocks[..., : u.shape[-2], : u.shape[-1]]
     if k == 1:
-        return blocks[:, 0, 0] * u
+        return beside(blocks[:, 0, 0], u) * u
+    blocks = beside(blocks, u)
     return (blocks * u.unflatten(1, (k, -1))[:, None]).sum(2).flatten(1, 2)
 
 
@@ -72,14 +87,6 @@ def stack_blocks(rows: list[list[Tensor]]) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)[..., None, None, None]
 
 
-def _matrices(blocks: Tensor) -> Tensor:
-    return blocks.movedim((1, 2), (-2, -1))
-
-
-def _blocks(matrices: Tensor) -> Tensor:
-    return matrices.movedim((-2, -1), (1, 2))
-
-
 def product(a: Tensor, b: Tensor) -> Tensor:
     """Block by block a b. As sums: to matrix products, which cost counters look for, such small ones are a detour."""
     return a * b if a.shape[1] == 1 else (a[:, :, :, None] * b[:, None]).sum(2)
@@ -91,8 +98,15 @@ def transpose(a: Tensor) -> Tensor:
 
 
 def inverse(a: Tensor) -> Tensor:
-    """Block by block a^-1; infinite where a block of k = 1 is zero."""
-    return 1 / a if a.shape[1] == 1 else _blocks(torch.linalg.inv(_matrices(a)))
+    """Block by block a^-1, k is 1 or 2; infinite where a block of k = 1 is zero.
+
+    By Cramer's rule: `torch.linalg.inv` has to look for failures, for which the host would wait.
+    """
+    if a.shape[1] == 1:
+        return 1 / a
+    adjugate = [[a[:, 1, 1], -a[:, 0, 1]], [-a[:, 1, 0], a[:, 0, 0]]]
+    det = a[:, 0, 0] * a[:, 1, 1] - a[:, 0, 1] * a[:, 1, 0]
+    return torch.stack([torch.stack(row, 1) for row in adjugate], 1) / det[:, None, None]
 
 
 def square_root(a: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Matched(Denoiser):
         _check_sizes(self.cond, u_t)
         v, t_c = self.measured.combine(u_t, t, self.cond)
         u_0 = self.denoiser(v, t_c, given._replace(image=None), effort).u_0
-        alpha, sigma = (over_images(part.to(u_t), u_t) for part in self.measured.x.alpha_sigma(t))
+        alpha, sigma = (over_images(part, u_t) for part in self.measured.x.alpha_sigma(t))
         return Prediction(u_0, (u_t - alpha * u_0) / sigma)
 
 

@@ -41,7 +41,7 @@ class Prediction:
 
 def slope(process: Process, prediction: Prediction, t: Tensor) -> Tensor:
     """du/dt along the probability flow, from a prediction at time t, () or (B,): A' u_0 + R' eps, for any process."""
-    A_dot, R_dot = process.rates(t.reshape(-1))
+    A_dot, R_dot = process.rates(process.times_for(prediction.u_0, t.reshape(-1)))
     return apply_blocks(A_dot, prediction.u_0) + apply_blocks(R_dot, prediction.eps)
 
 
@@ -73,7 +73,8 @@ class Denoiser(nn.Module):
 
         Args:
             u_t: States (B, C, H, W), float32 or float64.
-            t: Times (B,), float64 where precision matters.
+            t: Times (B,), float64 where precision matters, on the CPU, as samplers give them, or where the states are:
+                what has to be decided by a time makes nobody wait on the CPU.
             given: What else the network is told: label, conditioning image (its latents), ...
             effort: How much of the network to use; None is all of it.
 

@@ -13,6 +13,7 @@ from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import within
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
+from denoisezoo.nn.transfer import to_device
 
 EVERYWHERE = (0.0, math.inf)
 """An interval that all noise levels lie in."""
@@ -73,7 +74,7 @@ class Guided(Denoiser):
             takes, told = self.guide.blank(), ("label", "image", "tokens", "tokens_mask")
             unknown = [name for name in told if getattr(takes, name.removesuffix("_mask")) is None]
             free = self.guide(u_t, t, given._replace(**dict.fromkeys(unknown)))
-        w = torch.where(guides, self.scale, 1.0).to(found.u_0).reshape(-1, 1, 1, 1)
+        w = to_device(torch.where(guides, self.scale, 1.0).to(found.u_0.dtype), u_t.device).reshape(-1, 1, 1, 1)
         return Prediction(torch.lerp(free.u_0, found.u_0, w), torch.lerp(free.eps, found.eps, w), found.variance)
 
     def _inside(self, t: Tensor) -> Tensor:

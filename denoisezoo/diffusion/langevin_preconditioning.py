@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.coefficients import apply_blocks, inverse, over_images, product
+from denoisezoo.diffusion.coefficients import apply_blocks, beside, inverse, over_images, product
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
 from denoisezoo.diffusion.processes.langevin import CLD
 from denoisezoo.diffusion.processes.process import Process
@@ -36,14 +35,14 @@ class MixedScore(Preconditioning):
         cld = _langevin(process)
         L, v = cld.cholesky(t), process.perturb(u_0, eps, t).chunk(2, dim=1)[1]
         eps_v = apply_blocks(product(inverse(L), process.noise(t)), eps).chunk(2, dim=1)[1]
-        return eps_v - _ratio(L).to(v) * v
+        return eps_v - beside(_ratio(L), v) * v
 
     def prediction(self, process: Process, u_t: Tensor, t: Tensor, F_x: Tensor) -> tuple[Tensor, Tensor]:
         """The image by Tweedie's formula for position and velocity, and the noise that is left."""
         cld = _langevin(process)
         L = cld.cholesky(t)
         v = u_t.chunk(2, dim=1)[1]
-        s_v = -(_ratio(L).to(v) * v + F_x) / L[:, 1, 1].to(v)
+        s_v = -(beside(_ratio(L), v) * v + F_x) / beside(L[:, 1, 1], v)
         image = cld.score_of_velocity(u_t, s_v, t)
         return process.basis.encode(image), cld.image_to_noise(u_t, image, t)
 
@@ -83,18 +82,18 @@ class Whitened(Preconditioning):
         cld, variance = _langevin(process), self.sigma_data**2
         A_x, Sigma = cld.signal(t)[:, :, 0].flatten(1), cld.covariance(t)[..., 0, 0, 0]
         V = variance * A_x[:, :, None] * A_x[:, None] + Sigma
-        K = variance * torch.linalg.solve(V, A_x)
+        K = variance * (inverse(V) * A_x[:, None]).sum(2)
         # sigma_data^2 (1 - K A_x) = sigma_data^2 / (1 + sigma_data^2 A_x^T Sigma^-1 A_x), without cancellation.
-        snr = (A_x * torch.linalg.solve(Sigma, A_x)).sum(1)
+        snr = (A_x[:, :, None] * inverse(Sigma) * A_x[:, None]).sum((1, 2))
         return V.diagonal(dim1=1, dim2=2).sqrt(), K, (variance / (1 + variance * snr)).sqrt()
 
     def inputs(self, process: Process, u_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """u_t over its standard deviations, and the time label."""
-        std = self._moments(process, t)[0].to(u_t)[:, :, None, None, None]
+        std = beside(self._moments(process, t)[0][:, :, None, None, None], u_t)
         return (u_t.unflatten(1, (2, -1)) / std).flatten(1, 2), process.time_label(t)
 
     def _estimate(self, K: Tensor, u_t: Tensor) -> Tensor:
-        return (K.to(u_t)[:, :, None, None, None] * u_t.unflatten(1, (2, -1))).sum(1)
+        return (beside(K[:, :, None, None, None], u_t) * u_t.unflatten(1, (2, -1))).sum(1)
 
     def target(self, process: Process, u_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """(x_0 - K u_t) / c_out."""

@@ -25,6 +25,7 @@ from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
 from denoisezoo.nn.forward_mode import attention_for
 from denoisezoo.nn.given import NOTHING, Given
+from denoisezoo.nn.transfer import to_device
 
 
 class NetworkDenoiser(Denoiser):
@@ -145,14 +146,16 @@ class NetworkDenoiser(Denoiser):
         dtype = next(self.backbone.parameters()).dtype
         time = dtype if dtype is torch.float64 else torch.float32
         if given.until is not None:  # told in the unit of c_noise, which may have no number for the image itself
-            s = given.until.to(t).clamp(min=self.process.t_min)
+            s = given.until.to(t.dtype).clamp(min=self.process.t_min)
             given = given._replace(until=self.preconditioning.inputs(self.process, u_t, s)[1].to(time))
+        c_noise = to_device(c_noise.to(time), x.device)
         with attention_for(x, c_noise, *given):
-            outputs: Tensor = self.backbone(x.to(dtype), c_noise.to(time), given.to(dtype=dtype), effort)
+            outputs: Tensor = self.backbone(x.to(dtype), c_noise, given.to(dtype=dtype), effort)
         return outputs.to(u_t.dtype)
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`. With learned variance the first C outputs are F, and the others v."""
+        t = self.process.times_for(u_t, t)
         outputs, C = self._outputs(u_t, t, given, effort), u_t.shape[1]
         F_x = self.process.basis.from_pixels(outputs[:, :C])
         u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
@@ -172,7 +175,7 @@ class NetworkDenoiser(Denoiser):
             error = self._error_by_stage(u_0, eps, t, given, effort)
         else:
             error = self._error(u_0, eps, t, given, effort)
-        return error, self.output_scale(t)
+        return error, self.output_scale(self.process.times_for(u_0, t))
 
     def output_scale(self, t: Tensor) -> Tensor:
         """c_out; see `Denoiser.output_scale`."""
@@ -183,15 +186,17 @@ class NetworkDenoiser(Denoiser):
         halvings = torch.tensor([dropped_at(self.process, time) for time in t.tolist()])
         error = torch.zeros_like(u_0)
         for n in halvings.unique().tolist():
-            chosen = (halvings == n).nonzero().flatten().to(u_0.device)
+            here = (halvings == n).nonzero().flatten()  # by numbers of the host, on the CPU
+            chosen, times = to_device(here, u_0.device), t[here.to(t.device)]
             m = n - self.preconditioning.enlarges  # halvings of what the network answers
             part = given.take(chosen)
-            found = self._error(cropped(u_0[chosen], m), cropped(eps[chosen], n), t[chosen], part, effort)
+            found = self._error(cropped(u_0[chosen], m), cropped(eps[chosen], n), times, part, effort)
             H, W = found.shape[-2:]
             error = error.index_put((chosen,), F.pad(found * 2.0**m, (0, error.shape[-1] - W, 0, error.shape[-2] - H)))
         return error
 
     def _error(self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
+        t = self.process.times_for(u_0, t)
         u_t = self.process.perturb(u_0[..., : eps.shape[-2], : eps.shape[-1]], eps, t)
         F_x = self.network(u_t, t, given, effort)
         # A network may leave out the last parts of the state, such as a condition.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from denoisezoo.nn.transfer import to_device
+
 
 class SeedBlock:
     """One generator per image. Image i is the same whatever the batch size, the order, and the device (numbers are
@@ -60,11 +62,18 @@ def standard_normal(
 ) -> Tensor:
     """Standard normal noise of a shape, drawn in float32 so that iterates of every dtype see the same numbers."""
     if isinstance(noise, SeedBlock):
-        drawn = noise.normal(shape)
-        return drawn.to(device=device, dtype=dtype, non_blocking=True)
+        drawn = noise.normal(shape).to(dtype)
+        return drawn if device is None else to_device(drawn, device)
     if device is None and noise is not None:
         device = noise.device
     return torch.randn(*shape, generator=noise, device=device, dtype=torch.float32).to(dtype)
+
+
+def host_generator(generator: torch.Generator | None) -> torch.Generator | None:
+    """A generator for numbers that the host decides by: itself on the CPU, else one of the CPU with the same seed."""
+    if generator is None or generator.device.type == "cpu":
+        return generator
+    return torch.Generator().manual_seed(generator.initial_seed())
 
 
 def normal_like(u: Tensor, noise: Noise) -> Tensor:

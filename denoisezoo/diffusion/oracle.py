@@ -19,6 +19,7 @@ from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
+from denoisezoo.nn.transfer import to_device
 
 
 class MixtureOracle(Denoiser):
@@ -56,7 +57,7 @@ class MixtureOracle(Denoiser):
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Posterior mean and the noise that belongs to it; all of the batch at one time or each at its own."""
-        u_0, eps = torch.empty_like(u_t), torch.empty_like(u_t)
+        u_0, eps, t = torch.empty_like(u_t), torch.empty_like(u_t), to_device(t, u_t.device)
         for time in t.unique():
             chosen = t == time
             found = self._at(u_t[chosen].double(), time.reshape(1).double())
@@ -113,6 +114,7 @@ class PointsOracle(Denoiser):
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """E[u_0 | u_t] = sum of points weighed by N(u_t; alpha point, sigma^2)."""
         assert isinstance(self.process, ScalarProcess)
+        t = to_device(t, u_t.device)
         alpha, sigma = self.process.alpha(t.double())[:, None], self.process.sigma(t.double())[:, None]
         u = u_t.double().flatten(1)
         # |u - alpha p|^2 without the |u|^2 that all points share.

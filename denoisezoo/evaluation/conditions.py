@@ -78,6 +78,11 @@ def check_dropout(label_dropout: float, num_classes: int, name: str) -> None:
         raise UserError(f"{name} knows no classes whose labels could be dropped", "set model.network.num_classes")
 
 
+def drop_labels(label: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Labels (B,) with -1, no label, for some of the images, each with probability `share`."""
+    return torch.where(torch.rand(len(label), generator=generator, device=label.device) < share, -1, label)
+
+
 def sample_picture(images: Tensor, conditions: Conditions | None) -> np.ndarray:
     """A grid of samples (N, C, H, W), in rows of one condition each where there are conditions."""
     if conditions is None:

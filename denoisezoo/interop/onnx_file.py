@@ -36,7 +36,7 @@ class OnnxFile(ProgramWriter):
     ) -> Callable[[Tensors], Tensor]:
         """See `ProgramWriter.write_program`."""
         for module in ("onnx", "onnxscript", "onnxruntime"):
-            needed(module, module, "ONNX")
+            needed(module, "ONNX")
         traced = trace(program, what)
         names, returned = list(program.names), program.inputs[-1][0]
         try:
@@ -85,7 +85,7 @@ def open_session(file: Path, threads: int = 0) -> Any:
         UserError: onnxruntime is not installed.
         RuntimeError: It cannot run the file.
     """
-    ort = needed("onnxruntime", "onnxruntime", "ONNX")
+    ort = needed("onnxruntime", "ONNX")
     options = ort.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 3, threads  # errors only
     try:

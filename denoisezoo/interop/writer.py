@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.errors import UserError
+from denoisezoo.extras import how_to_install
 from denoisezoo.plans import Plan
 from denoisezoo.registry import Registry
 
@@ -115,12 +116,11 @@ class _Writers(Registry[type[Writer]]):
 WRITERS = _Writers("format to write")
 
 
-def needed(module: str, package: str, what: str) -> ModuleType:
+def needed(module: str, what: str) -> ModuleType:
     """An optional package.
 
     Args:
         module: What to import.
-        package: What it is called where one installs it.
         what: What it is needed for.
 
     Raises:
@@ -129,4 +129,4 @@ def needed(module: str, package: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UserError(f"{what} needs {package}", "install it: pip install 'denoisezoo[interop]'") from error
+        raise UserError(f"{what} needs {module}, which is not installed", how_to_install(module)) from error

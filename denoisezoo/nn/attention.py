@@ -80,7 +80,8 @@ def head_angles(heads: int, head_width: int, grid: int) -> Tensor:
 
 def with_prefix(table: Tensor, count: int) -> Tensor:
     """A rotary table for `count` tokens more in front, which are not turned."""
-    still = torch.tensor([1.0, 0.0], device=table.device).repeat(count, table.shape[1], table.shape[2] // 2)
+    still = torch.zeros(count, *table.shape[1:], device=table.device)
+    still[..., ::2] = 1.0  # (cos, sin) = (1, 0)
     return torch.cat([still, table])
 
 

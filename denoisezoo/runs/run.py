@@ -349,6 +349,9 @@ def with_places(run: Run, places: dict[str, str]) -> Run:
 def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
     """The `data` section for a run that names none: CIFAR-10 below a root, else the images at a path."""
     channels, resolution, _ = run.image_shape
+    if channels not in (1, 3):
+        what = f"{run.name} makes latents of {channels} channels, which no codec of it decodes"
+        raise UserError(what, "give a run with one: images are no data for it as it is")
     if "root" in places:
         return {"class_path": "denoisezoo.data.Cifar10", "init_args": {"root": places["root"]}}
     if "path" not in places:

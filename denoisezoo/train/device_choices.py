@@ -16,6 +16,8 @@ from denoisezoo.archs import compile_network
 
 LEFT_OPEN = {"compile": False, "channels_last": True}
 """Arguments of the module that may be null -> what they are then on a CPU, and were everywhere in earlier versions."""
+COMPILED_FROM = 2000
+"""Steps from which compilation pays: it takes as long as some hundreds to thousands of them."""
 NHWC_NORMS = (2, 15)
 """First version of torch whose group norms have kernels for channels-last images on CUDA; those before make copies."""
 
@@ -41,7 +43,7 @@ def channels_last_pays(compiled: bool, version: str = torch.__version__) -> bool
 def choose_for_device(trainer: Any, module: Any) -> None:
     """Choose what the recipe leaves open (`model.compile` and `model.channels_last` null) for a GPU.
 
-    The network is compiled, except under strategies that divide it.
+    The network is compiled, except for short runs and under strategies that divide it.
 
     Args:
         trainer: Its strategy knows the device.
@@ -50,7 +52,8 @@ def choose_for_device(trainer: Any, module: Any) -> None:
     if trainer.strategy.root_device.type != "cuda":
         return
     backbone = module.denoiser.backbone
-    if module.compiles is None and not isinstance(trainer.strategy, ModelParallelStrategy):
+    short = 0 <= trainer.max_steps < COMPILED_FROM
+    if module.compiles is None and not short and not isinstance(trainer.strategy, ModelParallelStrategy):
         compile_network(backbone)
     if module.channels_last is None and not channels_last_pays(backbone._compiled_call_impl is not None):
         backbone.to(memory_format=torch.contiguous_format)

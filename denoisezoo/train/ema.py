@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import AveragedModel
 
 from denoisezoo.errors import UserError
-from denoisezoo.train.guard import was_skipped
+from denoisezoo.train.guard import bad_on_device, was_skipped
 from denoisezoo.train.sharding import gathered, mine, reshard
 
 Tensors = tuple[list[torch.Tensor], list[torch.Tensor]]
@@ -88,11 +88,11 @@ class EMA(WeightAveraging):
             return
         images_seen = int(pl_module.images_seen)
         per_step = max(1, images_seen // max(trainer.global_step, 1))
-        self._update(pl_module, 1 - self.decay(images_seen - per_step, per_step))
+        self._update(pl_module, 1 - self.decay(images_seen - per_step, per_step), bad_on_device(trainer))
         self._latest_update_step = trainer.global_step
 
     @torch.no_grad()
-    def _update(self, pl_module: LightningModule, weight: float) -> None:
+    def _update(self, pl_module: LightningModule, weight: float, bad: torch.Tensor | None = None) -> None:
         average = self.average(pl_module)
         if self._pairs is None or self._pairs[0] is not average:  # walking through the modules takes longer than this
             self._pairs = average, _tensors(average), _tensors(pl_module)
@@ -100,9 +100,9 @@ class EMA(WeightAveraging):
         if self._trained:
             means, weights = (list(itertools.compress(tensors, self._trained)) for tensors in (means, weights))
         if means:
-            torch._foreach_lerp_(means, weights, weight=weight)
-        for mean, current in zip(mean_buffers, buffers, strict=True):
-            mean.copy_(current)
+            lerp(means, weights, weight, bad)
+        if mean_buffers:
+            torch._foreach_copy_(mean_buffers, buffers)
 
     def average(self, pl_module: LightningModule) -> torch.nn.Module:
         """The module that holds the averaged weights."""
@@ -129,6 +129,36 @@ class EMA(WeightAveraging):
             yield
         finally:
             self._swap_models(pl_module)
+
+
+def lerp(
+    means: list[torch.Tensor], weights: list[torch.Tensor], weight: float, bad: torch.Tensor | None = None
+) -> None:
+    """Move averages towards weights by a share of the way, in one launch, or not at all where `bad` is 1.
+
+    Args:
+        means: The averages; changed in place.
+        weights: Alike.
+        weight: The share.
+        bad: From the device, (); None moves them.
+    """
+    if bad is None:
+        torch._foreach_lerp_(means, weights, weight=weight)
+        return
+    # A step of SGD, p - lr (g + weight_decay p), with p the average, g the weights, -lr the share, weight_decay -1.
+    torch._fused_sgd_(
+        means,
+        weights,
+        [],
+        weight_decay=-1.0,
+        momentum=0.0,
+        lr=-weight,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+        found_inf=bad,
+    )
 
 
 T = TypeVar("T", bound=torch.Tensor)

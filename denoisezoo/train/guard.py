@@ -2,6 +2,11 @@
 
 A step whose loss or gradient holds a NaN or an infinity is skipped: weights, average of the weights and moments of the
 optimiser stay as they are. Many such steps in a row end training, with a diagnosis.
+
+On a GPU the host does not wait for the answer: fused optimisers and averages look at it on the device, and the guard
+reads it a step later, when the device has long gone on. After a step that was bad it waits again until one is good, so
+that what ends training is diagnosed where it is. Other optimisers, float16, whose scaler waits in any case, and weights
+that are divided among processes are waited for in every step.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -21,14 +26,39 @@ from denoisezoo.errors import ComputationError, UserError
 from denoisezoo.ranks import gather
 from denoisezoo.train.checkpoint import newest_checkpoint
 from denoisezoo.train.efforts import losses_of
-from denoisezoo.train.log import log_due, log_now, loss_due
+from denoisezoo.train.log import log_due, loss_due
 from denoisezoo.train.noise_bins import bin_names, bin_of
 from denoisezoo.train.precision import loss_scale
-from denoisezoo.train.sharding import all_finite, full_weights
+from denoisezoo.train.sharding import all_finite, full_weights, is_sharded
 from denoisezoo.train.sharding import norms as norms_of
 
 SCALE_FLOOR = 1.0
 """Loss scale of float16 below which a gradient that overflows is no matter of the scale."""
+
+
+class Verdict(NamedTuple):
+    """What the device will have found of a step.
+
+    Attributes:
+        bad: 1. if something was not finite, else 0., (), on the device.
+        told: Whether all was finite, (), in pinned memory, once `there` has happened.
+        there: When it is.
+        samples: Log-SNRs and losses (B,) of the parts of the step.
+    """
+
+    bad: Tensor
+    told: Tensor
+    there: torch.cuda.Event
+    samples: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, finite: Tensor, samples: list[tuple[Tensor, Tensor]]) -> Verdict:
+        """Of a boolean on the device."""
+        told = torch.empty((), dtype=torch.bool, pin_memory=True)
+        told.copy_(finite, non_blocking=True)
+        there = torch.cuda.Event()
+        there.record()
+        return cls((~finite).float(), told, there, samples)
 
 
 class DivergenceError(ComputationError):
@@ -57,11 +87,14 @@ class Guard(Callback):
         self._losses: list[Tensor] = []
         self._samples: list[tuple[Tensor, Tensor]] = []
         self._batches: list[tuple[Any, int]] = []
-        self._norms: dict[str, float] = {}
+        self._nothing = torch.zeros(0, 2)  # what a process without samples has to say of them
+        self._norms: tuple[list[str], Tensor] | None = None
+        self._late: Verdict | None = None
         self._named: list[tuple[str, nn.Parameter]] = []
 
     def state_dict(self) -> dict[str, Any]:
         """What was skipped so far."""
+        self._settle()
         return {"skipped": self.skipped, "in_row": self.in_row, "by_noise": dict(self.by_noise)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -71,6 +104,8 @@ class Guard(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Keep the batches of the step, to look for what was wrong with them."""
+        if self._nothing.device != pl_module.device:
+            self._nothing = self._nothing.to(pl_module.device)
         self._batches.append((batch, batch_idx))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -85,6 +120,7 @@ class Guard(Callback):
         Raises:
             ComputationError: Too many in a row were not.
         """
+        self._settle()
         losses, samples, batches = self._losses, self._samples, self._batches
         self._losses, self._samples, self._batches = [], [], []
         self._named = self._named or list(pl_module.named_parameters())  # walking through them takes time
@@ -93,16 +129,22 @@ class Guard(Callback):
             self._missed(pl_module)
             return
         scale, grads = loss_scale(trainer), list(gradients.values())
-        if self._good(trainer, losses, grads):
-            self.in_row = 0
-            if loss_due(trainer):
-                self._norms = block_norms(list(gradients), norms_of(grads))
+        self._norms = (list(gradients), norms_of(grads)) if loss_due(trainer) else None
+        finite = self._finite(trainer, losses, grads)
+        if self._defers(trainer, pl_module, scale):
+            self._late = Verdict.of(finite, samples)
+        for one in _optimizers(trainer, pl_module):
+            one.found_inf = self._late and self._late.bad
+        if self._late is not None:
             return
-        self._norms = {}
+        if bool(finite):
+            self.in_row = 0
+            return
+        self._norms = None
         # An overflow of the gradient alone is a matter of the scale, which the scaler halves.
-        overflow = scale is not None and scale > SCALE_FLOOR and self._good(trainer, losses)
+        overflow = scale is not None and scale > SCALE_FLOOR and bool(self._finite(trainer, losses))
         if not overflow:
-            self._skip(trainer, pl_module, samples)
+            self._skip(samples)
             if self.in_row > self.max_in_row:
                 raise self._diagnosis(trainer, pl_module, losses, gradients, batches)
         for _, parameter in self._named:
@@ -114,9 +156,33 @@ class Guard(Callback):
         """Log as often as the loss."""
         if not log_due(trainer):
             return
+        self._settle()
         skipped = {"skipped": self.skipped + pl_module.skipped}
         skipped |= {f"skipped_by_noise/{name}": count for name, count in sorted(self.by_noise.items())}
-        log_now(trainer, {**self._norms, **{f"guard/{key}": value for key, value in skipped.items()}})
+        counts = {f"guard/{key}": float(value) for key, value in skipped.items()}
+        names, norms = self._norms or ([], torch.zeros(0, device=pl_module.device))
+        pl_module.readings.add(norms, lambda found: counts | (block_norms(names, torch.tensor(found)) if names else {}))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the last step, too."""
+        self._settle()
+
+    def _defers(self, trainer: Trainer, pl_module: LightningModule, scale: float | None) -> bool:
+        """Whether the step in hand may be judged while the host goes on."""
+        if pl_module.device.type != "cuda" or scale is not None or self.in_row or not self.max_in_row:
+            return False
+        skip = all(map(skips_on_device, _optimizers(trainer, pl_module)))
+        return skip and not is_sharded(pl_module.denoiser.backbone)
+
+    def _settle(self) -> None:
+        """Count the step before, if that has not been done: the device has gone on since, and there is no wait."""
+        late, self._late = self._late, None
+        if late is None:
+            return
+        late.there.synchronize()
+        if not bool(late.told):
+            self._norms = None
+            self._skip(late.samples)
 
     def _missed(self, pl_module: LightningModule) -> None:
         """Count a step of which nothing could be computed.
@@ -131,19 +197,19 @@ class Guard(Callback):
                 "leave out `model.on_failure=skip` to stop at the first, and see what it says",
             )
 
-    def _good(self, trainer: Trainer, losses: list[Tensor], gradients: Sequence[Tensor] = ()) -> bool:
-        """Whether losses and gradients are finite, on every process."""
+    def _finite(self, trainer: Trainer, losses: list[Tensor], gradients: Sequence[Tensor] = ()) -> Tensor:
+        """Whether losses and gradients are finite, on every process; a boolean on the device."""
         finite = torch.stack([loss.isfinite().all() for loss in losses]).all()
         if gradients:
             finite = finite & all_finite(gradients)
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce(finite.float(), reduce_op="min") > 0
-        return bool(finite)
+        return finite
 
-    def _skip(self, trainer: Trainer, pl_module: LightningModule, samples: list[tuple[Tensor, Tensor]]) -> None:
+    def _skip(self, samples: list[tuple[Tensor, Tensor]]) -> None:
         self.skipped, self.in_row = self.skipped + 1, self.in_row + 1
-        here = [torch.zeros(0, 2, device=pl_module.device), *(torch.stack(pair, 1).float() for pair in samples)]
-        log_snr, loss = gather(torch.cat(here)).unbind(1)
+        pairs = [torch.stack([log_snr.to(loss), loss], 1).float() for log_snr, loss in samples]
+        log_snr, loss = gather(torch.cat(pairs) if pairs else self._nothing).unbind(1)
         if len(loss):
             bad = ~loss.isfinite()
             worst = log_snr[bad] if bad.any() else log_snr[loss.argmax()][None]
@@ -193,8 +259,25 @@ def first_of_all(trainer: Trainer, found: str | None) -> str | None:
 
 
 def was_skipped(trainer: Trainer) -> bool:
-    """Whether the guard skipped the step that was taken last."""
+    """Whether the guard skipped the step that was taken last; what it does not know yet, `bad_on_device` knows."""
     return any(callback.in_row > 0 for callback in trainer.callbacks if isinstance(callback, Guard))
+
+
+def bad_on_device(trainer: Trainer) -> Tensor | None:
+    """1. if the step that was taken last is to be skipped, else 0., (), on the device; None where the host knows."""
+    late = [callback._late for callback in trainer.callbacks if isinstance(callback, Guard)]
+    return next((verdict.bad for verdict in late if verdict is not None), None)
+
+
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step changes nothing, moments and counts of steps included, where its `found_inf` is 1."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW)
+
+
+def _optimizers(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
+    """The denoiser's and those of its opponents."""
+    return [*trainer.optimizers, *(opponent.optimizer for opponent in pl_module.opponents.values())]
 
 
 def block_norms(names: list[str], norms: Tensor) -> dict[str, float]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,25 @@ def log_now(trainer: Trainer, metrics: dict[str, Any], *, shown: Collection[str]
         trainer.callback_metrics[key] = torch.tensor(values[key])
 
 
+class Readings:
+    """Numbers on the device that the log is to tell: read in one go when it is due, so that the host waits once."""
+
+    def __init__(self) -> None:
+        self._wanted: list[tuple[Tensor, Callable[[list[float]], Mapping[str, float]]]] = []
+
+    def add(self, values: Tensor, metrics: Callable[[list[float]], Mapping[str, float]]) -> None:
+        """Want values, float32 of any shape, and make metrics of them once they are read."""
+        self._wanted.append((values.flatten(), metrics))
+
+    def read(self) -> dict[str, float]:
+        """All metrics, and begin anew."""
+        wanted, self._wanted = self._wanted, []
+        sizes = [len(values) for values, _ in wanted]
+        found = iter(torch.cat([values for values, _ in wanted]).tolist() if wanted else [])
+        read = [metrics([*itertools.islice(found, size)]) for size, (_, metrics) in zip(sizes, wanted, strict=True)]
+        return {name: value for metrics in read for name, value in metrics.items()}
+
+
 class StepNotes:
     """Values of the parts of a step: the batches over which each process accumulates. Their mean is logged.
 
@@ -73,15 +93,21 @@ class StepNotes:
         if loss_due(trainer):
             self._parts.setdefault(name, []).append(value.detach().float())
 
-    def means(self, trainer: Trainer, device: torch.device) -> dict[str, float]:
-        """Name -> mean over all parts of the step that had such a value, and begin anew; all processes must ask."""
+    def sums(self, trainer: Trainer, device: torch.device) -> Tensor:
+        """Sum and number of each name's values, over all parts of the step; begins anew. All processes must ask."""
         sums = torch.zeros(len(self.names), 2, device=device)
         for row, name in zip(sums, self.names, strict=True):
             for value in self._parts.get(name, []):
-                row += torch.stack([value, torch.ones_like(value)])
+                row[0] += value
+                row[1] += 1
         self._parts = {}
-        found = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        return {name: total / parts for name, (total, parts) in zip(self.names, found, strict=True) if parts}
+        return trainer.strategy.reduce(sums, reduce_op="sum")
+
+    def means(self, sums: list[float]) -> dict[str, float]:
+        """Name -> mean over the parts that had such a value, of what `sums` gave, as flat numbers."""
+        return {
+            name: total / parts for name, total, parts in zip(self.names, sums[::2], sums[1::2], strict=True) if parts
+        }
 
 
 class RunLog(CSVLogger):

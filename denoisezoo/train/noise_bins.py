@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
+
+from denoisezoo.nn.transfer import to_device
 
 LOWEST, HIGHEST, BINS = -10.0, 10.0, 10
 
@@ -45,22 +45,20 @@ class NoiseBins:
 
     def add(self, log_snr: Tensor, loss: Tensor) -> None:
         """Add losses (B,) at log-SNRs (B,); those that are not finite do not count here (see `guard`)."""
-        index, finite = bin_of(log_snr), loss.isfinite()
+        index, finite = to_device(bin_of(log_snr), loss.device), loss.isfinite()
         self.latest = (log_snr, loss)
         self.total.index_add_(0, index, torch.where(finite, loss, 0.0).to(self.total.dtype))
         self.count.index_add_(0, index, finite.to(self.count.dtype))
 
-    def means(self, reduce: Callable[..., Tensor] | None = None) -> dict[str, float]:
-        """Mean loss of each bin that was hit, by a name such as "-10_to_-8".
+    def stacked(self) -> Tensor:
+        """Sum and number of the losses of each bin, (2, BINS)."""
+        return torch.stack([self.total, self.count])
 
-        Args:
-            reduce: Sums a tensor over several processes.
-        """
-        sums = torch.stack([self.total, self.count])
-        if reduce is not None:
-            sums = reduce(sums, reduce_op="sum")
-        total, count = sums.tolist()
-        return {name: total[i] / count[i] for i, name in enumerate(bin_names()) if count[i]}
+    @staticmethod
+    def means(sums: list[float], prefix: str = "") -> dict[str, float]:
+        """Mean loss of each bin that was hit, by a name such as "-10_to_-8", of `stacked` as flat numbers."""
+        total, count = sums[:BINS], sums[BINS:]
+        return {prefix + name: total[i] / count[i] for i, name in enumerate(bin_names()) if count[i]}
 
     def sums(self) -> dict[str, Tensor]:
         """What a checkpoint keeps, on the CPU."""

@@ -120,19 +120,21 @@ def follow_schedule(schedule: Any, factor: Callable[[int], float]) -> None:
         group["lr"] = base * factor(schedule.last_epoch)
 
 
-def last_step(trainer: Trainer, step: int, seconds: float) -> float:
+def last_step(trainer: Trainer, step: int, seconds: float, agreed: tuple[int, float] = (0, 0.0)) -> float:
     """The step that training ends with: known, or by its pace so far if a time limits it; infinite without an end.
 
     Args:
         trainer: Lightning's.
         step: Steps done.
         seconds: What they took.
+        agreed: Steps and seconds that all processes know, since the last log: of several, clocks differ, and learning
+            rates must not; to ask for the first one's in every step would make all wait in every step.
     """
     known = trainer.estimated_stepping_batches
     timer = next((c for c in trainer.callbacks if isinstance(c, Timer)), None)
     limit = timer and timer._duration
+    if trainer.world_size > 1:
+        step, seconds = agreed
     if not limit or not step or seconds <= 0:
         return known
-    if trainer.world_size > 1:  # their clocks differ, and their learning rates must not
-        seconds = trainer.strategy.broadcast(seconds)
     return min(known, step * limit / seconds)

@@ -13,7 +13,8 @@ from torch import Tensor
 from denoisezoo.errors import UserError
 from denoisezoo.tables import human_bytes
 from denoisezoo.train.checkpoint import AtomicCheckpointIO
-from denoisezoo.train.guard import was_skipped
+from denoisezoo.train.ema import lerp
+from denoisezoo.train.guard import bad_on_device, was_skipped
 from denoisezoo.train.power_function import decay, exponent
 from denoisezoo.train.sharding import gathered, mine, share_of
 
@@ -112,7 +113,7 @@ class PowerAverages(Callback):
         if not self.every_n_steps or trainer.global_step <= self._seen or was_skipped(trainer):
             return
         self._seen, images = trainer.global_step, int(pl_module.images_seen)
-        self._update(images)
+        self._update(images, bad_on_device(trainer))
         if trainer.global_step % self.every_n_steps:
             return
         interval, folder = self.interval(trainer.global_step), Path(trainer.default_root_dir)
@@ -123,14 +124,14 @@ class PowerAverages(Callback):
                 _remove(path)
 
     @torch.no_grad()
-    def _update(self, images: int) -> None:
+    def _update(self, images: int, bad: Tensor | None = None) -> None:
         weights = [mine(parameter.detach()) for _, parameter in self._weights]
         for width, gamma in self.gammas.items():
             if width not in self._averages:
                 self._averages[width] = [parameter.detach().clone() for _, parameter in self._weights]
             beta = decay(images, images - self.images, gamma)
             averages = [mine(average) for average in self._averages[width]]
-            torch._foreach_lerp_(averages, weights, weight=1 - beta)
+            lerp(averages, weights, 1 - beta, bad)
         self.images = images
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -19,12 +19,12 @@ from denoisezoo.archs import FORMAT, compile_network
 from denoisezoo.diffusion import NetworkDenoiser, Objective, Step
 from denoisezoo.diffusion.capabilities import advance, stages_of
 from denoisezoo.errors import ComputationError, UncountableError, UserError
-from denoisezoo.evaluation.conditions import check_dropout
+from denoisezoo.evaluation.conditions import check_dropout, drop_labels
 from denoisezoo.profiling.trajectory import encoding_macs
 from denoisezoo.train.adversary import ADAM, Opponent
 from denoisezoo.train.efforts import DDSM, Mode, Passes, Sandwich, check_mode, choose, expected_macs, losses_of
 from denoisezoo.train.ema import average_of
-from denoisezoo.train.log import StepNotes, log_due, log_now
+from denoisezoo.train.log import Readings, StepNotes, log_due, log_now
 from denoisezoo.train.noise_bins import NoiseBins
 from denoisezoo.train.optimizer import DEFAULT, OptimizerConfig, follow_schedule, last_step
 from denoisezoo.train.resumable import divide_anew
@@ -46,7 +46,7 @@ class TrainingModule(LightningModule):
         family: Family of the network.
         optimizer: Optimiser and learning rate.
         channels_last: Keep weights and activations in channels-last layout; null is what pays on the device.
-        compile: Compile the backbone in place; null is on a GPU.
+        compile: Compile the backbone in place; null is on a GPU, for long runs.
         effort: "full" trains the full network; "random" draws one of its efforts for each step; "sandwich" trains
             several in each step.
         sandwich: Which ones, and what they share.
@@ -105,11 +105,12 @@ class TrainingModule(LightningModule):
         self.noise_bins = NoiseBins()
         at_efforts = [f"train/loss_at_{effort:g}" for effort in backbone.efforts] if self.effort == "sandwich" else []
         self.notes = StepNotes(["train/loss", *(f"train/{name}_loss" for name in objective.opponents), *at_efforts])
+        self.readings = Readings()
         self.images_seen, self.train_seconds = 0, 0.0
         self.encoded_before = 0  # images; batches hold their latents then
         self.recipe: Mapping[str, Any] = {}  # resolved, kept in every checkpoint: that alone can be sampled
         self.data_known: Mapping[str, Any] = {}  # what tells the data from others, and where training began; likewise
-        self._started = 0.0
+        self._started, self._pace = 0.0, (0, 0.0)  # of the clock; steps and seconds that all processes know
         self._shadow: tuple[NetworkDenoiser, ...] = ()  # no child of the module
         self._average: tuple[NetworkDenoiser, ...] = ()  # likewise
 
@@ -179,7 +180,7 @@ class TrainingModule(LightningModule):
                     after_step()
 
     def _learning_rate(self, step: int) -> float:
-        return self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds))
+        return self.optimizer_config.factor(step, last_step(self.trainer, step, self.train_seconds, self._pace))
 
     def generator(self, *key: int) -> torch.Generator:
         """A generator on the module's device whose numbers depend on the seed and `key` alone."""
@@ -196,6 +197,7 @@ class TrainingModule(LightningModule):
             self._average = (average_of(self.trainer, self),)
         for opponent in self.opponents.values():
             opponent.start(self.trainer)
+        self._pace = (self.global_step, self.train_seconds)
         follow_schedule(self.lr_schedulers(), self._learning_rate)
         self._started = time.perf_counter() - self.train_seconds
 
@@ -287,7 +289,7 @@ class TrainingModule(LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
         for opponent in self.opponents.values():
-            opponent.step(self.trainer, last_step(self.trainer, self.trainer.global_step, self.train_seconds))
+            opponent.step(self.trainer, last_step(self.trainer, self.global_step, self.train_seconds, self._pace))
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Nothing: `optimizer_step` has done it."""
@@ -302,25 +304,14 @@ class TrainingModule(LightningModule):
         key = self.step_key(batch_idx)
         seed_default(self._mixed(*key))  # dropout draws from the default generators
         efforts = choose(self.effort, self.denoiser.efforts, self.sandwich, self._mixed(2, *key))
-        batch = self._drop_labels(batch, key)
+        if self.label_dropout:
+            batch = {**batch, "label": drop_labels(batch["label"], self.label_dropout, self.generator(4, *key))}
         step = Step(self.denoiser, batch, number=self.global_step, average=next(iter(self._average), None))
-        return Passes(step, efforts, self.sandwich, partial(self._pass_generator, key))
+        return Passes(step, efforts, self.sandwich, lambda n: self.generator(*key, *([n] if n else [])))
 
     def encoded(self, batch: Mapping[str, Tensor], batch_idx: int) -> Mapping[str, Tensor]:
         """A batch of data as `passes` takes it: in latents, the same ones each time that it is called in a step."""
         return self.denoiser.codec.to_batch(batch, self.generator(5, *self.step_key(batch_idx)))
-
-    def _drop_labels(self, batch: Mapping[str, Tensor], key: tuple[int, ...]) -> Mapping[str, Tensor]:
-        """The batch with -1, no label, for some of its images."""
-        if not self.label_dropout:
-            return batch
-        label = batch["label"]
-        dropped = torch.rand(len(label), generator=self.generator(4, *key), device=self.device) < self.label_dropout
-        return {**batch, "label": torch.where(dropped, -1, label)}
-
-    def _pass_generator(self, key: tuple[int, ...], index: int) -> torch.Generator:
-        """Times and noise of one pass of a step; a step of a single pass is the first."""
-        return self.generator(*key, index) if index else self.generator(*key)
 
     def training_macs(self) -> int | None:
         """Multiply-adds of training on one image, forward and backward, of all the efforts and networks of a step.
@@ -344,12 +335,13 @@ class TrainingModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the losses, also by noise level, and the images seen."""
         if log_due(self.trainer):
-            means = self.noise_bins.means(self.trainer.strategy.reduce)
-            notes = self.notes.means(self.trainer, self.device)
-            metrics = {f"loss_by_noise/{name}": value for name, value in means.items()} | notes
-            metrics |= {"images_seen": self.images_seen, "epoch": self.current_epoch}
-            log_now(self.trainer, metrics, shown={"train/loss"} & notes.keys())
+            bins = self.trainer.strategy.reduce(self.noise_bins.stacked(), reduce_op="sum")
+            self.readings.add(bins, partial(NoiseBins.means, prefix="loss_by_noise/"))
+            self.readings.add(self.notes.sums(self.trainer, self.device), self.notes.means)
+            metrics = self.readings.read() | {"images_seen": self.images_seen, "epoch": self.current_epoch}
+            log_now(self.trainer, metrics, shown={"train/loss"} & metrics.keys())
             self.noise_bins.reset()
+            self._pace = (self.global_step, self.trainer.strategy.broadcast(self.train_seconds))
 
     def on_validation_epoch_start(self) -> None:
         """Make divided weights whole: processes may have different numbers of batches."""

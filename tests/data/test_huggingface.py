@@ -142,5 +142,5 @@ def test_labels_out_of_range_and_broken_images_are_named(tmp_path):
 
 def test_without_the_package_the_extra_is_named(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"need the package datasets; pip install 'denoisezoo\[huggingface\]'"):
+    with pytest.raises(UserError, match=r"need datasets; pip install 'denoisezoo\[huggingface\]'"):
         data_of(saved).setup()

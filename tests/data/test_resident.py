@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from denoisezoo.data import loader as loader_module
 from denoisezoo.data import resident
 from denoisezoo.data.loader import TrainLoader
 from denoisezoo.data.store import LazyStore, TensorStore
@@ -32,6 +33,7 @@ def assert_equal(found, expected):
 def test_resident_images_make_the_same_batches(options, monkeypatch):
     expected = drawn(loader(**options), 4)
     monkeypatch.setattr(resident, "room", lambda device: float("inf"))
+    monkeypatch.setattr(loader_module, "_cuda", lambda: True)
     made = loader(**options)
     found = drawn(made, 4)
     assert made._resident is not None

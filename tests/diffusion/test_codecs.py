@@ -147,8 +147,9 @@ def walkable(name):
     raise AssertionError(name)
 
 
-# UDPM's steps halve latents as others' do pixels, which is another process; tolerances hold for each number alone.
-SPECS = [*sorted({*SAMPLERS} - {"udpm", "rk45"}), "rk45:rtol=1e-6,atol=1e-6"]
+# UDPM's steps halve latents as others' do pixels, which is another process; tolerances hold for each number alone. The
+# jump of `consistency` from VP's noise would divide the rounding of noise, drawn in float32, by a signal of 0.007.
+SPECS = [*sorted({*SAMPLERS} - {"udpm", "rk45", "consistency"}), "rk45:rtol=1e-6,atol=1e-6", "consistency on edm"]
 
 
 @pytest.mark.parametrize("spec", [*SPECS, "ddim:clip=true,eta=0.5", "gddim on cld", "gddim:clip=true on cld"])

@@ -82,6 +82,26 @@ def test_what_the_file_does_not_tell_is_asked_for(tmp_path, capsys):
         load_run(f"dit,num_heads=2:{path}")
 
 
+def test_a_network_of_latents_is_priced_and_makes_latents(tmp_path, monkeypatch, capsys):
+    def latents(weights):
+        weights["x_embedder.proj.weight"] = torch.zeros(32, 4, 4, 4)
+        weights["final_layer.linear.weight"] = torch.zeros(16 * 8, 32)
+        weights["final_layer.linear.bias"] = torch.zeros(16 * 8)
+
+    monkeypatch.chdir(tmp_path)
+    address = f"dit,num_heads=2:{write_transformer(tmp_path / 'DiT.pt', change=latents)}"
+    run = load_run(address)
+    assert run.config["source"]["latents"]["scale"] == [0.18215] * 4
+    assert run.denoiser.sample(1, steps=2, progress=False).images.shape == (1, 4, 8, 8)
+    assert main(["profile", address, "--counts-only", "--sampler", "ddpm:variance=learned", "--steps", "2"]) == 0
+    capsys.readouterr()
+    for words in (["sample"], ["evaluate", "--data.path", str(tmp_path)]):
+        assert main([words[0], address, *words[1:], "--num", "4", "--steps", "2"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "makes latents of 4 channels, which no codec of it decodes; " in line
+    assert [file.name for file in tmp_path.iterdir()] == ["DiT.pt"]
+
+
 def test_a_label_that_there_is_not_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = write_transformer(tmp_path / "DiT.pt")

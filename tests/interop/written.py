@@ -180,14 +180,18 @@ def write_edm2_snapshot(path, monkeypatch, **how):
 
 
 def write_transformer(path, name="dit", training=False, change=lambda weights: None):
-    """Write weights of DiT, SiT (the same layout) or U-ViT, alone or as their training programs do."""
+    """Write weights of DiT, SiT (the same layout), U-ViT or LightningDiT, alone or as their training programs do."""
     import argparse
 
+    from denoisezoo.nn.attention import axial_angles
     from denoisezoo.nn.transformer import sincos_positions
 
     weights = filled(layout(name)[0])
-    if name == "dit":
+    if name != "uvit":
         weights["pos_embed"] = sincos_positions(32, 2, 2)[None]
+    if name == "lightningdit":
+        angles = axial_angles(16, 2, 2)[:, 0].repeat_interleave(2, dim=1).float()
+        weights |= {"feat_rope.freqs_cos": angles.cos(), "feat_rope.freqs_sin": angles.sin()}
     change(weights)
     raw = {key: value + 0.25 for key, value in weights.items()}
     whole = {"model": raw, "ema": weights, "opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4, model="DiT")}

@@ -139,5 +139,5 @@ def test_an_absent_package_names_the_extra(absent, run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, absent, None)
     assert main(["export", "run", "--format", "onnx"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line == f"error: ONNX needs {absent}; install it: pip install 'denoisezoo[interop]'"
+    assert line == f"error: ONNX needs {absent}, which is not installed; pip install 'denoisezoo[interop]'"
     assert not (run / "onnx").exists()

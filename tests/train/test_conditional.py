@@ -12,6 +12,7 @@ from denoisezoo.cli import main
 from denoisezoo.data import Digits
 from denoisezoo.diffusion.generate import generate
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.conditions import drop_labels
 from denoisezoo.nn.given import NOTHING
 from denoisezoo.runs.drawing import price
 from denoisezoo.runs.run import load_run
@@ -261,13 +262,12 @@ def test_compare_refuses_to_guide_before_anything_is_trained(recipe, tmp_path, c
 def test_labels_are_dropped_as_often_as_asked():
     data = Digits(labels=True, batch_size=512)
     label = data.labels("train")[:1600]
-    module = module_of(label_dropout=0.25)
-    dropped = module._drop_labels({"label": label}, (0, 7))["label"]
+    first, same, other = (module_of().generator(4, 0, part) for part in (7, 7, 8))
+    dropped = drop_labels(label, 0.25, first)
     assert (dropped == -1).float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(dropped[dropped >= 0], label[dropped >= 0])
-    assert torch.equal(dropped, module._drop_labels({"label": label}, (0, 7))["label"])
-    assert not torch.equal(dropped, module._drop_labels({"label": label}, (0, 8))["label"])
-    assert module_of()._drop_labels({"label": label}, (0, 7))["label"] is label
+    assert torch.equal(dropped, drop_labels(label, 0.25, same))
+    assert not torch.equal(dropped, drop_labels(label, 0.25, other))
 
 
 def module_of(**options):

@@ -7,15 +7,15 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from denoisezoo.train import device_choices
-from denoisezoo.train.device_choices import channels_last_pays, choose_for_device, fast_arithmetic
+from denoisezoo.train.device_choices import COMPILED_FROM, channels_last_pays, choose_for_device, fast_arithmetic
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe import parse_recipe
 from denoisezoo.train.resumable import first_difference, kept
 from denoisezoo.train.sharding import FSDP2
 
 
-def trainer_on(device):
-    return SimpleNamespace(strategy=SingleDeviceStrategy(torch.device(device)))
+def trainer_on(device, max_steps=-1):
+    return SimpleNamespace(strategy=SingleDeviceStrategy(torch.device(device)), max_steps=max_steps)
 
 
 @pytest.fixture
@@ -68,9 +68,15 @@ def test_a_gpu_compiles_and_keeps_what_was_said(arguments, compiled, monkeypatch
     assert in_channels_last(asked)
 
 
+@pytest.mark.parametrize(("steps", "compiles"), [(COMPILED_FROM - 1, False), (COMPILED_FROM, True), (-1, True)])
+def test_a_short_run_is_not_worth_a_compilation(steps, compiles, arguments, compiled):
+    choose_for_device(trainer_on("cuda", steps), module_with(arguments))
+    assert len(compiled) == compiles
+
+
 def test_a_divided_network_is_not_compiled(arguments, compiled):
     divided = type("OnCuda", (FSDP2,), {"root_device": torch.device("cuda")})()
-    choose_for_device(SimpleNamespace(strategy=divided), module_with(arguments))
+    choose_for_device(SimpleNamespace(strategy=divided, max_steps=-1), module_with(arguments))
     assert not compiled
 
 

@@ -85,9 +85,9 @@ def test_noise_bins():
     bins = NoiseBins()
     bins.add(torch.tensor([-9.0, -8.5, 0.5]), torch.tensor([1.0, 3.0, 7.0]))
     bins.add(torch.tensor([0.7]), torch.tensor([9.0]))
-    assert bins.means() == {"-10_to_-8": 2.0, "0_to_2": 8.0}
+    assert bins.means(bins.stacked().flatten().tolist()) == {"-10_to_-8": 2.0, "0_to_2": 8.0}
     bins.reset()
-    assert bins.means() == {}
+    assert bins.means(bins.stacked().flatten().tolist()) == {}
 
 
 def test_schedules():

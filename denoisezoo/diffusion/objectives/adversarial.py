@@ -21,6 +21,7 @@ from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Ob
 from denoisezoo.diffusion.objectives.times import OneStage
 from denoisezoo.diffusion.perceptual import check_perceptual, perceptual_network
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 
 PerceptualFeatures = Callable[[Tensor], Sequence[Tensor]]
 """Images (B, C, H, W) in [-1, 1] to feature maps (B, C_k, H_k, W_k)."""
@@ -189,8 +190,8 @@ class UDPMLoss(Objective):
 
     def _level(self, step: Step) -> int:
         """The level of a batch, by the number of `OneStage` that chooses it."""
-        image = step.batch["image"]
-        chosen = float(self.times.uniform(len(image), step.generator, image.device)[-1]) * sum(self.shares)
+        drawn = self.times.uniform(len(step.batch["image"]), step.host_generator, step.host)
+        chosen = float(drawn[-1]) * sum(self.shares)
         return next((i for i, end in enumerate(accumulate(self.shares), 1) if chosen < end), len(self.shares))
 
     def _pair(self, step: Step, level: int) -> _Pair:
@@ -198,14 +199,14 @@ class UDPMLoss(Objective):
         process, halving, generator = step.denoiser.process, _halving(step.denoiser), step.generator
         image, to_pixels = step.batch["image"], process.basis.to_pixels
         u_0 = clean_state(process, image, generator)
-        t = torch.full((len(image),), level, dtype=torch.float64, device=image.device)
+        t = torch.full((len(image),), level, dtype=torch.float64, device=step.host)
         coarse = halving.down(u_0, level)
         u_t = process.perturb(coarse, torch.empty_like(coarse).normal_(generator=generator), t)
         found = step.denoiser(u_t, t, step.given, step.effort).u_0
         scale = 2 ** (level - 1)
         real, fake = (to_pixels(u) / scale for u in (halving.down(u_0, level - 1), found))
         seen = _enlarged(to_pixels(u_t), halving, level) if self.pairs else None
-        return _Pair(real, fake, t, process.time_label(t), seen)
+        return _Pair(real, fake, t, to_device(process.time_label(t), image.device), seen)
 
     def _noisy(self, image: Tensor, step: Step) -> Tensor:
         std = self.noise * self.noise_decay ** (step.number / 1000)

@@ -24,6 +24,7 @@ from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Loss, Step
 from denoisezoo.diffusion.objectives.times import Times
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 
 
 class Consistency(FewCalls):
@@ -116,7 +117,7 @@ def neighbours(process: Process, points: int, uniform: Tensor, times: Times | No
         uniform: Uniform numbers (B,), float64.
         times: How often each pair is drawn: as often as a time between its two; all alike for None.
     """
-    grid = GRIDS["process"](process, points).to(uniform)
+    grid = to_device(GRIDS["process"](process, points).to(uniform.dtype), uniform.device)
     if times is None:
         upper = (uniform * points).long().clamp(max=points - 1)
     else:

@@ -65,12 +65,12 @@ class PlainGAN(Objective):
     def _made(self, step: Step) -> tuple[Tensor, Tensor]:
         """Images of noise, as many as the batch has (B, C, H, W), and the time (B,) of that noise."""
         image, process = step.batch["image"], step.denoiser.process
-        t = torch.full((len(image),), process.t_max, dtype=torch.float64, device=image.device)
+        t = torch.full((len(image),), process.t_max, dtype=torch.float64, device=step.host)
         eps = torch.empty_like(image).normal_(generator=step.generator)
         u_T = process.perturb(torch.zeros_like(image), eps, t)
         return process.basis.to_pixels(step.denoiser(u_T, t, step.given, step.effort).u_0), t
 
     def _judge(self, image: Tensor, t: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         assert self.adversary is not None, "set before training"
-        judged: Tensor = self.adversary(image, torch.zeros_like(t), batch.get("label"))
+        judged: Tensor = self.adversary(image, torch.zeros_like(t, device=image.device), batch.get("label"))
         return judged

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -17,6 +17,7 @@ from denoisezoo.archs import Effort
 from denoisezoo.diffusion.capabilities import Conditioned, stages_of, state_shape
 from denoisezoo.diffusion.denoiser import Denoiser
 from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
+from denoisezoo.diffusion.noise import host_generator
 from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.errors import UncountableError
 from denoisezoo.nn.given import Given
@@ -37,7 +38,7 @@ class Step:
         denoiser: The denoiser in training.
         batch: "image" (B, C, H, W) in [-1, 1] and, where the network takes them, "label", "cond", "tokens", "augment";
             of a denoiser with a codec, "image" and "cond" are latents (`Codec.to_batch`).
-        generator: Source of times and noise, on the device of the images.
+        generator: Source of noise, on the device of the images; of times by way of `host_generator`.
         effort: How much of the network to train; None is all of it.
         full_error: `Loss.error` of the full network on the same batch, times and noise, detached, where its prediction
             is to take the place of the target (in-place distillation).
@@ -54,6 +55,17 @@ class Step:
     number: int = 0
     average: Denoiser | None = None
 
+    @cached_property
+    def host_generator(self) -> torch.Generator | None:
+        """Source of the numbers that the host decides by, on the CPU: `generator` itself where that is."""
+        return host_generator(self.generator)
+
+    @property
+    def host(self) -> torch.device:
+        """Where times are drawn: on the CPU; without values for images without values."""
+        image = self.batch["image"]
+        return image.device if image.is_meta else torch.device("cpu")
+
     @property
     def given(self) -> Given:
         """What the batch tells the network besides image and noise level."""
@@ -66,7 +78,7 @@ class Loss(NamedTuple):
     Attributes:
         loss: The mean to be made small, ().
         per_sample: Unweighted mean squared error of each image's noise level, (B,), for the loss by noise level.
-        t: The times that were drawn, (B,), float64.
+        t: The times that were drawn, (B,), float64, on the CPU or where the images are.
         error: The network's own output minus its target, (B, C, H, W), of those parts of the state that it puts out.
     """
 

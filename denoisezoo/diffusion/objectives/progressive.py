@@ -18,6 +18,7 @@ from denoisezoo.diffusion.objectives.few_calls import FewCalls, image_of, jump, 
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Step
 from denoisezoo.diffusion.processes.process import DiagonalProcess
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 
 
 class Earlier(nn.Module):
@@ -60,6 +61,8 @@ class ProgressiveDistillation(FewCalls):
         every: Optimiser steps of a round.
         solver: The teacher's in the first round: "ddim" in one call a step, or "heun" in two.
         guidance: See `FewCalls`.
+        last: How many times as long the last round, that of a single step, is meant to last; it lasts to the end of
+            training anyway, and what a step costs is the mean over all.
     """
 
     teaches = True
@@ -72,14 +75,15 @@ class ProgressiveDistillation(FewCalls):
         every: int = 200,
         solver: Literal["ddim", "heun"] = "ddim",
         guidance: float = 1.0,
+        last: int = 1,
     ) -> None:
         super().__init__(teacher, guidance)
         if steps < 1 or steps & (steps - 1) or steps > 512:
             raise UserError(f"steps is {steps}", "give a power of 2 from 1 to 512, such as 8")
-        if every < 1:
-            raise UserError(f"every is {every}", "give a whole number of at least 1")
+        if every < 1 or last < 1:
+            raise UserError(f"every is {every} and last {last}", "give whole numbers of at least 1")
         self.steps, self.every, self.solver = steps, every, solver
-        self.rounds = steps.bit_length()
+        self.rounds, self.last = steps.bit_length(), last
         self.earlier: Earlier | None = None
         self._taken: int | None = None
 
@@ -118,7 +122,7 @@ class ProgressiveDistillation(FewCalls):
         denoiser, process = step.denoiser, step.denoiser.process
         assert isinstance(process, DiagonalProcess), "see check"
         u_0, eps = self.draw(step)
-        times = GRIDS["nested"](process, 2 * N).to(u_0.device)
+        times = to_device(GRIDS["nested"](process, 2 * N), u_0.device)
         i = torch.randint(N, (len(u_0),), generator=step.generator, device=u_0.device)
         t, middle, s = (times[2 * i + part] for part in range(3))
         u_t, given = process.perturb(u_0, eps, t), step.given
@@ -134,12 +138,14 @@ class ProgressiveDistillation(FewCalls):
 
     def cases(self, step: Step) -> Iterator[Case]:
         """By the number of steps, each by its share of all rounds: other teachers do other work."""
+        total = self.every * (self.rounds - 1 + self.last)
         if step.denoiser.second_time:
-            shares = Counter(self.count(number) for number in range(self.every * self.rounds))
+            shares = Counter(self.count(number) for number in range(total))
         else:
             shares = Counter({self.steps >> turn: self.every for turn in range(self.rounds)})
+            shares[1] += self.every * (self.last - 1)
         for N, steps in shares.items():
-            yield Case(steps / (self.every * self.rounds), partial(self._one, step, N))
+            yield Case(steps / total, partial(self._one, step, N))
 
     def _one(self, step: Step, N: int) -> Tensor:
         return self._loss(step, N).loss

@@ -41,11 +41,12 @@ class Regression(Objective):
         """The loss of one batch; with `full_error`, `per_sample` and `error` remain those of the target."""
         image, generator, process, given = step.batch["image"], step.generator, step.denoiser.process, step.given
         u_0 = clean_state(process, image, generator, given.image)
-        t = self.times(process, self.times.uniform(len(image), generator, image.device))
+        t = self.times(process, self.times.uniform(len(image), step.host_generator, step.host))
         eps = torch.empty_like(u_0).normal_(generator=generator)
         if isinstance(process, Conditioned):  # it takes the condition itself
             given = given._replace(image=None)
         error, c_out = step.denoiser.training_error(u_0, eps, t, given, step.effort)
+        t = process.times_for(u_0, t)
         squared = error.float().square()
         per_sample = squared.mean(dim=tuple(range(1, error.ndim)))
         weight = self.weight(process, t, c_out).to(per_sample.dtype)

@@ -13,6 +13,7 @@ from denoisezoo.diffusion.objectives.few_calls import FewCalls, image_of, predic
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Step
 from denoisezoo.diffusion.processes.process import DiagonalProcess
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 
 
 @OBJECTIVES.register("shortcut")
@@ -57,7 +58,7 @@ class Shortcut(FewCalls):
         step = Step(denoiser, batch, generator, step.effort, None, step.number, step.average)
         u_0, eps = self.draw(step)
         L, device, given = 2 * self.steps, u_0.device, step.given
-        times = GRIDS["nested"](process, L).to(device)
+        times = to_device(GRIDS["nested"](process, L), device)
         size = (len(u_0),)
         if not jumps:
             t = times[torch.randint(L, size, generator=generator, device=device)]

@@ -14,6 +14,7 @@ from denoisezoo.diffusion.objectives.regression import EDMLoss
 from denoisezoo.diffusion.processes.process import Process, ScalarProcess
 from denoisezoo.errors import UserError
 from denoisezoo.nn.magnitude import Uncertainty
+from denoisezoo.nn.transfer import to_device
 
 CURE = "use EDMLoss or Simple"
 
@@ -57,7 +58,7 @@ class EDM2Loss(EDMLoss):
         plain = super().__call__(step)
         error = plain.error if step.full_error is None else plain.error - step.full_error
         squared = error.float().square().flatten(1).mean(1)
-        u: Tensor = self._uncertainty(c_noise(step.denoiser.process, plain.t)).float()
+        u: Tensor = self._uncertainty(to_device(c_noise(step.denoiser.process, plain.t), squared.device)).float()
         return plain._replace(loss=(squared * (-u).exp() + u).mean())
 
 

@@ -42,6 +42,10 @@ class LogSNRProcess(DiagonalProcess):
     def log_snrs(self, t: Tensor) -> Tensor:
         """Log-SNR at times (B,), all above 0: (B,) or a map (B, C or 1, H or 1, W or 1); falling in t."""
 
+    def log_snr_rates(self, t: Tensor) -> Tensor:
+        """Derivative of `log_snrs` in t, of its shape: by differentiation, unless a process has a formula."""
+        return slope_of(self.log_snrs, t)
+
     def _log_snrs(self, t: Tensor) -> Tensor:
         found = self.log_snrs(t)
         at_image = (t <= 0).reshape(-1, *[1] * (found.ndim - 1))
@@ -65,7 +69,7 @@ class LogSNRProcess(DiagonalProcess):
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha' = l' sigma^2 alpha / 2 and sigma' = -l' alpha^2 sigma / 2 (preserving), with l the log-SNR."""
         alpha, sigma = self.alpha_sigma(t)  # before any differentiation, so that the tables are copied outside of it
-        half_rate = slope_of(self.log_snrs, t) / 2
+        half_rate = self.log_snr_rates(t) / 2
         if self.variance == "exploding":
             return torch.zeros_like(alpha), -half_rate * sigma
         return half_rate * sigma**2 * alpha, -half_rate * alpha**2 * sigma
@@ -129,16 +133,29 @@ class Diagonal(LogSNRProcess):
         """See `Process.for_images`."""
         return cls(resolution=resolution)
 
-    def log_snrs(self, t: Tensor) -> Tensor:
-        """Interpolated between the knots, then mixed over groups."""
-        curves, last = self.curves.like(t), self.curves.shape[1] - 2
+    def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Where times (B,) lie among the knots, and the knot before them."""
+        last = self.curves.shape[1] - 2
         place = (t - self.t_min) / (1 - self.t_min) * (last + 1)
-        left = place.detach().floor().clamp(0, last).long()
-        share = torch.where(place < 0, 0.0, place) - left  # unlike clamp, with its slope at t_min itself
-        values = curves[:, left] + (curves[:, left + 1] - curves[:, left]) * share  # (groups, B)
+        return place, place.detach().floor().clamp(0, last).long()
+
+    def _mixed(self, values: Tensor) -> Tensor:
+        """Values (groups, B) of the curves in each coefficient."""
         if self.resolution is None:  # one curve for all pixels
             return values[0]
-        return torch.einsum("gb,ghw->bhw", values, self.weights.like(t))[:, None]
+        return torch.einsum("gb,ghw->bhw", values, self.weights.like(values))[:, None]
+
+    def log_snrs(self, t: Tensor) -> Tensor:
+        """Interpolated between the knots, then mixed over groups."""
+        curves, (place, left) = self.curves.like(t), self._place(t)
+        share = torch.where(place < 0, 0.0, place) - left  # unlike clamp, with its slope at t_min itself
+        return self._mixed(curves[:, left] + (curves[:, left + 1] - curves[:, left]) * share)
+
+    def log_snr_rates(self, t: Tensor) -> Tensor:
+        """The slope of the curve between two knots; 0 before t_min."""
+        curves, (place, left) = self.curves.like(t), self._place(t)
+        per_time = (place >= 0).to(t.dtype) * (1 / (1 - self.t_min) * (self.curves.shape[1] - 1))
+        return self._mixed((curves[:, left + 1] - curves[:, left]) * per_time)
 
 
 def group_weights(basis: str, resolution: int, groups: int) -> Tensor:

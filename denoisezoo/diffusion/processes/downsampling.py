@@ -71,6 +71,11 @@ class DownSampling(Halving, Discrete, DiagonalProcess):
         levels = max(2, min(len(ALPHAS), (resolution & -resolution).bit_length() - 1))
         return cls(resolution=resolution, alphas=ALPHAS[:levels], sigmas=SIGMAS[:levels])
 
+    @property
+    def has_maps(self) -> bool:
+        """No: all that is left has one signal and one noise level."""
+        return False
+
     def alpha(self, t: Tensor) -> Tensor:
         """abar at whole times; between them its logarithm is linear."""
         left, share = self._place(t)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from denoisezoo.diffusion.coefficients import over_images
 from denoisezoo.diffusion.processes.joint import Joint
 from denoisezoo.diffusion.processes.process import PROCESSES, ScalarProcess
 from denoisezoo.diffusion.processes.scalar import uniform_grid
@@ -113,7 +114,7 @@ class Drift(Joint):
     def drift(self, y: Tensor, t: Tensor) -> Tensor:
         """r m y (B, C, H, W) of conditions (B, Cy, H, W) at times t (B,)."""
         assert isinstance(self.x, Receding)
-        return self.x.drift(t).to(y).reshape(-1, 1, 1, 1) * y[:, : self.channels]
+        return over_images(self.x.drift(t), y) * y[:, : self.channels]
 
     def shown(self, u: Tensor, t: Tensor) -> Tensor:
         """u_t = w_t + r m y, and y."""

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from denoisezoo.diffusion.basis import PixelBasis
 from denoisezoo.diffusion.capabilities import ConditionInState, Evolving
+from denoisezoo.diffusion.coefficients import over_images
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, ScalarProcess, TimesOfPart
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 
 
 class Beside(PixelBasis):
@@ -188,14 +190,14 @@ class Joint(TimesOfPart, ConditionInState, Evolving, DiagonalProcess):
             raise UserError(f"the condition has {cond.shape[1]} channels", f"give {self.given_channels}")
         if level is None:
             return cond
-        share = level.to(cond).reshape(-1, 1, 1, 1)
+        share = to_device(level.to(cond.dtype), cond.device).reshape(-1, 1, 1, 1)
         return torch.cat([cond + self.augmented * share * normal_like(cond, noise), share.expand_as(cond[:, :1])], 1)
 
     def diffuse(self, y: Tensor, t: Tensor, noise: Noise = None) -> Tensor:
         """A fresh y_t ~ p(y_t | y) at times t (B,) for y (B, Cy, H, W)."""
         if not self.sigma_max:
             return y
-        alpha, sigma = (part.to(y).reshape(-1, 1, 1, 1) for part in self._of_y(t))
+        alpha, sigma = (over_images(part, y) for part in self._of_y(t))
         return alpha * y + sigma * normal_like(y, noise)
 
     # Coefficients

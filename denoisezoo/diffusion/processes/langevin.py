@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.diffusion.basis import PositionAndVelocity
-from denoisezoo.diffusion.coefficients import apply_blocks, inverse, product, stack_blocks, transpose
+from denoisezoo.diffusion.coefficients import apply_blocks, beside, inverse, product, stack_blocks, transpose
 from denoisezoo.diffusion.processes.lookup import Table
 from denoisezoo.diffusion.processes.process import PROCESSES, Process, check_finite
 from denoisezoo.diffusion.processes.scalar import with_zero
@@ -168,7 +168,7 @@ class CLD(Process):
         psi_xx x_0 = x + S_xx s_x + S_xv s_v and psi_vx x_0 = v + S_xv s_x + S_vv s_v.
         """
         x, v = u_t.chunk(2, dim=1)
-        A, S = self.signal(t).to(u_t), self.covariance(t).to(u_t)
+        A, S = beside(self.signal(t), u_t), beside(self.covariance(t), u_t)
         det = A[:, 0, 0] * S[:, 0, 1] - A[:, 1, 0] * S[:, 0, 0]
         right_x, right_v = x + S[:, 0, 1] * s_v, v + S[:, 1, 1] * s_v
         return (S[:, 0, 1] * right_x - S[:, 0, 0] * right_v) / det

@@ -18,6 +18,7 @@ from denoisezoo.diffusion.capabilities import ConditionIsMeasurement, nearest_ti
 from denoisezoo.diffusion.processes.process import PROCESSES, ScalarProcess, TimesOfPart
 from denoisezoo.diffusion.processes.scalar import EDM
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 
 
 @PROCESSES.register("measured")
@@ -52,6 +53,7 @@ class Measured(TimesOfPart, ConditionIsMeasurement, ScalarProcess):
         Returns:
             The state v (B, C, H, W) of the process, and its times t_c (B,).
         """
+        t = to_device(t, cond.device)  # the level of the measurement is there, too
         y, s = cond[:, : self.channels].to(u_t), cond[:, self.channels, 0, 0].to(t).exp()
         alpha, sigma = self.x.alpha(t), self.x.sigma(t)
         of_u, of_y = alpha / sigma**2, 1 / s**2

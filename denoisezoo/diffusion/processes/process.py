@@ -20,6 +20,7 @@ from denoisezoo.diffusion.capabilities import Discrete, chain_length, nearest_ti
 from denoisezoo.diffusion.coefficients import apply_blocks, inverse, map_blocks, product, transpose
 from denoisezoo.diffusion.noise import Noise, standard_normal
 from denoisezoo.errors import UserError
+from denoisezoo.nn.transfer import to_device
 from denoisezoo.recorded import Recorded
 from denoisezoo.registry import Registry
 
@@ -83,6 +84,19 @@ class Process(Recorded, ABC):
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Blocks of dA/dt and dR/dt, of which the probability flow du/dt = A' u_0 + R' eps is made. t: (B,)."""
 
+    @property
+    def has_maps(self) -> bool:
+        """Whether coefficients are maps over height and width; else they are a few numbers for each image."""
+        return self.resolution is not None
+
+    def times_for(self, u: Tensor, t: Tensor) -> Tensor:
+        """Times (B,) where coefficients of states `u` are computed: those of several maps where the states are.
+
+        Numbers are computed where the times come from, on the CPU as a rule: there that takes no launches, and what
+        comes of them is copied, or goes along with the operators that need it.
+        """
+        return to_device(t, u.device) if self.has_maps and len(t) > 1 else t
+
     def signal(self, t: Tensor) -> Tensor:
         """Blocks of A_t = psi(t, 0)."""
         return self.psi(t, torch.zeros_like(t))
@@ -104,9 +118,9 @@ class Process(Recorded, ABC):
         Args:
             u_0: State of the clean image (B, C, H, W).
             eps: Standard normal noise like `u_0`.
-            t: Times (B,).
+            t: Times (B,), on the CPU or where the states are.
         """
-        A_t, R_t = self.marginal(t)
+        A_t, R_t = self.marginal(self.times_for(u_0, t))
         return apply_blocks(A_t, u_0) + apply_blocks(R_t, eps)
 
     def prior(
@@ -129,7 +143,7 @@ class Process(Recorded, ABC):
         """
         first = self.t_max if t is None else t
         eps = standard_normal(state_shape(self, shape, first), generator, device, dtype)
-        start = torch.full((1,), first, device=eps.device, dtype=torch.float64)
+        start = torch.full((1,), first, device="cpu", dtype=torch.float64)
         return apply_blocks(self.noise(start), eps)
 
     @abstractmethod

@@ -96,6 +96,11 @@ class MultiScale(Staged, LogSNRProcess):
         share = torch.where(share > 1, 1.0, share)  # unlike clamp, with its slope up to the very end
         return self.highest - (self.highest - self.lowest) * share
 
+    def log_snr_rates(self, t: Tensor) -> Tensor:
+        """-(highest - lowest) / (T_k - t_min), and 0 beyond T_k; (B, 1, N, N)."""
+        length = self._ends.like(t) - self.t_min
+        return self._laid_out(torch.where(t[:, None] - self.t_min > length, 0.0, (self.lowest - self.highest) / length))
+
     def log_snr(self, t: Tensor) -> Tensor:
         """The mean over bands, which count alike."""
         return self._by_band(t).mean(1)

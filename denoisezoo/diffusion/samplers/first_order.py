@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.coefficients import apply_blocks, inverse
+from denoisezoo.diffusion.coefficients import apply_blocks, beside, inverse
 from denoisezoo.diffusion.denoiser import Prediction
 from denoisezoo.diffusion.noise import Noise, normal_like
 from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess
@@ -128,7 +128,7 @@ def learned_std(small: Tensor, large: Tensor, prediction: Prediction) -> Tensor:
             "use variance=small, or a network with twice the image's channels as out_channels under a scalar process",
         )
     share = (prediction.variance + 1) / 2
-    log_small, log_large = (blocks[:, 0, 0].log().to(share) for blocks in (small, large))
+    log_small, log_large = (beside(blocks[:, 0, 0].log(), share) for blocks in (small, large))
     return ((share * log_large + (1 - share) * log_small) / 2).exp()
 
 

@@ -15,6 +15,7 @@ from denoisezoo.diffusion.processes.process import Process
 from denoisezoo.diffusion.samplers.probability_flow import slope
 from denoisezoo.diffusion.samplers.sampler import SAMPLERS, Caller, History, Sampler
 from denoisezoo.errors import ComputationError, UserError
+from denoisezoo.nn.transfer import to_device
 
 # Dormand and Prince 1980: nodes, rows of the tableau (the last is the fifth-order solution), error weights.
 C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
@@ -116,4 +117,4 @@ def advance(field: Field, u: Tensor, t: Tensor, k: Tensor, h: Tensor) -> tuple[T
 
 def _over(values: Tensor, u: Tensor) -> Tensor:
     """One number (B,) for each image, as a factor of states like `u`."""
-    return values.to(u).reshape(-1, 1, 1, 1)
+    return to_device(values.to(u.dtype), u.device).reshape(-1, 1, 1, 1)

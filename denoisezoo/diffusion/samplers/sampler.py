@@ -118,9 +118,7 @@ class Caller:
 
     def _call(self, u_t: Tensor, t: Tensor, effort: Effort | None) -> Prediction:
         latest = float(t.max())
-        times = (
-            torch.full((len(u_t),), latest, dtype=torch.float64, device=u_t.device) if t.ndim == 0 else t.to(u_t.device)
-        )
+        times = torch.full((len(u_t),), latest, dtype=torch.float64, device="cpu") if t.ndim == 0 else t
         prediction: Prediction = self.denoiser(u_t, times, self.given, effort)
         if self.on_step is not None:
             self.on_step(StepInfo(self.nfe, self.calls, latest, effort, u_t, prediction))

@@ -1,0 +1,97 @@
+"""The smallest denoiser of every process, with a batch to train it on: what placement is tried with."""
+
+import functools
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denoisezoo.archs import Backbone, BackboneConfig, Effort
+from denoisezoo.archs.discriminator import DiscriminatorConfig
+from denoisezoo.diffusion import OBJECTIVES, PRECONDITIONINGS, PROCESSES, NetworkDenoiser, Objective, Process
+from denoisezoo.diffusion.capabilities import ConditionInState, ConditionIsMeasurement, Halving, given_channels
+from denoisezoo.nn.given import NOTHING, Given
+
+SIDE = 8
+JUDGE = DiscriminatorConfig(channels=8, widths=(8,), dropout=0.0)
+
+
+class SmallNet(Backbone):
+    """One convolution that is told the noise level; it answers at `scale` times the size."""
+
+    def __init__(self, in_channels: int, out_channels: int, scale: int = 1) -> None:
+        super().__init__(BackboneConfig(in_channels=in_channels, out_channels=out_channels, resolution=SIDE))
+        self.spec = replace(self.spec, scale=scale)
+        self.conv = torch.nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, c_noise: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Tensor:
+        """See `Backbone.forward`."""
+        h = self.conv(x) + 0.01 * c_noise[:, None, None, None]
+        return F.interpolate(h, scale_factor=self.spec.scale) if self.spec.scale > 1 else h
+
+
+@functools.cache
+def small_process(name: str, channels: int = 1) -> Process:
+    """A process by name with its defaults for 8 x 8 pixels; some take long to build."""
+    made: Any = PROCESSES[name]
+    if issubclass(made, ConditionInState):
+        return made(channels=channels, cond_channels=channels)
+    if issubclass(made, ConditionIsMeasurement):
+        return made(channels=channels)
+    return made.for_images(SIDE)
+
+
+def small_denoiser(process: str | Process, preconditioning: str | None = None, channels: int = 1) -> NetworkDenoiser:
+    """A denoiser of a process, with the customary preconditioning unless another is named.
+
+    Raises:
+        UserError: They do not fit.
+    """
+    if isinstance(process, str):
+        process = small_process(process, channels)
+    chosen = PRECONDITIONINGS[preconditioning or process.default_preconditioning]()
+    states = process.basis.state_channels(channels)
+    outputs = channels if chosen.of_image or isinstance(process, ConditionInState) else states
+    torch.manual_seed(0)
+    net = SmallNet(states, outputs, 2 if isinstance(process, Halving) else 1)
+    return NetworkDenoiser(net, process, chosen)
+
+
+def small_objective(name: str, denoiser: NetworkDenoiser) -> Objective:
+    """An objective by its name, ready to train a denoiser.
+
+    Raises:
+        UserError: It cannot.
+    """
+    options: dict[str, Any] = {"discriminator": JUDGE} if name in ("gan", "udpm") else {}
+    if name == "udpm":
+        weights = [1.0] * getattr(denoiser.process, "levels", 3)
+        options |= {"l1": weights, "perceptual": [0.0] * len(weights), "adversarial": weights, "r1": weights}
+    needed = inspect.signature(OBJECTIVES[name]).parameters.values()
+    options |= {x.name: 10 for x in needed if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD}  # steps
+    objective = OBJECTIVES[name](**options)
+    objective.check(denoiser)
+    torch.manual_seed(0)
+    objective.modules(denoiser)
+    return objective
+
+
+def small_batch(denoiser: NetworkDenoiser, size: int = 6, device: str = "cpu") -> dict[str, Tensor]:
+    """Images, and conditions where the process takes them into its state."""
+    generator = torch.Generator().manual_seed(1)
+    channels = denoiser.latent_shape[0]
+    batch = {"image": torch.rand(size, channels, SIDE, SIDE, generator=generator) * 2 - 1}
+    if isinstance(denoiser.process, ConditionInState):
+        batch["cond"] = torch.rand(size, given_channels(denoiser.process), SIDE, SIDE, generator=generator)
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def small_condition(denoiser: NetworkDenoiser, size: int = 2) -> Tensor | None:
+    """What images are sampled given, where the process takes a condition itself."""
+    if isinstance(denoiser.process, ConditionIsMeasurement):
+        y = small_batch(denoiser, size)["image"]
+        return torch.cat([y, torch.full_like(y[:, :1], -1.0)], 1)
+    return small_batch(denoiser, size).get("cond")
