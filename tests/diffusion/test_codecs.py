@@ -175,9 +175,13 @@ def test_a_walk_in_haar_latents_is_that_in_pixels(spec):
         torch.testing.assert_close(Haar().decode(same), images[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("spec", [*SPECS[:-1], "rk45:rtol=1e-8,atol=1e-8", "ddim:clip=true,eta=0.5"])
+WALKED = [spec for spec in SPECS if not spec.startswith("rk45")]
+
+
+@pytest.mark.parametrize("spec", [*WALKED, "rk45:rtol=1e-8,atol=1e-8", "ddim:clip=true,eta=0.5"])
 def test_a_walk_in_packets_is_that_in_pixels(spec):
-    haar, process = HaarPacket(2), walkable(spec)
+    spec, _, process = spec.partition(" on ")
+    haar, process = HaarPacket(2), process or walkable(spec)
     latent = create_denoiser(Small(16, 2), process, codec=haar).double().eval()
     pixels = create_denoiser(InPixels(Small(16, 2), haar=haar), process, latent.preconditioning).double().eval()
     images = []

@@ -95,7 +95,7 @@ class FrozenAutoencoder(Codec):
         self.register_buffer("shift", self._per_channel("mean", mean, "shift", [shift]))
         by_std = None if std is None else [target_std / one if one else 0.0 for one in std]
         self.register_buffer("scale", self._per_channel("std", by_std, "scale", [scale]))
-        if not bool((self.scale != 0).all()):
+        if 0 in ([scale] if by_std is None else by_std):
             raise UserError(
                 f"the scale of the latents of {self.title} is 0" + (" or infinite" if std else ""),
                 "give scale, or std, finite numbers other than 0",
