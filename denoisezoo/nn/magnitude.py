@@ -23,7 +23,9 @@ SILU_RMS = 0.596
 
 def normalize(x: Tensor, dim: int | Sequence[int]) -> Tensor:
     """x / (eps + RMS of x over `dim`), the RMS taken in float32 (or better): of unit mean square, in the type of x."""
-    count = math.prod(x.shape[d] for d in ((dim,) if isinstance(dim, int) else dim))
+    count = 1  # a loop, since torch.compile breaks at the generator that math.prod would take
+    for axis in (dim,) if isinstance(dim, int) else dim:
+        count = count * x.shape[axis]
     return x / torch.add(EPS, _norm(x, dim), alpha=math.sqrt(1 / count)).to(x.dtype)
 
 

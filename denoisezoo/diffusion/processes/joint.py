@@ -173,7 +173,7 @@ class Joint(TimesOfPart, ConditionInState, Evolving, DiagonalProcess):
         if cond.shape[-2:] != image.shape[-2:]:
             size = "x".join(map(str, cond.shape[-2:]))
             raise UserError(f"the condition is {size}", f"give it the image's size, {image.shape[-2]} pixels")
-        level = torch.rand(len(cond), generator=generator, device=cond.device) if self.augmented else None
+        level = torch.rand(cond.shape[0], generator=generator, device=cond.device) if self.augmented else None
         return torch.cat([image, self._augment(cond, level, generator)], dim=1)
 
     def begin(self, cond: Tensor, noise: Noise = None) -> Tensor:
@@ -182,7 +182,7 @@ class Joint(TimesOfPart, ConditionInState, Evolving, DiagonalProcess):
         Raises:
             UserError: Wrong channels.
         """
-        level = torch.full((len(cond),), self.augment_at / self.augmented) if self.augmented else None
+        level = torch.full((cond.shape[0],), self.augment_at / self.augmented) if self.augmented else None
         return self._augment(cond, level, noise)
 
     def _augment(self, cond: Tensor, level: Tensor | None, noise: Noise) -> Tensor:

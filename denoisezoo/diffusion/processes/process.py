@@ -95,7 +95,7 @@ class Process(Recorded, ABC):
         Numbers are computed where the times come from, on the CPU as a rule: there that takes no launches, and what
         comes of them is copied, or goes along with the operators that need it.
         """
-        return to_device(t, u.device) if self.has_maps and len(t) > 1 else t
+        return to_device(t, u.device) if self.has_maps and t.shape[0] > 1 else t
 
     def signal(self, t: Tensor) -> Tensor:
         """Blocks of A_t = psi(t, 0)."""
