@@ -19,8 +19,8 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## A folder
 #
-# Yours is already there: any depth, any size, PNG, JPEG or WebP. For this page it is written from the two photographs that
-# come with scikit-learn.
+# Yours is already there: any depth, any size, PNG, JPEG or WebP. For this page it is written from the two photographs
+# that come with scikit-learn.
 
 # %%
 photos = folder / "photos"
@@ -31,10 +31,10 @@ for i, pixels in enumerate(dz.data.Photos(resolution=64, num_train=60, batch_siz
 # %% [markdown]
 # ## Three recipes
 #
-# A recipe is a YAML file that may *extend* another and say only what differs. `resize` cuts the middle square and makes it
-# `resolution` pixels wide; every 20th image is held out. Networks for 16x16 digits have one channel, and these pictures
-# have three. For 32x32 pixels extend `photos32/ddpm`, `photos32/adm`, ..., whose networks need no change; `denoisezoo list`
-# and the [recipes](../reference/recipes.md) have the names.
+# A recipe is a YAML file that may *extend* another and say only what differs. `resize` cuts the middle square and
+# makes it `resolution` pixels wide; every 20th image is held out. Networks for 16x16 digits have one channel, and
+# these pictures have three. For 32x32 pixels extend `photos32/ddpm`, `photos32/adm`, ..., whose networks need no
+# change; `denoisezoo list` and the [recipes](../reference/recipes.md) have the names.
 
 # %%
 images = {"class_path": "ImageFolder"}
@@ -64,8 +64,9 @@ print(result)
 assert not any(row.get("error") for row in result.rows())
 
 # %% [markdown]
-# `result.report` is a page for the browser: quality against what an image costs, images of each on the same noise, training
-# curves, and a table with every figure and its card. Here it is after four steps of training, so that it ranks nothing.
+# `result.report` is a page for the browser: quality against what an image costs, images of each on the same noise,
+# training curves, and a table with every figure and its card. Here it is after four steps of training, so that it
+# ranks nothing.
 
 # %%
 print(result.report.name)
@@ -83,6 +84,7 @@ samples
 # %% [markdown]
 # ## Where to go next
 #
-# In the shell it is one line: `denoisezoo compare ddpm.yaml ddpmpp.yaml adm.yaml --budget images=1000000 --seeds 0,1,2`.
-# What the figures mean and how far they can be trusted: [what the numbers mean and cost](../cost.md). Other kinds of data:
-# [data and references](../data.md). Why one costs more than the other: [where does the time go](where_the_time_goes.md).
+# In the shell it is one line: `denoisezoo compare ddpm.yaml ddpmpp.yaml adm.yaml --budget images=1000000 --seeds
+# 0,1,2`. What the figures mean and how far they can be trusted: [what the numbers mean and cost](../cost.md). Other
+# kinds of data: [data and references](../data.md). Why one costs more than the other: [where does the time
+# go](where_the_time_goes.md).

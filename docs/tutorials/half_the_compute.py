@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Half the compute
 #
-# For whoever samples a lot and can train once more: a network of several widths, a search for the width that each noise level
-# needs, and images at half the multiply-adds. Training is cut short here, to half a minute; [Plans](../results/plans.md)
-# has what full training gives.
+# For whoever samples a lot and can train once more: a network of several widths, a search for the width that each
+# noise level needs, and images at half the multiply-adds. Training is cut short here, to half a minute;
+# [Plans](../results/plans.md) has what full training gives.
 
 # %%
 import tempfile
@@ -16,8 +16,8 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## A network that can be used in part
 #
-# An *effort* is how much of the network a call uses. That of `slim_ddpm_digits` is its width; each has its own cost, and
-# all share one set of weights.
+# An *effort* is how much of the network a call uses. That of `slim_ddpm_digits` is its width; each has its own cost,
+# and all share one set of weights.
 
 # %%
 slim = dz.info("slim_ddpm_digits").variant
@@ -41,8 +41,9 @@ run = dz.train(
 # %% [markdown]
 # ## Search
 #
-# A table has the error of every width at every noise level, on held-out images and the same noise; nothing is sampled. Dynamic
-# programming finds the exact front of cost and loss, and the best plan within each budget. A second budget is free.
+# A table has the error of every width at every noise level, on held-out images and the same noise; nothing is
+# sampled. Dynamic programming finds the exact front of cost and loss, and the best plan within each budget. A second
+# budget is free.
 
 # %%
 walk = {"sampler": "dpmpp_2m", "steps": 6}
@@ -62,8 +63,8 @@ print([plan.effort(log_snr) for log_snr in (8, 4, 0, -4, -8)])  # from the image
 # %% [markdown]
 # ## Sample with it
 #
-# The price confirms the budget, call by call; the same seed gives the same noise, so that both pictures can be laid side
-# by side.
+# The price confirms the budget, call by call; the same seed gives the same noise, so that both pictures can be laid
+# side by side.
 
 # %%
 full, half = (dz.profile(run, counts_only=True, plan=chosen, **walk).rows()[-1] for chosen in (None, plan))
@@ -75,8 +76,8 @@ samples = run.denoiser.sample(16, seed=3, plan=plan, **walk)
 samples
 
 # %% [markdown]
-# Whether the images are as good is measured, not assumed: the distance to real ones with the plan, with the full width, and
-# with one width throughout, which a plan has to beat.
+# Whether the images are as good is measured, not assumed: the distance to real ones with the plan, with the full
+# width, and with one width throughout, which a plan has to beat.
 
 # %%
 for name, chosen in (("full", None), ("plan", plan), ("half the width", "uniform:effort=0.5")):
@@ -86,6 +87,7 @@ for name, chosen in (("full", None), ("plan", plan), ("half the width", "uniform
 # %% [markdown]
 # ## Where to go next
 #
-# The same in the shell, evolution against measured latency, and which families can be slimmed: [plans](../plans.md). Networks with
-# another choice, such as solver steps, are searched in the same way: [the gallery](../gallery/index.md) lists efforts. To
-# ship one file for each effort: `denoisezoo export RUN --plan FILE --format onnx`, see [checkpoints](../interop.md).
+# The same in the shell, evolution against measured latency, and which families can be slimmed: [plans](../plans.md).
+# Networks with another choice, such as solver steps, are searched in the same way: [the gallery](../gallery/index.md)
+# lists efforts. To ship one file for each effort: `denoisezoo export RUN --plan FILE --format onnx`, see
+# [checkpoints](../interop.md).

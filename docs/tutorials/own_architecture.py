@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Your own architecture in 40 lines
 #
-# For whoever has an idea for a network and wants to know how it does beside the zoo's. It becomes a family of its own: priced,
-# trained, sampled and compared as the others are, from your own package, with nothing of `denoisezoo` edited.
+# For whoever has an idea for a network and wants to know how it does beside the zoo's. It becomes a family of its
+# own: priced, trained, sampled and compared as the others are, from your own package, with nothing of `denoisezoo`
+# edited.
 
 # %%
 import tempfile
@@ -19,9 +20,9 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## The network
 #
-# A *backbone* maps a noisy image x (B, C, H, W) and c_noise (B,), a number that tells how noisy it is, to an image. It knows no
-# noise schedule. Its sizes are a frozen dataclass; what all networks have (`in_channels`, `resolution`, `num_classes`, ...)
-# comes from `BackboneConfig`.
+# A *backbone* maps a noisy image x (B, C, H, W) and c_noise (B,), a number that tells how noisy it is, to an image.
+# It knows no noise schedule. Its sizes are a frozen dataclass; what all networks have (`in_channels`, `resolution`,
+# `num_classes`, ...) comes from `BackboneConfig`.
 
 
 # %%
@@ -44,9 +45,7 @@ class Mixer(dz.Backbone):
         width = config.width
         self.stem = nn.Conv2d(config.in_channels, width, 3, padding=1)
         self.noise = nn.Sequential(nn.Linear(1, width), nn.SiLU(), nn.Linear(width, width))
-        self.around = nn.ModuleList(
-            nn.Conv2d(width, width, 7, padding=3, groups=width) for _ in range(config.depth)
-        )
+        self.around = nn.ModuleList(nn.Conv2d(width, width, 7, padding=3, groups=width) for _ in range(config.depth))
         self.mix = nn.ModuleList(
             nn.Sequential(nn.GroupNorm(4, width), nn.Conv2d(width, 2 * width, 1), nn.GLU(1), nn.Conv2d(width, width, 1))
             for _ in range(config.depth)
@@ -82,8 +81,8 @@ samples
 # %% [markdown]
 # ## Give it a name
 #
-# A *family* has a paper, and *variants* with the costs that you expect, one for each effort: by hand, or from the paper. What
-# `profile` counts is held against them, and so a slip in either is seen.
+# A *family* has a paper, and *variants* with the costs that you expect, one for each effort: by hand, or from the
+# paper. What `profile` counts is held against them, and so a slip in either is seen.
 
 # %%
 pixels, width, depth = 16 * 16, 32, 3
@@ -117,6 +116,6 @@ print(dz.profile(["mixer_digits", "ddpm_digits"], counts_only=True, sampler="dpm
 #
 # ## Where to go next
 #
-# Processes, samplers, objectives, data sets and formats of your own: [your own parts as a package](../how_to/own_parts.md).
-# A network with several efforts, and what the search makes of it: [half the compute](half_the_compute.md). Beside the zoo, on
-# equal terms: [compare three denoisers](compare_three.md).
+# Processes, samplers, objectives, data sets and formats of your own: [your own parts as a
+# package](../how_to/own_parts.md). A network with several efforts, and what the search makes of it: [half the
+# compute](half_the_compute.md). Beside the zoo, on equal terms: [compare three denoisers](compare_three.md).

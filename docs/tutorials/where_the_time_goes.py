@@ -14,8 +14,8 @@ denoiser = dz.create_denoiser("ddpm_digits")
 # %% [markdown]
 # ## An image is a walk of calls
 #
-# A number for the network alone says little: samplers call it 15 times or 1,000, some twice in a step. Heun's method makes
-# 2 N - 1 calls in N steps, so that multistep methods of the same order cost half.
+# A number for the network alone says little: samplers call it 15 times or 1,000, some twice in a step. Heun's method
+# makes 2 N - 1 calls in N steps, so that multistep methods of the same order cost half.
 
 # %%
 for sampler, steps in (("heun", 8), ("dpmpp_2m", 15), ("ddim", 50)):
@@ -25,8 +25,8 @@ for sampler, steps in (("heun", 8), ("dpmpp_2m", 15), ("ddim", 50)):
 # %% [markdown]
 # ## Each call has its price
 #
-# `trajectory` has a row for each call, with its noise level, its multiply-adds, and, unless only counted, its time. For a
-# plain U-Net all calls are alike; a multi-scale network sees small images first, and a network under a
+# `trajectory` has a row for each call, with its noise level, its multiply-adds, and, unless only counted, its time.
+# For a plain U-Net all calls are alike; a multi-scale network sees small images first, and a network under a
 # [plan](half_the_compute.md) is smaller where the image is noise.
 
 # %%
@@ -43,9 +43,9 @@ print([call["macs"] for call in staged.rows()[0]["trajectory"]])
 # %% [markdown]
 # ## Inside a call
 #
-# `depth` adds the tree of modules with its share of parameters, multiply-adds and time (`--by-module` in the shell). Where
-# a module's share of the time is far above that of its multiply-adds, the machine waits for memory or for Python: norms,
-# activations and copies have few multiply-adds and move as many bytes.
+# `depth` adds the tree of modules with its share of parameters, multiply-adds and time (`--by-module` in the shell).
+# Where a module's share of the time is far above that of its multiply-adds, the machine waits for memory or for
+# Python: norms, activations and copies have few multiply-adds and move as many bytes.
 
 # %%
 inside = dz.profile(denoiser, depth=1, runs=5, device="cpu").rows()[0]
@@ -71,7 +71,8 @@ print(batches)
 print(dz.profile(["ddpm_digits", "adm_digits"], compare=True, runs=5, device="cpu"))
 
 # %% [markdown]
-# A page with the multiply-adds over the noise level: `denoisezoo profile ddpm_digits --sampler heun --steps 18 --plot page.html`.
+# A page with the multiply-adds over the noise level: `denoisezoo profile ddpm_digits --sampler heun --steps 18 --plot
+# page.html`.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -82,5 +83,6 @@ print(f"{samples.nfe} calls, {samples.seconds:.2f} s")
 # %% [markdown]
 # ## Where to go next
 #
-# What is counted and how, and what each figure costs to measure: [what the numbers mean and cost](../cost.md). A network that
-# is cheap where it may be: [half the compute](half_the_compute.md). Fewer calls by training for it: [few calls](../few_calls.md).
+# What is counted and how, and what each figure costs to measure: [what the numbers mean and cost](../cost.md). A
+# network that is cheap where it may be: [half the compute](half_the_compute.md). Fewer calls by training for it: [few
+# calls](../few_calls.md).
