@@ -177,6 +177,8 @@ def test_pricing_leaves_an_object_as_it_is():
         (lambda: dz.compare(["digits/ddpm"], budget={"epochs": 1}), "unknown budget 'epochs'"),
         (lambda: dz.load("nowhere"), "there is no run nowhere"),
         (lambda: dz.Run.of(torch.nn.Identity()), "Identity has no network to evaluate and price"),
+        (lambda: dz.profile(torch.nn.Identity()), "Identity has no network to evaluate and price; derive it from"),
+        (lambda: dz.search(torch.nn.Identity()), "Identity has no network to evaluate and price; derive it from"),
     ],
 )
 def test_mistakes_are_told_in_one_line(call, line):

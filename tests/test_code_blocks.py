@@ -41,6 +41,7 @@ KINDS = {
     "python": "",
     "yaml": "sections of a recipe",
     "json": "a plan",
+    "toml": "of a pyproject.toml",
     "text": "",
 }
 

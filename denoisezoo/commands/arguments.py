@@ -159,7 +159,7 @@ def add_sampling_arguments(
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """--data.path, --data.test_path and --data.root, as `train` has them: where the data of the run are now."""
+    """--data.path, --data.test_path, --data.root, --data.resize, as `train` has them: where the run's data are now."""
     group = parser.add_argument_group(
         "data", "where those of the run are now; relative paths of its recipe are tried first"
     )
@@ -169,6 +169,12 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         ("root", "folder with CIFAR-10"),
     ):
         group.add_argument(f"--data.{key}", dest=f"data_{key}", metavar="PATH", help=what)
+    group.add_argument(
+        "--data.resize",
+        dest="data_resize",
+        choices=("true", "false"),
+        help="cut the middle square of each image and resize it, instead of refusing other sizes (as the recipe says)",
+    )
 
 
 def run_of(args: argparse.Namespace) -> Run:
@@ -184,7 +190,8 @@ def run_of(args: argparse.Namespace) -> Run:
     trained = load_run(args.run, args.weights)
     take_customary(args, trained)
     places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}
-    trained = with_places(trained, places) if places else trained
+    resize = None if args.data_resize is None else args.data_resize == "true"
+    trained = with_places(trained, places, resize) if places or resize is not None else trained
     task = getattr(args, "task", None)  # search has none
     return with_task(trained, task) if task else trained
 

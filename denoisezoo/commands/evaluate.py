@@ -99,7 +99,7 @@ def _evaluate(args: argparse.Namespace, rank: int, trained: Run, settings: Setti
 
 OF_RUNS = (
     *("sampler", "steps", "num", "seed", "plan", "guidance", "guidance_interval", "guide", "compile"),
-    *("lpips", "task", "data_path", "data_test_path", "data_root"),
+    *("lpips", "task", "data_path", "data_test_path", "data_root", "data_resize"),
 )
 """Options that say how a run is sampled, or judged by its data; none is set unless it is given."""
 

@@ -97,12 +97,12 @@ class Decoder:
             raise UserError(
                 f"images in {self.source.path} differ in size: {first} is {_times(self.first_size)} and {name} is "
                 f"{_times(size)}",
-                "pass resize=true to cut and resize them",
+                "give `data.resize=true` to cut and resize them",
             )
-        cure = f"set resolution to {size[0]}, or pass" if size[0] == size[1] else "pass"
+        cure = f"set resolution to {size[0]}, or give" if size[0] == size[1] else "give"
         raise UserError(
             f"images in {self.source.path} are {_times(size)} ({name}), and resolution is {self.resolution}",
-            f"{cure} resize=true",
+            f"{cure} `data.resize=true` to cut and resize them",
         )
 
 
@@ -136,9 +136,9 @@ def pixels_of_arrays(arrays: np.ndarray, resolution: int, channels: int, resize:
     height, width, C = arrays.shape[1:]
     if (height, width) != (resolution, resolution):
         if not resize:
-            cure = f"set resolution to {width}, or pass" if height == width else "pass"
+            cure = f"set resolution to {width}, or give" if height == width else "give"
             found = f"images of {what} are {_times((width, height))}, and resolution is {resolution}"
-            raise UserError(found, f"{cure} resize=true")
+            raise UserError(found, f"{cure} `data.resize=true` to cut and resize them")
     elif channels == C:
         return torch.from_numpy(np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)))
     pixels = torch.empty(len(arrays), channels, resolution, resolution, dtype=torch.uint8)

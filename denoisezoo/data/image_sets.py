@@ -67,7 +67,7 @@ def open_images(path: str | os.PathLike[str], shape: Shape | None = None, made: 
         raise UserError(f"images in {text} are {width}x{height}", "cut squares")
     options["channels"] = shape[0] if shape else channels
     data = kind(text, resolution=height, **options)
-    with rewording(lambda words: words.replace("pass resize=true to cut", "cut")):
+    with rewording(lambda words: words.replace("give `data.resize=true` to cut", "cut")):
         data.setup()
     return data
 

@@ -30,7 +30,7 @@ def run_of(subject: Judged, data: ImageData | None, weights: str, trust: Sequenc
     elif isinstance(subject, Run):
         run = subject
     else:
-        run = subject.run or Run.of(subject)
+        run = getattr(subject, "run", None) or Run.of(subject)
     return run if data is None else run.on(data)
 
 

@@ -84,7 +84,7 @@ class Run(Tabular):
             UserError: It has no network.
         """
         if not isinstance(denoiser, NetworkDenoiser):
-            cure = "wrap a network, denoisezoo.create_denoiser(network, process)"
+            cure = "derive it from denoisezoo.Backbone, and wrap it, denoisezoo.create_denoiser(network, process)"
             raise UserError(f"{type(denoiser).__name__} has no network to evaluate and price", cure)
         network = type(denoiser.backbone).__name__
         return cls(name or network, network, denoiser, {}, Path(), None, "given", {}, replaced=data)
@@ -184,8 +184,10 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     if (path / IMPORTED).is_file():
         return path / IMPORTED
     if path.is_dir():
-        raise UserError(f"{path} holds no run", f"train into it, or give a folder with {FOLDER}/{LAST} in it")
-    raise UserError(f"there is no run {path}", "give a run folder, or a file that train or export has written")
+        cure = f"give a folder with {FOLDER}/{LAST} in it, or FORMAT:{path} for a checkpoint of other code"
+        raise UserError(f"{path} holds no run", cure)
+    cure = "give a run folder, a file that train or export has written, or FORMAT:PATH for a checkpoint of other code"
+    raise UserError(f"there is no run {path}", cure)
 
 
 def load_run(
@@ -323,12 +325,13 @@ def with_task(run: Run, options: dict[str, Any]) -> Run:
     return replace(run, config=config)
 
 
-def with_places(run: Run, places: dict[str, str]) -> Run:
+def with_places(run: Run, places: dict[str, str], resize: bool | None = None) -> Run:
     """The run with its data elsewhere.
 
     Args:
         run: The run.
         places: `PLACES` to change; relative to the working directory.
+        resize: Whether their images are cut and resized to the run's resolution; None for what its recipe says.
 
     Raises:
         UserError: The data of the run have no such argument.
@@ -343,6 +346,10 @@ def with_places(run: Run, places: dict[str, str]) -> Run:
             cure = f"give {' or '.join(known)}" if known else f"leave `data.{key}` out"
             raise UserError(f"the data of {run.name} have no {key}", cure)
         innermost[key] = os.path.abspath(place)
+    if resize is not None:
+        if "resize" not in innermost:
+            raise UserError(f"the data of {run.name} have no resize", "leave `data.resize` out")
+        innermost["resize"] = resize
     return replace(run, config=config)
 
 
@@ -363,6 +370,7 @@ def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
         "path": places["path"],
         "test_path": None,
         "resolution": resolution,
+        "resize": False,
         "channels": channels,
         "batch_size": 1,
     }

@@ -94,7 +94,7 @@ def _at_hand(subject: Backbone | Denoiser | Run, process: str | None, resolution
     if isinstance(subject, Backbone):
         _refuse(type(subject).__name__, None, resolution)
         return _of_denoiser(type(subject).__name__, create_denoiser(subject, process or DEFAULT_PROCESS), None)
-    run = subject if isinstance(subject, Run) else subject.run or Run.of(subject)
+    run = subject if isinstance(subject, Run) else getattr(subject, "run", None) or Run.of(subject)
     _refuse(run.name, process, resolution)
     return _of_denoiser(run.name, run.denoiser, None if run.checkpoint is None else str(run.checkpoint))
 

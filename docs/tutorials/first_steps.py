@@ -109,3 +109,9 @@ halved = slim.denoiser.sample(16, sampler="dpmpp_2m", steps=8, plan=plan)
 # %%
 again = dz.load(folder / "digits/ddpm")
 assert again.run.facts["train_steps"] == 60
+
+# %% [markdown]
+# ## Where to go next
+#
+# With your own pictures: [compare three denoisers](compare_three.md). Why sampling takes its time:
+# [where does the time go](where_the_time_goes.md). The words: [concepts](../concepts.md).

@@ -128,7 +128,7 @@ def test_wrong_resolution_names_the_right_one(folder):
 
 def test_wrong_and_not_square(tmp_path):
     save(tmp_path / "a.png", picture(0, (20, 10)))
-    with pytest.raises(UserError, match=r"are 20x10 .* and resolution is 16; pass resize=true"):
+    with pytest.raises(UserError, match=r"are 20x10 .* and resolution is 16; give `data.resize=true`"):
         ImageFolder(str(tmp_path), resolution=16, batch_size=1).setup()
 
 

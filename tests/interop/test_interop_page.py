@@ -1,6 +1,7 @@
 """The commands of docs/interop.md, on files that are written here, and the addresses of runs."""
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -62,6 +63,16 @@ def test_the_commands_of_the_page_work(files, capsys):
     for command in COMMANDS:
         assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
     assert dz.load("edm.safetensors").run.config["source"]["format"] == "edm"
+
+
+def test_images_of_another_size_are_resized_where_asked(files, capsys):
+    words = ["evaluate", "edm:network-snapshot.pkl", "--num", "4", "--steps", "1", "--data.path", "photos64"]
+    assert main(words) == 2
+    assert "give --data.resize true to cut and resize them" in capsys.readouterr().err
+    assert main([*words, "--data.resize", "true", "--json", "resized.json"]) == 0
+    assert json.loads(Path("resized.json").read_text())[0]["num_reference"] == 8
+    assert main([*words[:1], "runs/none", *words[2:]]) == 2
+    assert "FORMAT:PATH for a checkpoint of other code" in capsys.readouterr().err
 
 
 def address_of(name):
