@@ -49,6 +49,7 @@ class Evaluator:
     ) -> None:
         self.features = (create_features(features) if isinstance(features, str) else features).to(device)
         self.reference = reference if moments and not len(reference) else pixels_of(reference, "reference")
+        self.features.check(tuple(self.reference.shape[1:]))
         for images, what in ((training, "training images"), (held_out, "held-out images")):
             if images is not None:
                 check_images(images, what)
