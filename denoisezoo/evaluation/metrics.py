@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+
 import torch
 from torch import Tensor
 
@@ -72,6 +75,7 @@ class Evaluator:
         self._check_shape(pixels)
         fake = self._extract(pixels)
         name = self.features.distance_name
+        warn_of_rank(self.features.name, fake.shape[1], len(fake), self.num_reference)
         distance = frechet_distance(gaussian_stats(fake), self.stats)
         figures = {name: distance}
         if self.real is not None and self.floor is not None:
@@ -162,6 +166,18 @@ def halves_distance(features: Tensor, num_halves: int = 4, seed: int = 0) -> flo
         first, second = order[: len(order) // 2], order[len(order) // 2 :]
         distances.append(frechet_distance(gaussian_stats(features[first]), gaussian_stats(features[second])))
     return sum(distances) / num_halves
+
+
+@functools.cache
+def warn_of_rank(features: str, dimensions: int, generated: int, reference: int | None) -> None:
+    """Say on standard error, once, where a covariance cannot have its full rank."""
+    fewest = min(generated, reference or generated)
+    if fewest <= dimensions:
+        print(
+            f"warning: covariances of {dimensions} features ({features}) from {fewest} images have at most rank "
+            f"{fewest - 1}; compare such distances at equal numbers of images only, or give more",
+            file=sys.stderr,
+        )
 
 
 def kernel_distance(fake: Tensor, real: Tensor, seed: int = 0) -> float:
