@@ -75,7 +75,6 @@ class Evaluator:
         self._check_shape(pixels)
         fake = self._extract(pixels)
         name = self.features.distance_name
-        warn_of_rank(self.features.name, fake.shape[1], len(fake), self.num_reference)
         distance = frechet_distance(gaussian_stats(fake), self.stats)
         figures = {name: distance}
         if self.real is not None and self.floor is not None:
@@ -93,6 +92,7 @@ class Evaluator:
             if self.held_out is not None and self._held_out_distances is None:
                 self._held_out_distances = self._to_training(self.held_out, 1)
             figures |= memorised(self._to_training(pixels.to(self.training.device), 2), self._held_out_distances)
+        warn_of_rank(self.features.name, fake.shape[1], len(fake), self.num_reference)
         return figures
 
     def _to_training(self, images: Tensor, k: int) -> Tensor:
