@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.feature_cache import cached_features
 from denoisezoo.evaluation.features import Features, create_features
 from denoisezoo.evaluation.frechet import GaussianStats, frechet_distance, gaussian_stats
 from denoisezoo.evaluation.neighbours import memorised, training_neighbours
@@ -63,7 +64,7 @@ class Evaluator:
         self.real: Tensor | None = None
         self.floor: float | None = None
         if len(self.reference):
-            self.real = self._extract(self.reference)
+            self.real = cached_features(self.reference, self.features, self._extract)
             self.stats = gaussian_stats(self.real)
             self.floor = halves_distance(self.real, num_halves, seed)
         self.stats = self.stats if moments is None else moments

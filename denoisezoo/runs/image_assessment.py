@@ -16,9 +16,10 @@ from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard
 from denoisezoo.evaluation.further_figures import FurtherFigures
 from denoisezoo.evaluation.metrics import pixels_of
-from denoisezoo.evaluation.reference import Reference, find_reference, reference_of, sha256_of, write_statistics
+from denoisezoo.evaluation.reference import Reference, find_reference, reference_of, write_statistics
 from denoisezoo.files import printable
 from denoisezoo.pictures import image_grid, png_bytes
+from denoisezoo.pixels import sha256_of
 from denoisezoo.runs.assessor import figures_table, make_evaluator
 from denoisezoo.runs.terms import Settings
 from denoisezoo.tables import Table, Tabular
