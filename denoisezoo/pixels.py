@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import sys
 
 import torch
@@ -96,3 +97,8 @@ def to_float(pixels: Tensor, *, pin_memory: bool = False) -> Tensor:
         return pixels.float()
     image = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device, pin_memory=pin_memory)
     return image.copy_(pixels).div_(127.5).sub_(1)
+
+
+def sha256_of(pixels: Tensor) -> str:
+    """Hash of the shape and the values of uint8 images."""
+    return hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes()).hexdigest()

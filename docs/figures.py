@@ -109,7 +109,26 @@ def digits() -> None:
     save(figure, "digits")
 
 
+def features() -> None:
+    """Distances of degraded images in several features, over those of untouched ones."""
+    for data in ("digits", "photos32"):
+        found: dict[tuple[str, str], list[tuple[int, float]]] = defaultdict(list)
+        with (ROOT / "results" / f"features_{data}_cpu.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                found[row["degradation"], row["features"]].append((int(row["level"]), float(row["over_clean"])))
+        kinds = list(dict.fromkeys(kind for kind, _ in found))
+        figure, axes = plt.subplots(2, 3, figsize=(9, 5), sharex=True)
+        for axis, kind in zip(axes.flat, kinds, strict=True):
+            for name in dict.fromkeys(name for _, name in found):
+                axis.plot(*zip(*sorted(found[kind, name]), strict=True), marker="o", markersize=3, label=name)
+            axis.axhline(1, color="grey", linewidth=0.8)
+            axis.set(title=kind, yscale="log", xticks=range(5), xlabel="level")
+        figure.supylabel("distance / that of untouched images")
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+        save(figure, f"features_{data}")
+
+
 if __name__ == "__main__":
     with plt.rc_context(STYLE):
-        for draw in (processes, plan, trajectory, digits):
+        for draw in (processes, plan, trajectory, digits, features):
             draw()

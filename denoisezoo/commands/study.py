@@ -5,7 +5,8 @@ solvers against training time, over the checkpoints of runs. memory: back-propag
 steps. robustness: PSNR and SSIM of noisy held-out images after denoising. samplers: quality of runs against calls of
 the denoiser, over samplers. resolutions: time and MACs of a multi-scale network against a uniform one, over sizes.
 channel: runs on a noisy channel against linear estimators and digital links, over SNRs. calls: quality of runs of any
-method and size against multiply-adds per image, over calls.
+method and size against multiply-adds per image, over calls. features: which feature extractors order real images that
+were made worse by known amounts.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ COLUMNS = {
     "robustness": ("run", "eps", "steps", "noisy_psnr", "psnr", "psnr_standard_error", "ssim", "ms_per_image"),
     "channel": ("method", "snr_db", "seeds", "mse_db", "mse_db_std", "gain_db", "psnr", "ssim", "cosine",
                 "class_accuracy", "class_accuracy_std", "bits", "bit_error_rate"),
+    "features": ("features", "degradation", "amount", "distance", "distance_std", "over_clean", "kernel_distance",
+                 "copying", "rank_correlation", "ms_per_image"),
 }  # fmt: skip
 
 
@@ -48,6 +51,11 @@ UNUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
         | {"features": "pixels", "batch_size": 256},
         "leave it out; its networks are untrained, and it has --batch-sizes",
     ),
+    "features": (
+        {"seed": 0, "plan": None, "guidance": None, "guidance_interval": None, "draws": 5}
+        | {"features": "pixels", "batch_size": 256},
+        "leave it out; features are named by --among",
+    ),
     "samplers": ({"steps": 18}, "give --nfe; the steps of each sampler follow from it"),
     "calls": ({"steps": 18}, "give --nfe; the steps of each sampler follow from it"),
 }
@@ -57,7 +65,9 @@ UNUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("study", choices=list(COLUMNS), help="which study")
-    parser.add_argument("subjects", metavar="RUN_OR_NAME", nargs="+", help="runs; for memory, a registered network")
+    parser.add_argument(
+        "subjects", metavar="RUN_OR_NAME", nargs="+", help="runs; memory: a network; features: a recipe or images"
+    )
     parser.add_argument("--solvers", metavar="S,...", help="names (euler,midpoint,rk4; adaptive: dopri5; memory: rk4)")
     parser.add_argument(
         "--solver-steps", metavar="N,...", type=numbers(int, 1), default=[1, 2, 4], help="solver steps (1,2,4)"
@@ -81,7 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-sizes", metavar="N,...", type=numbers(int, 1), default=[1, 8], help="of resolutions (1,8)"
     )
-    parser.add_argument("--rounds", type=at_least(1), default=3, help="of resolutions: walks, the fastest counts (3)")
+    parser.add_argument(
+        "--rounds",
+        type=at_least(1),
+        default=3,
+        help="of resolutions: walks, the fastest counts; of features: splits (3)",
+    )
     parser.add_argument("--channels-last", action="store_true", help="of resolutions: the layout of both networks")
     parser.add_argument(
         "--snr", metavar="DB,...", type=numbers(float, -100), default=[-20, -15, -10, -5, 0, 5, 10, 15, 20],
@@ -90,6 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--task", type=task_options, default={}, metavar="KEY=VALUE,...", help="of channel: options to change"
     )
+    parser.add_argument(
+        "--among", metavar="F", nargs="+", default=["pixels", "pixels16", "efflite0"],
+        help="of features: extractors to compare (pixels pixels16 efflite0)",
+    )  # fmt: skip
     parser.add_argument("--memory-batch", type=at_least(1), default=16, metavar="B", help="batch of memory (16)")
     parser.add_argument("--features", default="pixels", help="feature space of the distance (%(default)s)")
     parser.add_argument("--out", type=file_path, help="page to write (study_NAME.html)")
@@ -227,6 +246,16 @@ def study_resolutions(args: argparse.Namespace) -> Study:
     )
 
 
+def study_features(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.feature_ranking`."""
+    from denoisezoo.studies.feature_ranking import data_of, feature_study
+
+    if len(args.subjects) != 1:
+        raise UserError("features studies one data set", "name a recipe, or a folder or file of images")
+    num = None if args.num == NUM else args.num
+    return feature_study(data_of(args.subjects[0]), args.among, num, args.rounds, show_progress)
+
+
 STUDIES: Mapping[str, Callable[[argparse.Namespace], Study]] = {
     "solvers": study_solvers,
     "adaptive": study_adaptive,
@@ -236,4 +265,5 @@ STUDIES: Mapping[str, Callable[[argparse.Namespace], Study]] = {
     "calls": study_calls,
     "resolutions": study_resolutions,
     "channel": study_channel,
+    "features": study_features,
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+
 import torch
 from torch import Tensor
 
 from denoisezoo.errors import UserError
+from denoisezoo.evaluation.feature_cache import cached_features
 from denoisezoo.evaluation.features import Features, create_features
 from denoisezoo.evaluation.frechet import GaussianStats, frechet_distance, gaussian_stats
 from denoisezoo.evaluation.neighbours import memorised, training_neighbours
@@ -49,6 +53,7 @@ class Evaluator:
     ) -> None:
         self.features = (create_features(features) if isinstance(features, str) else features).to(device)
         self.reference = reference if moments and not len(reference) else pixels_of(reference, "reference")
+        self.features.check(tuple(self.reference.shape[1:]))
         for images, what in ((training, "training images"), (held_out, "held-out images")):
             if images is not None:
                 check_images(images, what)
@@ -59,7 +64,7 @@ class Evaluator:
         self.real: Tensor | None = None
         self.floor: float | None = None
         if len(self.reference):
-            self.real = self._extract(self.reference)
+            self.real = cached_features(self.reference, self.features, self._extract)
             self.stats = gaussian_stats(self.real)
             self.floor = halves_distance(self.real, num_halves, seed)
         self.stats = self.stats if moments is None else moments
@@ -88,6 +93,7 @@ class Evaluator:
             if self.held_out is not None and self._held_out_distances is None:
                 self._held_out_distances = self._to_training(self.held_out, 1)
             figures |= memorised(self._to_training(pixels.to(self.training.device), 2), self._held_out_distances)
+        warn_of_rank(self.features.name, fake.shape[1], len(fake), self.num_reference)
         return figures
 
     def _to_training(self, images: Tensor, k: int) -> Tensor:
@@ -161,6 +167,18 @@ def halves_distance(features: Tensor, num_halves: int = 4, seed: int = 0) -> flo
         first, second = order[: len(order) // 2], order[len(order) // 2 :]
         distances.append(frechet_distance(gaussian_stats(features[first]), gaussian_stats(features[second])))
     return sum(distances) / num_halves
+
+
+@functools.cache
+def warn_of_rank(features: str, dimensions: int, generated: int, reference: int | None) -> None:
+    """Say on standard error, once, where a covariance cannot have its full rank."""
+    fewest = min(generated, reference or generated)
+    if fewest <= dimensions:
+        print(
+            f"warning: covariances of {dimensions} features ({features}) from {fewest} images have at most rank "
+            f"{fewest - 1}; compare such distances at equal numbers of images only, or give more",
+            file=sys.stderr,
+        )
 
 
 def kernel_distance(fake: Tensor, real: Tensor, seed: int = 0) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from denoisezoo.evaluation.features import create_features
 from denoisezoo.evaluation.metrics import Evaluator, pixels_of
 from denoisezoo.evaluation.moments import Moments, read_moments, write_moments
 from denoisezoo.files import local_path, printable
+from denoisezoo.pixels import sha256_of
 from denoisezoo.ranks import ranks
 
 
@@ -130,8 +130,3 @@ def write_statistics(path: str | os.PathLike[str], evaluator: Evaluator, card: M
         raise UserError(f"{card['dataset']} holds statistics already, and no images", "copy the file")
     facts = {key: card[key] for key in ("dataset", "dataset_sha256")}
     write_moments(path, evaluator.stats, evaluator.features, **facts)
-
-
-def sha256_of(pixels: Tensor) -> str:
-    """Hash of the shape and the values of uint8 images."""
-    return hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.contiguous().numpy().tobytes()).hexdigest()

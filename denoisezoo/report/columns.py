@@ -56,11 +56,14 @@ COSTS = (
 _COSTS = {column.key: column for column in COSTS}
 _HIGH = {"precision", "recall", "density", "coverage", "inception_score"}
 _HIGH |= {"psnr", "ssim", "consistency", "cosine", "class_accuracy"}
-_LOW = ("fd_", "fid", "kid", "memorised_share", "lpips", "mse_db")
+_LOW = ("fd_", "kd_", "fid", "kid", "memorised_share", "lpips", "mse_db")
 _NAMES = {
     "fid": "FID",
     "kid": "KID",
     "precision": "Precision",
+    "density": "Density",
+    "coverage": "Coverage",
+    "copying": "Test of copying",
     "recall": "Recall",
     "psnr": "PSNR",
     "mse_db": "MSE",

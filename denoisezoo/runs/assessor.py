@@ -16,6 +16,7 @@ from denoisezoo.diffusion.generate import Samples
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard, seed_range
 from denoisezoo.evaluation.conditions import Conditions, sample_picture
+from denoisezoo.evaluation.further_figures import FurtherFigures
 from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.metrics import Evaluator, roomy
 from denoisezoo.evaluation.noise_curve import denoising_error
@@ -155,6 +156,13 @@ def assess(
     trajectory = price(run, settings, denoiser=denoiser)
     conditions = None if isinstance(data, Reference) else run.conditions(num, settings.draws)
     metrics = evaluator.evaluate(generated.images)
+    if settings.details:
+        metrics |= FurtherFigures(evaluator).of(generated.images)
+    if settings.by_class:
+        if isinstance(data, Reference):
+            raise UserError(f"{data.title} has no classes", "leave `by_class` out")
+        labels = data.labels(settings.split)
+        metrics |= FurtherFigures(evaluator).by_class(generated.images, generated.labels, labels)
     facts: dict[str, Any] = {}
     if conditions is not None:
         found, facts = figures_of_task(generated.images, conditions, data, settings, evaluator)

@@ -19,7 +19,7 @@ from denoisezoo.runs.terms import Settings, Terms, make_settings
 
 Judged: TypeAlias = "Run | Denoiser | str | os.PathLike[str]"
 """A run, a denoiser, or the path of a run."""
-OF_IMAGES = ("features", "split", "batch_size", "device")
+OF_IMAGES = ("features", "split", "details", "batch_size", "device")
 """Terms that images which are there already may be judged on."""
 
 
@@ -94,8 +94,8 @@ def evaluate(
         trust: Packages whose code the recipe of a path may name.
         progress: Show a progress bar where somebody watches.
         **terms: `sampler` ("heun"), `steps` (18), `num` (as many as real images), `seed` (0), `features` ("pixels"),
-            `split` ("all"), `batch_size` (256), `device` ("auto"), `dtype`, `compile`, `plan`, `guidance`,
-            `guidance_interval`, ...; all are in `denoisezoo.runs.terms.Terms`.
+            `split` ("all"), `details`, `by_class`, `batch_size` (256), `device` ("auto"), `dtype`, `compile`, `plan`,
+            `guidance`, `guidance_interval`, ...; all are in `denoisezoo.runs.terms.Terms`.
 
     Raises:
         UserError: There are no data, or images of another size than the network makes, statistics of other features, or

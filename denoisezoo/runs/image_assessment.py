@@ -14,10 +14,12 @@ from denoisezoo.data import ImageData
 from denoisezoo.data.image_sets import Shape, open_images
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.card import ResultCard
+from denoisezoo.evaluation.further_figures import FurtherFigures
 from denoisezoo.evaluation.metrics import pixels_of
-from denoisezoo.evaluation.reference import Reference, find_reference, reference_of, sha256_of, write_statistics
+from denoisezoo.evaluation.reference import Reference, find_reference, reference_of, write_statistics
 from denoisezoo.files import printable
 from denoisezoo.pictures import image_grid, png_bytes
+from denoisezoo.pixels import sha256_of
 from denoisezoo.runs.assessor import figures_table, make_evaluator
 from denoisezoo.runs.terms import Settings
 from denoisezoo.tables import Table, Tabular
@@ -106,7 +108,10 @@ def assess_images(
         features_sha256=evaluator.features.weights_sha256,
     )
     # Where the images were made is not known.
-    return ImageAssessment(name, evaluator.evaluate(pixels), replace(card, device=None), pixels, sha256, path)
+    metrics = evaluator.evaluate(pixels)
+    if settings.details:
+        metrics |= FurtherFigures(evaluator).of(pixels)
+    return ImageAssessment(name, metrics, replace(card, device=None), pixels, sha256, path)
 
 
 def known_reference(reference: Images | ImageData, shape: Shape, made: str) -> Reference | ImageData:

@@ -34,6 +34,8 @@ class Settings:
         first_seed: Seed of the first image.
         features: Feature extractor of the Frechet distance.
         split: Reference images: "train", "test" or "all".
+        details: Also take the figures of `FurtherFigures`.
+        by_class: Also take those of each class.
         batch_size: Images at a time.
         device: Where to sample.
         dtype: Of the network while sampling.
@@ -55,6 +57,8 @@ class Settings:
     first_seed: int = 0
     features: str = "pixels"
     split: Any = "all"
+    details: bool = False
+    by_class: bool = False
     batch_size: int = 256
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -97,6 +101,9 @@ class Terms(TypedDict, total=False):
         seed: Seed of the first image; image i has seed + i.
         features: Feature extractor of the distance, e.g. "pixels" or "inception".
         split: Reference images: "train", "test" or "all".
+        details: Also take an interval of the distance, a kernel distance with its standard error, density, coverage,
+            and a test of copying.
+        by_class: Also take kernel distance and coverage of each class.
         batch_size: Images at a time.
         device: "cpu", "cuda", "cuda:1", ..., or "auto" for CUDA where there is one.
         dtype: Of the network while sampling, as torch has it or by name.
@@ -118,6 +125,8 @@ class Terms(TypedDict, total=False):
     seed: int
     features: str
     split: str
+    details: bool
+    by_class: bool
     batch_size: int
     device: str | torch.device
     dtype: str | torch.dtype

@@ -56,7 +56,10 @@ def calls_study(
                 rows.append(row | {"error": str(error)})
                 continue
             card = found.card.as_row()
-            row |= {"quality": found.metrics[f"fd_{settings.features}"], "latency_ms_per_image": found.latency_ms}
+            row |= {
+                "quality": found.metrics[evaluator.features.distance_name],
+                "latency_ms_per_image": found.latency_ms,
+            }
             rows.append(card | found.metrics | row)
     priced = [row for row in rows if "quality" in row]
     for row in priced:

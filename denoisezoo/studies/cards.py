@@ -10,14 +10,26 @@ if TYPE_CHECKING:
     from denoisezoo.runs.run import Run
     from denoisezoo.studies.study import Row
 
-UNTRAINED = ("memory", "resolutions")
-"""Studies of registered networks; the others' subjects are runs."""
+UNTRAINED = ("memory", "resolutions", "features")
+"""Studies of registered networks, or of images; the others' subjects are runs."""
 
-ON_CPU = ("memory", "robustness")
+ON_CPU = ("memory", "robustness", "features")
 """Studies that know no other device."""
 
 FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual", "teacher_sha256")
-OF_ROW = ("sampler", "steps", "nfe", "resolution", "num_generated", "params", "macs_per_image")
+OF_ROW = (
+    "dataset",
+    "dataset_sha256",
+    "features",
+    "features_sha256",
+    "sampler",
+    "steps",
+    "nfe",
+    "resolution",
+    "num_generated",
+    "params",
+    "macs_per_image",
+)
 
 
 def with_cards(rows: Sequence[Row], args: argparse.Namespace, command: str) -> list[Row]:

@@ -53,7 +53,9 @@ def sampler_study(
                     continue
                 row |= {"steps": chosen.steps, "nfe": calls_for(run, chosen, samples)}
                 row |= {"latency_ms_per_image": 1e3 * samples.seconds / num}
-                rows.append(row | {"quality": metrics[f"fd_{settings.features}"], "num_generated": num, **metrics})
+                rows.append(
+                    row | {"quality": metrics[evaluator.features.distance_name], "num_generated": num, **metrics}
+                )
     return Study(rows, PLOTS)
 
 

@@ -67,7 +67,7 @@ def _assessed(changed: Run, data: Any, settings: Settings, evaluator: Any) -> Ro
     except SolverError as error:
         return {"error": str(error)}
     return {
-        "quality": assessment.metrics[f"fd_{settings.features}"],
+        "quality": assessment.metrics[evaluator.features.distance_name],
         **assessment.metrics,
         "latency_ms_per_image": assessment.latency_ms,
         "macs_per_image": assessment.trajectory.macs_per_image,

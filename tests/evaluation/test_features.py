@@ -132,7 +132,8 @@ def test_weights_of_a_network_that_lacks_layers(tmp_path):
         Inception(tmp_path / "part.pth")
 
 
-def test_inception_gives_fid_and_kid_and_its_hash(weights):
+def test_inception_gives_fid_and_kid_and_its_hash(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     real = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = create_features("inception", weights=weights)
     assert features.weights_sha256 == sha256(weights)
