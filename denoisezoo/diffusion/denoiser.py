@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from denoisezoo.archs import Effort
 from denoisezoo.diffusion.codecs import Codec, Pixels
 from denoisezoo.diffusion.coefficients import apply_blocks
-from denoisezoo.diffusion.processes.process import Process
+from denoisezoo.diffusion.processes.process import Process, times_for
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -41,7 +41,7 @@ class Prediction:
 
 def slope(process: Process, prediction: Prediction, t: Tensor) -> Tensor:
     """du/dt along the probability flow, from a prediction at time t, () or (B,): A' u_0 + R' eps, for any process."""
-    A_dot, R_dot = process.rates(process.times_for(prediction.u_0, t.reshape(-1)))
+    A_dot, R_dot = process.rates(times_for(process, prediction.u_0, t.reshape(-1)))
     return apply_blocks(A_dot, prediction.u_0) + apply_blocks(R_dot, prediction.eps)
 
 

@@ -20,7 +20,7 @@ from denoisezoo.diffusion.capabilities import (
 from denoisezoo.diffusion.codecs import Codec, Pixels, create_codec
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Preconditioning
-from denoisezoo.diffusion.processes.process import PROCESSES, Process, ScalarProcess
+from denoisezoo.diffusion.processes.process import PROCESSES, Process, ScalarProcess, times_for
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS
 from denoisezoo.errors import UserError
 from denoisezoo.nn.forward_mode import attention_for
@@ -155,7 +155,7 @@ class NetworkDenoiser(Denoiser):
 
     def forward(self, u_t: Tensor, t: Tensor, given: Given = NOTHING, effort: Effort | None = None) -> Prediction:
         """Denoise; see `Denoiser.forward`. With learned variance the first C outputs are F, and the others v."""
-        t = self.process.times_for(u_t, t)
+        t = times_for(self.process, u_t, t)
         outputs, C = self._outputs(u_t, t, given, effort), u_t.shape[1]
         F_x = self.process.basis.from_pixels(outputs[:, :C])
         u_0, eps = self.preconditioning.prediction(self.process, u_t, t, F_x)
@@ -175,7 +175,7 @@ class NetworkDenoiser(Denoiser):
             error = self._error_by_stage(u_0, eps, t, given, effort)
         else:
             error = self._error(u_0, eps, t, given, effort)
-        return error, self.output_scale(self.process.times_for(u_0, t))
+        return error, self.output_scale(times_for(self.process, u_0, t))
 
     def output_scale(self, t: Tensor) -> Tensor:
         """c_out; see `Denoiser.output_scale`."""
@@ -196,7 +196,7 @@ class NetworkDenoiser(Denoiser):
         return error
 
     def _error(self, u_0: Tensor, eps: Tensor, t: Tensor, given: Given, effort: Effort | None) -> Tensor:
-        t = self.process.times_for(u_0, t)
+        t = times_for(self.process, u_0, t)
         u_t = self.process.perturb(u_0[..., : eps.shape[-2], : eps.shape[-1]], eps, t)
         F_x = self.network(u_t, t, given, effort)
         # A network may leave out the last parts of the state, such as a condition.

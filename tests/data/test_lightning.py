@@ -70,8 +70,9 @@ def test_every_data_set_can_be_built_from_a_configuration(name, tmp_path):
     given = {**required, "batch_size": 4} | ({"name": "mnist"} if name == "torchvision" else {})
     if name == "paired":
         given = {"data": {"class_path": "Digits", "init_args": given}, "task": "Edges"}
-    elif name == "augmented":
-        given = {"data": {"class_path": "Digits", "init_args": given}}
+    elif name in ("augmented", "encoded"):
+        cache = {"cache": str(tmp_path / "cache")} if name == "encoded" else {}
+        given = {"data": {"class_path": "Digits", "init_args": given}} | cache
     config = parser.parse_object({"data": {"class_path": kind.__name__, "init_args": given}})
     data = parser.instantiate_classes(config).data
     assert type(data) is kind

@@ -189,6 +189,7 @@ def test_the_registry_names_what_the_classes_are_called():
         "augmented",
         "cifar10",
         "digits",
+        "encoded",
         "huggingface",
         "image_folder",
         "image_npz",

@@ -65,7 +65,7 @@ def test_a_run_trains_on_it(file, arguments, tmp_path):
         ({"arr_0": IMAGES / 255}, {}, r"arr_0 of .* is float64 \(12, 16, 16, 3\); give images, uint8"),
         ({"arr_0": IMAGES.transpose(0, 3, 1, 2)}, {}, r"is uint8 \(12, 3, 16, 16\); give images"),
         ({"arr_0": IMAGES[:0]}, {}, "holds no images"),
-        ({"arr_0": IMAGES}, {"resolution": 32}, "are 16x16, and resolution is 32; set resolution to 16, or pass"),
+        ({"arr_0": IMAGES}, {"resolution": 32}, "are 16x16, and resolution is 32; set resolution to 16, or give"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tmp_path, arrays, options, expected):

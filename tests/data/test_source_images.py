@@ -14,6 +14,7 @@ from denoisezoo.data import (
     Augmented,
     Cifar10,
     Digits,
+    Encoded,
     HuggingFace,
     ImageFolder,
     ImageNpz,
@@ -65,6 +66,7 @@ def idx_files(folder):
 
 MADE = {
     "augmented": lambda folder, cifar: Augmented(data=Digits()),
+    "encoded": lambda folder, cifar: Encoded(data=Digits(), cache=str(folder / "cache")),
     "cifar10": lambda folder, cifar: Cifar10(str(cifar), batch_size=10),
     "digits": lambda folder, cifar: Digits(),
     "huggingface": lambda folder, cifar: HuggingFace(path=parquet(folder), resolution=16, batch_size=4),

@@ -5,7 +5,7 @@ an earlier s, so that one call goes the whole way, z_s = z_t - (t - s) u. Its ow
 
     u = v - (t - s) du/dt,  du/dt = d/dt u(z_t, s, t) along the flow, a Jacobian-vector product (equation 6).
 
-    run = dz.fit(dz.create_denoiser("flow_map_tiny", "flow"), MeanFlow(), dz.data.Digits(batch_size=64), steps=400)
+    run = dz.fit(dz.create_denoiser("flow_map_tiny", "flow"), OwnMeanFlow(), dz.data.Digits(batch_size=64), steps=400)
     run.denoiser.sample(16, sampler="jump", steps=1)
 
 A recipe asks for it by `imports: [flow_map]`; what it trained is loaded with `--trust flow_map`.
@@ -70,7 +70,7 @@ FAMILY.variant("flow_map_tiny", FlowMapConfig(), dz.Cost(833, 184_400))
 
 
 @OBJECTIVES.register("own_mean_flow")
-class MeanFlow(dz.Objective):
+class OwnMeanFlow(dz.Objective):
     """The network's mean velocity against what its own derivative makes of the velocity, which is held fixed.
 
     Args:
@@ -87,7 +87,7 @@ class MeanFlow(dz.Objective):
     def check(self, denoiser: dz.Denoiser) -> None:
         """Networks that are told a second time."""
         if not denoiser.backbone.spec.second_time:
-            raise dz.UserError("MeanFlow needs a network with a second time", "choose one, such as flow_map_tiny")
+            raise dz.UserError("OwnMeanFlow needs a network with a second time", "choose one, such as flow_map_tiny")
 
     def __call__(self, step: Step) -> Loss:
         """See `Objective`."""

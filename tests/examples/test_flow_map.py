@@ -46,7 +46,7 @@ def denoiser(flow_map):
 
 def test_a_step_costs_what_is_counted_by_hand(flow_map, denoiser):
     assert dz.info("flow_map_tiny").variant.costs[0].macs == FORWARD
-    objective = flow_map.MeanFlow()
+    objective = flow_map.OwnMeanFlow()
     assert objective.cost(denoiser, lambda call: count(call).macs) == STEP
     # The same of a step that is taken.
     step = Step(denoiser, {"image": torch.randn(1, 1, 16, 16)}, torch.Generator().manual_seed(0))
@@ -71,14 +71,14 @@ def test_its_derivative_is_that_of_differences(flow_map, denoiser):
 
 def test_a_network_without_a_second_time_is_refused(flow_map):
     with pytest.raises(dz.UserError, match="second time"):
-        flow_map.MeanFlow().check(dz.create_denoiser("ddpm_digits", "flow"))
+        flow_map.OwnMeanFlow().check(dz.create_denoiser("ddpm_digits", "flow"))
 
 
 def test_it_is_trained_and_sampled_by_commands(flow_map, tmp_path, capsys):
     recipe = tmp_path / "flow_map.yaml"
     recipe.write_text(
         "imports: [tests.examples.flow_map]\nmodel:\n  denoiser: flow_map_tiny\n  process: RectifiedFlow\n"
-        "  preconditioning: Velocity\n  objective: tests.examples.flow_map.MeanFlow\n"
+        "  preconditioning: Velocity\n  objective: tests.examples.flow_map.OwnMeanFlow\n"
         "data:\n  class_path: Digits\n  init_args: {batch_size: 16}\n"
         f"trainer: {{max_steps: 2, accelerator: cpu, val_check_interval: 2, default_root_dir: {tmp_path / 'run'}}}\n"
         "samples: {every_n_steps: 0}\n"
@@ -94,7 +94,7 @@ def test_it_is_trained_and_sampled_by_commands(flow_map, tmp_path, capsys):
 
 def test_it_is_fitted_sampled_and_loaded_in_python(flow_map, denoiser, tmp_path):
     options = {"steps": 2, "seed": 1, "out": tmp_path / "run", "trainer": {"accelerator": "cpu"}}
-    run = dz.fit(denoiser, flow_map.MeanFlow(share=0.5), torch.rand(32, 1, 16, 16) * 2 - 1, batch_size=16, **options)
+    run = dz.fit(denoiser, flow_map.OwnMeanFlow(share=0.5), torch.rand(32, 1, 16, 16) * 2 - 1, batch_size=16, **options)
     assert run.facts["train_macs"] == 2 * 16 * STEP
     one, two = (run.denoiser.sample(2, sampler="jump", steps=steps, progress=False).images for steps in (1, 2))
     assert one.shape == (2, 1, 16, 16)

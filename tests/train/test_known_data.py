@@ -110,7 +110,7 @@ def test_evaluate_says_that_the_data_are_others(training, home, capsys):
     training(2, *LABELS)
     assert main(["evaluate", "run", *EVALUATE]) == 0
     assert "data_changed" not in json.loads((home / "run" / "evaluation" / "result.json").read_text())
-    assert "warning" not in capsys.readouterr().err
+    assert "trained on" not in capsys.readouterr().err
     assert main(["export", "run", "--out", "x.safetensors"]) == 0
     (home / "data" / "cat").rename(home / "data" / "zebra")
     for run in ("run", "x.safetensors"):
@@ -129,7 +129,7 @@ def test_relative_paths_hold_from_anywhere_and_when_all_moves(training, home, tm
     assert main(["evaluate", str(home / "run"), *EVALUATE]) == 0
     home.rename(tmp_path / "moved")
     assert main(["evaluate", "../moved/run", *EVALUATE]) == 0
-    assert "warning" not in capsys.readouterr().err
+    assert "trained on" not in capsys.readouterr().err
 
 
 def test_data_that_moved_alone_are_found_where_one_says(training, home, capsys):
@@ -138,7 +138,7 @@ def test_data_that_moved_alone_are_found_where_one_says(training, home, capsys):
     assert main(["evaluate", "run", *EVALUATE]) == 2
     assert "data does not exist; give the path of a folder of images (--data.path)" in capsys.readouterr().err
     assert main(["evaluate", "run", *EVALUATE, "--data.path", "else"]) == 0
-    assert "warning" not in capsys.readouterr().err
+    assert "trained on" not in capsys.readouterr().err
     assert main(["evaluate", "run", *EVALUATE, "--data.root", "else"]) == 2
     assert "have no root; give --data.path or --data.test_path" in capsys.readouterr().err
 
@@ -157,7 +157,7 @@ def test_conditions_of_held_out_images_are_found_too(home, recipe, tmp_path, mon
     (home / "data").rename(home / "else")
     assert main(sample) == 2
     assert main([*sample, "--data.path", str(home / "else")]) == 0
-    assert "warning" not in capsys.readouterr().err
+    assert "trained on" not in capsys.readouterr().err
     fill(home / "data", ("emu",))
     assert main(sample) == 0
     assert "is not what the run was trained on: class 0 was 'cat' and is 'emu'" in capsys.readouterr().err

@@ -20,8 +20,10 @@ from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.precision import PRECISIONS, full_name
+from denoisezoo.train.recipe import parse_recipe
 from denoisezoo.train.recipe_files import find_recipe, list_recipes, read_recipe
 from denoisezoo.train.saving import Checkpoints
+from denoisezoo.train.teachers import Loaded
 
 BATCH = 2
 SMALLEST = ("depth", "2", "width", "32", "heads", "2", "num_classes", "2")  # the images here are of two classes
@@ -112,11 +114,16 @@ def test_two_steps(name, tmp_path):
         *("--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"),
         *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--samples.every_n_steps", "0"),
     ]
+
+    def load(path):
+        """In the place of a teacher, or of what training begins with: the recipe's own network, untrained."""
+        return Loaded(parse_recipe([*words, "--trainer.logger", "false"]).model.denoiser, "of a test")
+
     losses = {}
     others = PRECISIONS if name in FIRST_OF_KIND else ()
     for precision in dict.fromkeys([full_name(recipe["trainer"].get("precision")), *others]):
         folder = tmp_path / precision
-        result = train([*words, "--trainer.precision", precision, "--trainer.default_root_dir", str(folder)])
+        result = train([*words, "--trainer.precision", precision, "--trainer.default_root_dir", str(folder)], load)
         assert (result.steps, result.facts["images_seen"]) == (2, 2 * BATCH)
         rows = read_log(folder)
         assert rows[1]["guard/skipped"] == 0, precision

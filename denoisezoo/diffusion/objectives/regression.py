@@ -18,7 +18,7 @@ from denoisezoo.diffusion.capabilities import Conditioned, clean_state, stages_o
 from denoisezoo.diffusion.coefficients import aligned, over_images
 from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, Objective, Step, network_alone
 from denoisezoo.diffusion.objectives.times import LogNormalSigma, Times, UniformTimes
-from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess
+from denoisezoo.diffusion.processes.process import DiagonalProcess, Process, ScalarProcess, times_for
 from denoisezoo.errors import UserError
 
 
@@ -46,7 +46,7 @@ class Regression(Objective):
         if isinstance(process, Conditioned):  # it takes the condition itself
             given = given._replace(image=None)
         error, c_out = step.denoiser.training_error(u_0, eps, t, given, step.effort)
-        t = process.times_for(u_0, t)
+        t = times_for(process, u_0, t)
         squared = error.float().square()
         per_sample = squared.mean(dim=tuple(range(1, error.ndim)))
         weight = self.weight(process, t, c_out).to(per_sample.dtype)

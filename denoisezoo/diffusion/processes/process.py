@@ -89,14 +89,6 @@ class Process(Recorded, ABC):
         """Whether coefficients are maps over height and width; else they are a few numbers for each image."""
         return self.resolution is not None
 
-    def times_for(self, u: Tensor, t: Tensor) -> Tensor:
-        """Times (B,) where coefficients of states `u` are computed: those of several maps where the states are.
-
-        Numbers are computed where the times come from, on the CPU as a rule: there that takes no launches, and what
-        comes of them is copied, or goes along with the operators that need it.
-        """
-        return to_device(t, u.device) if self.has_maps and t.shape[0] > 1 else t
-
     def signal(self, t: Tensor) -> Tensor:
         """Blocks of A_t = psi(t, 0)."""
         return self.psi(t, torch.zeros_like(t))
@@ -120,7 +112,7 @@ class Process(Recorded, ABC):
             eps: Standard normal noise like `u_0`.
             t: Times (B,), on the CPU or where the states are.
         """
-        A_t, R_t = self.marginal(self.times_for(u_0, t))
+        A_t, R_t = self.marginal(times_for(self, u_0, t))
         return apply_blocks(A_t, u_0) + apply_blocks(R_t, eps)
 
     def prior(
@@ -255,3 +247,12 @@ class TimesOfPart(Discrete):
     def grid(self, steps: int) -> Tensor:
         """That of x."""
         return self.x.grid(steps)
+
+
+def times_for(process: Process, u: Tensor, t: Tensor) -> Tensor:
+    """Times (B,) where a process computes coefficients of states `u`: those of several maps where the states are.
+
+    Numbers are computed where the times come from, on the CPU as a rule: there that takes no launches, and what comes
+    of them is copied, or goes along with the operators that need it.
+    """
+    return to_device(t, u.device) if process.has_maps and t.shape[0] > 1 else t
