@@ -202,8 +202,8 @@ def stubs():
 
 
 def register():
-    """Make the backend known, once in a process."""
-    if hasattr(torch, "pretend"):
+    """Make the backend known, once in a process: before its first backward pass, for which autograd counts devices."""
+    if missing or hasattr(torch, "pretend"):
         return
 
     class Backend(backend_registration._DummyBackendModule):
@@ -211,6 +211,7 @@ def register():
         set_rng_state = synchronize = set_device = staticmethod(lambda *_: None)
 
     backend_registration._setup_privateuseone_for_python_backend("pretend", Backend())
+    torch._C._ensureCUDADeviceGuardSet()
 
 
 def shared(generator):
@@ -235,7 +236,6 @@ def kept(like):
 def pretend_cuda():
     """Within it there is a device cuda:0; `waits` and `launches` are empty at first."""
     register()
-    torch._C._ensureCUDADeviceGuardSet()
     torch._C._set_only_lift_cpu_tensors(True)
     with contextlib.ExitStack() as stack:
         for name, value in stubs().items():
