@@ -8,10 +8,7 @@ import torch
 import yaml
 
 from denoisezoo.archs import get_variant, list_denoisers
-from tests.device import pretended
 from tests.train.wandb_file import wait_until_written
-
-pretended.register()
 
 RECIPE = """
 seed_everything: 0

@@ -14,6 +14,11 @@ WORDS = [
 ]
 
 
+# Before the first backward pass of the process, for which autograd counts devices. Where it is known, torch.compile asks
+# it for what it does not have, so that `make test` runs this folder in processes of its own.
+pretended.register()
+
+
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
     """Skips where torch has no such interface any more; nobody remembers in the next test that there was a GPU."""
