@@ -14,8 +14,8 @@ WORDS = [
 ]
 
 
-# Before the first backward pass of the process, for which autograd counts devices. Where it is known, torch.compile asks
-# it for what it does not have, so that `make test` runs this folder in processes of its own.
+# Before the first backward pass of the process, for which autograd counts devices. Once it is known, torch.compile
+# asks it for what it does not have, so that `make test` runs this folder in processes of its own.
 pretended.register()
 
 
