@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoisezoo.data.image_data import DATASETS, ImageData, Split
+from denoisezoo.data.image_data import DATASETS, ImageData
 from denoisezoo.data.loader import Batch, TrainLoader, mixed_seed
+from denoisezoo.data.wrapped import Wrapped
 from denoisezoo.errors import UserError
 
 LABELS = ("x-flip", "y-flip", "scale", "cos - 1", "sin", "stretch x", "stretch y", "move x", "move y")
@@ -34,7 +35,7 @@ BORDER = 3  # pixels beyond the image that the filter sees on the way down
 
 
 @DATASETS.register("augmented")
-class Augmented(ImageData):
+class Augmented(Wrapped):
     """Images of another data set, of which training sees some transformed; batches have "augment" (B, 9), see `LABELS`.
 
     Args:
@@ -47,45 +48,12 @@ class Augmented(ImageData):
     augment_dim = len(LABELS)
 
     def __init__(self, *, data: ImageData, probability: float = 0.12) -> None:
-        super().__init__(
-            resolution=data.resolution,
-            batch_size=data.batch_size,
-            horizontal_flip=data.horizontal_flip,
-            labels=data.with_labels,
-            seed=data.seed,
-            memory_limit_gb=data.memory_limit_gb,
-        )
+        super().__init__(data)
         if not 0 < probability <= 1:
             raise UserError(f"probability is {probability}", "give a number above 0 and at most 1")
         if data.cond_channels or data.augment_dim:
             raise UserError(f"{data.title} cannot be augmented", "augment images that have no condition, and once")
-        self.data, self.probability, self.channels = data, probability, data.channels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Those of the data."""
-        return self.data.class_names
-
-    @property
-    def title(self) -> str:
-        """That of the data: what is evaluated is theirs."""
-        return self.data.title
-
-    def content_hash(self) -> str:
-        """That of the data."""
-        return self.data.content_hash()
-
-    def fingerprint(self) -> str:
-        """That of the data."""
-        return self.data.fingerprint()
-
-    def prepare_data(self) -> None:
-        """Fetch the data, where they fetch themselves."""
-        self.data.prepare_data()
-
-    def load(self) -> dict[str, Split]:
-        """Those of the data."""
-        return {name: self.data.split(name) for name in ("train", "test")}
+        self.probability = probability
 
     def card(self) -> dict[str, Any]:
         """See `ImageData`; with the probability."""

@@ -7,15 +7,16 @@ from typing import Any, Literal
 
 import torch
 
-from denoisezoo.data.image_data import DATASETS, ImageData, Split
+from denoisezoo.data.image_data import DATASETS, ImageData
 from denoisezoo.data.latent_cache import Key, LatentCache, LatentStore
 from denoisezoo.data.loader import Batch, EvalLoader, TrainLoader
+from denoisezoo.data.wrapped import Wrapped
 from denoisezoo.diffusion.codecs import Codec
 from denoisezoo.errors import UserError
 
 
 @DATASETS.register("encoded")
-class Encoded(ImageData):
+class Encoded(Wrapped):
     """Images of another data set, encoded by the denoiser's codec once and for all: training then reads latents.
 
     What a codec draws from its posterior is drawn anew in each step, as without this. Images that are compared with,
@@ -31,47 +32,14 @@ class Encoded(ImageData):
     dataset = "encoded"
 
     def __init__(self, *, data: ImageData, cache: str, dtype: Literal["float32", "float16"] = "float32") -> None:
-        super().__init__(
-            resolution=data.resolution,
-            batch_size=data.batch_size,
-            horizontal_flip=data.horizontal_flip,
-            labels=data.with_labels,
-            seed=data.seed,
-            memory_limit_gb=data.memory_limit_gb,
-        )
+        super().__init__(data)
         if data.cond_channels or data.augment_dim:
             raise UserError(
                 f"{data.title} cannot be encoded beforehand",
                 "give data without conditions and augmentation, or encode in each step: leave Encoded out",
             )
-        self.data, self.cache, self.dtype, self.channels = data, cache, dtype, data.channels
+        self.cache, self.dtype = cache, dtype
         self.latents: LatentCache | None = None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Those of the data."""
-        return self.data.class_names
-
-    @property
-    def title(self) -> str:
-        """That of the data: what is evaluated is theirs."""
-        return self.data.title
-
-    def content_hash(self) -> str:
-        """That of the data."""
-        return self.data.content_hash()
-
-    def fingerprint(self) -> str:
-        """That of the data."""
-        return self.data.fingerprint()
-
-    def prepare_data(self) -> None:
-        """Fetch the data, where they fetch themselves."""
-        self.data.prepare_data()
-
-    def load(self) -> dict[str, Split]:
-        """Those of the data."""
-        return {name: self.data.split(name) for name in ("train", "test")}
 
     def encode_with(self, codec: Codec, device: torch.device | str) -> int:
         """See `ImageData.encode_with`.

@@ -103,7 +103,6 @@ def generate(
     _check(num, batch_size)
     process = denoiser.process if given.image is None else unconditioned(denoiser.process)
     latent_shape = denoiser.codec.latent_shape(*image_shape)
-    index = torch.arange(num) if image_index is None else image_index
     batches, calls, start = [], 0, time.perf_counter()
     for low in range(0, num, batch_size):
         high = min(low + batch_size, num)
@@ -114,7 +113,7 @@ def generate(
         u_T = sampler.prior(process, (size, *latent_shape), steps, block, device=device, dtype=dtype)
         told = given._replace(image=None).take(slice(low, high) if size == high - low else place)
         if given.image is not None:
-            told = told._replace(image=given.image[index[place]])
+            told = told._replace(image=given.image[place if image_index is None else image_index[place]])
         result = sampler(denoiser, u_T, steps=steps, plan=plan, given=told.to(device), generator=block)
         batches.append(result.images[: high - low].float().cpu())
         calls += result.nfe * (high - low)

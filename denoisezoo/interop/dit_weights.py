@@ -10,9 +10,9 @@ from pathlib import Path
 from denoisezoo.interop.foreign import FORMATS, Foreign, Format, Weights, part
 from denoisezoo.interop.key_map import KeyMap
 from denoisezoo.interop.transformer_map import (
-    STABLE_DIFFUSION,
     Shapes,
     dit_network,
+    facts_of_latents,
     map_dit,
     map_feed_forward,
     read_weights,
@@ -43,7 +43,6 @@ class DiTWeights(Format):
         map_dit(keys, network)
         map_feed_forward(keys, network)
         learned = network["out_channels"] == 2 * network["in_channels"]
-        latents = {"autoencoder": "stabilityai/sd-vae-ft-ema", **STABLE_DIFFUSION}
         return Foreign(
             denoiser="dit_xl_2",
             network=network,
@@ -54,5 +53,5 @@ class DiTWeights(Format):
             sampler="ddpm:variance=learned" if learned else "ddpm:variance=large",
             steps=250,
             file=path,
-            facts={"latents": latents} if network["in_channels"] == 4 else {},
+            facts=facts_of_latents(network["in_channels"]),
         )

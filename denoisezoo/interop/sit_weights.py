@@ -14,9 +14,9 @@ from torch import Tensor
 from denoisezoo.interop.foreign import FORMATS, Foreign, Format, Weights, part
 from denoisezoo.interop.key_map import KeyMap
 from denoisezoo.interop.transformer_map import (
-    STABLE_DIFFUSION,
     Shapes,
     dit_network,
+    facts_of_latents,
     map_dit,
     map_feed_forward,
     read_weights,
@@ -52,7 +52,6 @@ class SiTWeights(Format):
         keys = KeyMap(build_on_meta("sit_xl_2", network), theirs, path, CURE)
         map_dit(keys, network, velocity)
         map_feed_forward(keys, network)
-        latents = {"autoencoder": "stabilityai/sd-vae-ft-ema", **STABLE_DIFFUSION}
         return Foreign(
             denoiser="sit_xl_2",
             network=network,
@@ -63,5 +62,5 @@ class SiTWeights(Format):
             sampler="heun",
             steps=125,
             file=path,
-            facts={"latents": latents} if channels == 4 else {},
+            facts=facts_of_latents(channels),
         )

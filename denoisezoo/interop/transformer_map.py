@@ -25,6 +25,11 @@ STABLE_DIFFUSION = {"scale": [0.18215] * 4, "shift": [0.0] * 4}
 """What latents of Stable Diffusion's autoencoder are multiplied by, and what is added."""
 
 
+def facts_of_latents(channels: int) -> dict[str, Any]:
+    """What the card of a DiT or SiT says of its latents: those of 4 channels are of Stable Diffusion's autoencoder."""
+    return {"latents": {"autoencoder": "stabilityai/sd-vae-ft-ema", **STABLE_DIFFUSION}} if channels == 4 else {}
+
+
 def read_weights(path: Path, weights: Weights, cure: str) -> dict[str, Tensor]:
     """A network's tensors by name, from a state dictionary or from a training checkpoint with its average.
 
