@@ -5,8 +5,8 @@ solvers against training time, over the checkpoints of runs. memory: back-propag
 steps. robustness: PSNR and SSIM of noisy held-out images after denoising. samplers: quality of runs against calls of
 the denoiser, over samplers. resolutions: time and MACs of a multi-scale network against a uniform one, over sizes.
 channel: runs on a noisy channel against linear estimators and digital links, over SNRs. calls: quality of runs of any
-method and size against multiply-adds per image, over calls. features: which feature extractors order real images that
-were made worse by known amounts.
+method and size against multiply-adds per image, over calls. semigroup: one jump of runs for few calls against two of
+half its length. features: which feature extractors order real images that were made worse by known amounts.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ COLUMNS = {
     "samplers": ("line", "steps", "nfe", "quality", "latency_ms_per_image", "error"),
     "calls": ("run", "sampler", "nfe", "quality", "macs_per_image", "latency_ms_per_image", "train_macs", "best",
               "error"),
+    "semigroup": ("run", "jumps", "error", "drift", "second_time"),
     "resolutions": ("name", "resolution", "batch_size", "ms_per_image", "macs_per_image", "speed_up", "macs_ratio"),
     "robustness": ("run", "eps", "steps", "noisy_psnr", "psnr", "psnr_standard_error", "ssim", "ms_per_image"),
     "channel": ("method", "snr_db", "seeds", "mse_db", "mse_db_std", "gain_db", "psnr", "ssim", "cosine",
@@ -55,6 +56,11 @@ UNUSED: Mapping[str, tuple[Mapping[str, Any], str]] = {
         {"seed": 0, "plan": None, "guidance": None, "guidance_interval": None, "draws": 5}
         | {"features": "pixels", "batch_size": 256},
         "leave it out; features are named by --among",
+    ),
+    "semigroup": (
+        {"sampler": "heun", "steps": 18, "seed": 0, "plan": None, "guidance": None, "guidance_interval": None}
+        | {"draws": 5, "features": "pixels"},
+        "leave it out; --nfe has the numbers of jumps",
     ),
     "samplers": ({"steps": 18}, "give --nfe; the steps of each sampler follow from it"),
     "calls": ({"steps": 18}, "give --nfe; the steps of each sampler follow from it"),
@@ -83,7 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--denoising-steps", metavar="N,...", type=numbers(int, 1), default=[1, 2, 5], help="of robustness (1,2,5)"
     )
     parser.add_argument("--samplers", metavar="S", nargs="+", help="of samplers and calls: gddim:q=2 rk45 ...")
-    parser.add_argument("--nfe", metavar="N,...", type=numbers(int, 1), help="calls (10,20,50; of calls 1,2,4,8,15,35)")
+    parser.add_argument(
+        "--nfe", metavar="N,...", type=numbers(int, 1),
+        help="calls (10,20,50; of calls 1,2,4,8,15,35; of semigroup 1,2,4,8)",
+    )  # fmt: skip
     parser.add_argument("--processes", metavar="P,P", help="of resolutions: processes of its two networks")
     parser.add_argument(
         "--resolutions", metavar="N,...", type=numbers(int, 1), default=[32, 64, 128], help="sizes (32,64,128)"
@@ -211,6 +220,15 @@ def study_calls(args: argparse.Namespace) -> Study:
     return calls_study(runs, args.samplers or [], args.nfe or [1, 2, 4, 8, 15, 35], settings, show_progress)
 
 
+def study_semigroup(args: argparse.Namespace) -> Study:
+    """See `denoisezoo.studies.semigroup`."""
+    from denoisezoo.runs.run import load_run
+    from denoisezoo.studies.semigroup import semigroup_study
+
+    runs = [load_run(path) for path in args.subjects]
+    return semigroup_study(runs, args.nfe or [1, 2, 4, 8], args.num, args.batch_size, show_progress)
+
+
 def study_channel(args: argparse.Namespace) -> Study:
     """See `denoisezoo.studies.noisy_channel`."""
     from denoisezoo.runs.run import load_run
@@ -263,6 +281,7 @@ STUDIES: Mapping[str, Callable[[argparse.Namespace], Study]] = {
     "robustness": study_robustness,
     "samplers": study_samplers,
     "calls": study_calls,
+    "semigroup": study_semigroup,
     "resolutions": study_resolutions,
     "channel": study_channel,
     "features": study_features,

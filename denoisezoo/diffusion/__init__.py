@@ -29,6 +29,7 @@ from denoisezoo.diffusion.linear_preconditioning import PRECONDITIONINGS, Precon
 from denoisezoo.diffusion.network_denoiser import NetworkDenoiser, create_denoiser
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
+from denoisezoo.diffusion.objectives.adversarial_distillation import AdversarialDistillation
 from denoisezoo.diffusion.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
 from denoisezoo.diffusion.objectives.continuous_consistency import ContinuousConsistency
 from denoisezoo.diffusion.objectives.easy_consistency import EasyConsistency
@@ -107,6 +108,7 @@ __all__ = [
     "VE",
     "VP",
     "X0",
+    "AdversarialDistillation",
     "Affine",
     "Basis",
     "Blurring",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 UNTRAINED = ("memory", "resolutions", "features")
 """Studies of registered networks, or of images; the others' subjects are runs."""
 
-ON_CPU = ("memory", "robustness", "features")
+ON_CPU = ("memory", "robustness", "semigroup", "features")
 """Studies that know no other device."""
 
 FACTS = ("images_seen", "train_steps", "train_seconds", "train_macs", "perceptual", "teacher_sha256")

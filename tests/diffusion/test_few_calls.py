@@ -2,16 +2,21 @@
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.autograd.forward_ad import unpack_dual
 
 import denoisezoo as dz
+from denoisezoo.archs.discriminator import Discriminator, DiscriminatorConfig
 from denoisezoo.diffusion import (
     EDM,
     VP,
+    AdversarialDistillation,
     Blurring,
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -31,12 +36,14 @@ from denoisezoo.diffusion import (
     create_sampler,
 )
 from denoisezoo.diffusion.coefficients import aligned, over_images
+from denoisezoo.diffusion.objectives.adversarial import opposing_loss
 from denoisezoo.diffusion.objectives.few_calls import image_of
 from denoisezoo.diffusion.samplers import SAMPLERS
 from denoisezoo.errors import UserError
 from denoisezoo.nn.forward_mode import has_tangent
 from denoisezoo.nn.given import NOTHING
 from denoisezoo.profiling.counting import count
+from denoisezoo.studies.semigroup import semigroup_study
 
 f64 = torch.float64
 SIDE = 4
@@ -48,7 +55,7 @@ each_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCES
 class GaussianMap(Denoiser):
     """The exact flow map of data N(mean, variance): what carries deviations is sqrt(alpha^2 variance + sigma^2)."""
 
-    second_time = True
+    second_time, cond_shape = True, None
 
     def __init__(self, process, variance=0.3, wrong=0.0):
         super().__init__()
@@ -190,6 +197,15 @@ def test_the_sampler_walks_the_exact_map_in_any_number_of_steps(process):
         create_sampler("consistency")(exact, many, steps=3, generator=torch.Generator().manual_seed(2)).images
     ).std(0)
     assert (spread - 0.3**0.5).abs().max() < 0.04
+
+
+def test_jumps_of_the_exact_map_compose():
+    data = SimpleNamespace(images=lambda split: torch.randint(256, (20, *SHAPE), dtype=torch.uint8))
+    maps = {"exact": GaussianMap(VP()), "wrong": GaussianMap(VP(), wrong=1.0)}
+    runs = [SimpleNamespace(folder=Path(k), name=k, data=lambda: data, denoiser=map) for k, map in maps.items()]
+    right, wrong = semigroup_study(runs, [4], num=20).rows
+    assert max(right["error"], right["drift"]) < 1e-6  # states are in single precision
+    assert min(wrong["error"], wrong["drift"]) > 1e-3
 
 
 def test_levels_of_a_consistency_walk():
@@ -336,6 +352,42 @@ def test_heun_of_a_teacher_costs_two_calls_where_it_is_told_one_time():
     assert by_source == 8
     expected = FORWARD + BACKWARD + 2 * FORWARD + by_source / 16 * 2 * FORWARD
     assert objective.cost(denoiser, lambda call: count(call).macs) == expected
+
+
+def test_adversarial_distillation_costs_its_jumps_and_its_judge():
+    """Half of the steps begin at the prior, where the teacher takes all of its 4 steps, and half take 2 of them."""
+    small = DiscriminatorConfig(channels=4, widths=(4,))
+    denoiser = create_denoiser(Tiny(), RectifiedFlow())
+    objective = AdversarialDistillation(steps=2, calls=4, discriminator=small).learn_from(copy.deepcopy(denoiser))
+    judge = Discriminator(small, denoiser.backbone.spec).to("meta").requires_grad_(False)
+    image = torch.zeros(1, *SHAPE, device="meta", requires_grad=True)
+
+    def judged(image):
+        return judge(image, torch.zeros(1, device="meta"), None)
+
+    through = count(lambda: judged(image).sum().backward()).macs
+    judge.requires_grad_(True)
+    learns = count(lambda: opposing_loss(judged, image, image.detach(), 0.1).backward()).macs
+    expected = (FORWARD + BACKWARD + 3 * FORWARD + through) + (FORWARD + learns)
+    assert objective.cost(denoiser, lambda call: count(call).macs) == expected
+
+
+@each_process
+def test_a_finished_jump_is_the_teachers_and_is_judged(process):
+    exact = GaussianMap(process)
+    objective = AdversarialDistillation(steps=2, calls=8, weight=0.5).learn_from(copy.deepcopy(exact))
+    seen = []
+    objective.adversary = lambda image, t, label: seen.append(image) or image.flatten(1).mean(1)
+    for number in range(4):  # both times of the grid
+        found = objective(step_of(exact, number))
+        assert found.per_sample.max() < 1e-12  # eight jumps of the exact map end where one ends
+        judged = F.softplus(-seen[-1].detach().flatten(1).mean(1)).mean()
+        assert found.loss.item() == pytest.approx(0.5 * judged.item(), rel=1e-6)
+    step = step_of(exact, 1)
+    objective.opposing_loss("adversary", step)
+    assert torch.equal(seen[-2], step.batch["image"])
+    assert not seen[-1].requires_grad  # the denoiser learns nothing from it
+    assert objective(step_of(GaussianMap(process, wrong=1.0))).per_sample.mean() > 1e-6
 
 
 @pytest.mark.parametrize("name", ["mean_flow", "easy", "progressive"])

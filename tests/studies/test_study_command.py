@@ -219,3 +219,11 @@ def test_one_network_on_two_processes_has_two_lines(tmp_path):
     assert [row["line_of_network"] for row in rows] == lines
     assert [row.get("line") for row in rows] == ["batch 1", None]
     check_cards(rows, sampler="gddim", steps=3, params=rows[0]["params"])
+
+
+def test_semigroup(trained, tmp_path):
+    run = trained("--model.network.second_time", "true", "--samples.sampler", "flow_map", folder="jumps")
+    rows = study(tmp_path, "semigroup", run, "--nfe", "1,4", "--num", "30")
+    check_cards(rows, weights="ema", train_steps=4)
+    assert [(row["jumps"], row["images"], row["second_time"]) for row in rows] == [(1, 30, True), (4, 30, True)]
+    assert all(0 < row["error"] < 1 and row["drift"] > 0 for row in rows)
