@@ -128,7 +128,52 @@ def features() -> None:
         save(figure, f"features_{data}")
 
 
+def calls() -> None:
+    """Which network in how many calls: quality of digits against the price of an image, and whether jumps compose."""
+    found: dict[tuple[str, str], dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    with (ROOT / "results" / "calls_digits_cpu.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            method, size, _ = row["run"].split("/")
+            found[method, size][int(row["nfe"])].append((float(row["macs_per_image"]) / 1e6, float(row["quality"])))
+    sizes = sorted({size for _, size in found}, key=lambda size: min(found["diffusion", size].values()))
+    figure, axes = plt.subplots(1, len(sizes), figsize=(9, 3.6), sharey=True, sharex=True)
+    means = [
+        (points[0][0], statistics.fmean(y for _, y in points)) for walks in found.values() for points in walks.values()
+    ]
+    front = sorted(p for p in means if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in means))
+    methods = list(dict.fromkeys(method for method, _ in found))
+    for axis, size in zip(axes, sizes, strict=True):
+        axis.step(*zip(*front, strict=True), where="post", color="grey", linewidth=5, alpha=0.3, label="best of all")
+        for method, colour, marker in zip(methods, (*COLOURS, "#000000"), "osD^v*P", strict=False):
+            walks = sorted(found.get((method, size), {}).items())
+            if walks:
+                xs = [points[0][0] for _, points in walks]
+                ys = [statistics.fmean(y for _, y in points) for _, points in walks]
+                spread = [statistics.stdev(y for _, y in points) if len(points) > 1 else 0 for _, points in walks]
+                axis.errorbar(xs, ys, spread, color=colour, marker=marker, markersize=4, linewidth=1, label=method)
+        axis.set(title=f"{size} channels", xscale="log", yscale="log", xlabel="M multiply-adds per image")
+    axes[0].set(ylabel="fd_pixels (lower is better)")
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False)
+    save(figure, "calls_digits")
+
+
+def semigroup() -> None:
+    """One jump against two of half its length."""
+    found = defaultdict(list)
+    with (ROOT / "results" / "semigroup_digits_cpu.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found[row["run"].split("/")[0]].append((int(row["jumps"]), float(row["error"])))
+    figure, axis = plt.subplots(figsize=(7, 2.8))
+    for (method, points), marker in zip(found.items(), "osD^v*", strict=False):
+        axis.plot(*zip(*points, strict=True), marker=marker, label=method)
+    axis.set(xscale="log", yscale="log", xlabel="jumps of a walk", ylabel="error / length of a jump")
+    axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"], minor=False)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    save(figure, "semigroup_digits")
+
+
 if __name__ == "__main__":
     with plt.rc_context(STYLE):
-        for draw in (processes, plan, trajectory, digits, features):
+        for draw in (processes, plan, trajectory, digits, features, calls, semigroup):
             draw()
