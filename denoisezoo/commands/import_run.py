@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run", metavar="FORMAT[,OPTION=VALUE,...]:PATH", help="foreign file or folder")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
+    parser.add_argument(
+        "--codec", metavar="C", help="autoencoder of a network of latents, e.g. autoencoder_kl:path=FOLDER (none)"
+    )
     parser.add_argument("--out", type=file_path, help="run folder, or a file NAME.safetensors (runs/FORMAT_NAME)")
 
 
@@ -28,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     if find_address(args.run) is None:
         raise UserError(f"{args.run} names no format", f"give FORMAT:PATH with one of {', '.join(FORMATS)}")
-    found = load_run(args.run, args.weights)
+    found = load_run(args.run, args.weights, codec=args.codec)
     out = args.out or found.folder
     if out.suffix == SUFFIX:
         if out.is_dir():
