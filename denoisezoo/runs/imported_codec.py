@@ -61,16 +61,23 @@ def _scaled(spec: str | Codec, latents: Mapping[str, Any]) -> Codec:
     return create_codec(spec, mean=mean, std=[1 / a for a in scale], target_std=1.0)
 
 
+def missing_codec(run: Run) -> UserError | None:
+    """What to say of a run that makes latents which nothing decodes; None of others."""
+    latents = run.config.get("source", {}).get("latents")
+    if run.image_shape[0] in (1, 3) and not (latents and run.denoiser.codec.identity):
+        return None
+    return UserError(
+        f"{run.name} makes latents of {run.image_shape[0]} channels, which no codec of it decodes",
+        "import it with its autoencoder, `denoisezoo import FORMAT:PATH --codec autoencoder_kl:path=FOLDER`, "
+        "or in Python load(..., codec=...); without one load(...).sample(...) gives the latents",
+    )
+
+
 def require_codec(run: Run) -> None:
     """Refuse a run that makes latents which nothing decodes.
 
     Raises:
         UserError: Saying what to give.
     """
-    latents = run.config.get("source", {}).get("latents")
-    if run.image_shape[0] not in (1, 3) or (latents and run.denoiser.codec.identity):
-        raise UserError(
-            f"{run.name} makes latents of {run.image_shape[0]} channels, which no codec of it decodes",
-            "import it with its autoencoder, `denoisezoo import FORMAT:PATH --codec autoencoder_kl:path=FOLDER`, "
-            "or in Python load(..., codec=...); without one load(...).sample(...) gives the latents",
-        )
+    if (error := missing_codec(run)) is not None:
+        raise error
