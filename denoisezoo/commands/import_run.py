@@ -1,7 +1,8 @@
 """A checkpoint of other code as a run: weights, configuration and process in one file that loads without the original.
 
 FORMAT is edm, diffusers, guided, ...; docs/interop.md has all of them. What a file does not tell is an option in front
-of the path: guided,heads=4:model.pt. Nothing in the file is executed.
+of the path: guided,num_heads=4:model.pt. A network of latents is given its autoencoder by --codec, and makes images
+then. Nothing in the file is executed.
 """
 
 from __future__ import annotations
