@@ -13,6 +13,7 @@ from typing import Any
 
 from denoisezoo.archs import Backbone
 from denoisezoo.archs.level_unet import LevelUNetConfig
+from denoisezoo.errors import UserError
 from denoisezoo.interop.foreign import Foreign, part
 from denoisezoo.interop.key_map import KeyMap
 from denoisezoo.interop.transformer_map import Shapes, facts_of_latents
@@ -59,6 +60,10 @@ def level_network(shapes: Shapes, names: LevelNames, resolution: int, layer: str
     """
     channels, in_channels, _, _ = shapes(f"{names.stem}.weight", 4)
     widths = [shapes(f"{stage}.0.{layer}.weight", 4)[0] for stage in names.stages]
+    levels = len(names.times)
+    if len({*widths[:levels]}) < levels:  # ours knows by its width which level's embedding a stage is told
+        what = f"{shapes.path} has levels of {', '.join(map(str, widths[:levels]))} channels"
+        raise UserError(what, "only networks whose levels differ in width are known here")
     return {
         "resolution": resolution,
         "in_channels": in_channels,

@@ -94,6 +94,11 @@ WRONG = {
         lambda w: w.update({"latent.0.conv3.weight": torch.zeros(30, 30, 1, 1)}),
         "should give",
     ),
+    "levels of one width": (
+        "dico",
+        lambda w: w.update({"latent.0.conv3.weight": torch.zeros(16, 16, 1, 1)}),
+        "has levels of 8, 16, 16 channels; only networks whose levels differ",
+    ),
     "flow matching": ("fcdm", flow, "puts out no variance, as its flow-matching script trains, unknown here"),
 }
 
