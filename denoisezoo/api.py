@@ -20,7 +20,7 @@ from denoisezoo.compare.jobs import plan_jobs
 from denoisezoo.compare.launching import LAUNCHERS
 from denoisezoo.data import ImageData, Source
 from denoisezoo.data.source_images import as_data
-from denoisezoo.diffusion import NetworkDenoiser, Objective
+from denoisezoo.diffusion import Codec, NetworkDenoiser, Objective
 from denoisezoo.errors import unknown
 from denoisezoo.locking import only_writer
 from denoisezoo.plans import Plan, find_plan
@@ -51,6 +51,7 @@ def load(
     weights: str = "ema",
     trust: Sequence[str] = (),
     into: NetworkDenoiser | None = None,
+    codec: str | Codec | None = None,
 ) -> NetworkDenoiser:
     """Load a trained denoiser.
 
@@ -62,6 +63,7 @@ def load(
         weights: "ema" for the averaged weights, "raw" for those of the optimiser.
         trust: Packages whose code its recipe may name.
         into: A denoiser that takes the weights, where one was built by hand that no file can build (see `fit`).
+        codec: Of a FORMAT:PATH that is a network of latents: what decodes them, e.g. "autoencoder_kl:path=FOLDER".
 
     Returns:
         The denoiser, in evaluation mode on the CPU, with its history as `.run`.
@@ -70,7 +72,7 @@ def load(
         UserError: There is no run, or its file is damaged, of another network, lacks these weights, or names code of a
             package that is not trusted.
     """
-    return load_run(path, weights, trust, into).denoiser
+    return load_run(path, weights, trust, into, codec).denoiser
 
 
 def export(

@@ -1,7 +1,8 @@
 """A checkpoint of other code as a run: weights, configuration and process in one file that loads without the original.
 
 FORMAT is edm, diffusers, guided, ...; docs/interop.md has all of them. What a file does not tell is an option in front
-of the path: guided,heads=4:model.pt. Nothing in the file is executed.
+of the path: guided,num_heads=4:model.pt. A network of latents is given its autoencoder by --codec, and makes images
+then. Nothing in the file is executed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run", metavar="FORMAT[,OPTION=VALUE,...]:PATH", help="foreign file or folder")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged weights, or the optimiser's")
+    parser.add_argument(
+        "--codec", metavar="C", help="autoencoder of a network of latents, e.g. autoencoder_kl:path=FOLDER (none)"
+    )
     parser.add_argument("--out", type=file_path, help="run folder, or a file NAME.safetensors (runs/FORMAT_NAME)")
 
 
@@ -28,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     if find_address(args.run) is None:
         raise UserError(f"{args.run} names no format", f"give FORMAT:PATH with one of {', '.join(FORMATS)}")
-    found = load_run(args.run, args.weights)
+    found = load_run(args.run, args.weights, codec=args.codec)
     out = args.out or found.folder
     if out.suffix == SUFFIX:
         if out.is_dir():

@@ -66,14 +66,13 @@ def run(args: argparse.Namespace) -> int:
     """Sample; several processes that torchrun has started share the work."""
     from denoisezoo.commands.arguments import output_folder, run_of, settings_of
     from denoisezoo.ranks import joined
+    from denoisezoo.runs.imported_codec import require_codec
 
     if args.noise == "device" and (args.interpolate or args.perturb):
         raise UserError("--noise device is given, and what lies between images mixes noise of the CPU", "leave it out")
     with joined() as rank:
         trained = run_of(args)
-        if (channels := trained.image_shape[0]) not in (1, 3):
-            what = f"{trained.name} makes latents of {channels} channels, which no codec of it decodes"
-            raise UserError(what, "sample it from Python: dz.load(...).sample(...) gives the latents")
+        require_codec(trained)
         settings = settings_of(args, condition=args.condition, label=args.label)
         name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
         out = args.out or trained.folder / "samples" / name

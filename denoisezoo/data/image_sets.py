@@ -59,15 +59,16 @@ def open_images(path: str | os.PathLike[str], shape: Shape | None = None, made: 
     """
     kind, text = kind_of(path), os.fspath(path)
     options: dict[str, Any] = {"holdout_every": 0, "batch_size": 1}
-    channels, height, width = _shape_of_array(text) if kind is ImageNpz else _shape_of_files(kind, text, shape is None)
-    if shape is not None and shape[1:] != (height, width):
-        what = f"images in {text} are {width}x{height}, and {made} images of {shape[2]}x{shape[1]}"
-        raise UserError(what, "resize the ones or the others")
-    if height != width:
-        raise UserError(f"images in {text} are {width}x{height}", "cut squares")
-    options["channels"] = shape[0] if shape else channels
-    data = kind(text, resolution=height, **options)
-    with rewording(lambda words: words.replace("give `data.resize=true` to cut", "cut")):
+    with rewording(lambda words: words.replace("give `data.resize=true` to cut", "cut").replace(" (`data.path`)", "")):
+        array = kind is ImageNpz
+        channels, height, width = _shape_of_array(text) if array else _shape_of_files(kind, text, shape is None)
+        if shape is not None and shape[1:] != (height, width):
+            what = f"images in {text} are {width}x{height}, and {made} images of {shape[2]}x{shape[1]}"
+            raise UserError(what, "resize the ones or the others")
+        if height != width:
+            raise UserError(f"images in {text} are {width}x{height}", "cut squares")
+        options["channels"] = shape[0] if shape else channels
+        data = kind(text, resolution=height, **options)
         data.setup()
     return data
 

@@ -66,7 +66,7 @@ class DDSMSupernet(Format):
         _map(keys, net, channels)
         taken = keys.finish()
         slim = {"base": BASE, "channels": channels, "widths": widths}
-        plain = len(widths) == 1
+        plain = widths == [1.0]
         return Foreign(
             denoiser=BASE if plain else SLIM,
             network={"channels": channels} if plain else slim,

@@ -103,7 +103,7 @@ class DiffusersFolder(Format):
             sampler=schedule.sampler,
             steps=schedule.steps,
             file=file,
-            facts={"network": NETWORK, "scheduler": schedule.name},
+            facts={"network": NETWORK, "scheduler": schedule.name, **_latents(path)},
         )
 
     def _schedule(self, path: Path, scheduler: Path | None, config: Mapping[str, Any]) -> Schedule:
@@ -141,6 +141,13 @@ def _components(path: Path) -> tuple[Path, Path | None]:
     beside = [path / "scheduler" / SCHEDULER, path / SCHEDULER]
     beside += [] if (path / INDEX).is_file() else [path.parent / "scheduler" / SCHEDULER]
     return network, next((file for file in beside if file.is_file()), None)
+
+
+def _latents(path: Path) -> dict[str, Any]:
+    """What is known of the latents of a pipeline that has an autoencoder: whose they are."""
+    index = read_json(path / INDEX) if (path / INDEX).is_file() else {}
+    found = index.get("vae") or index.get("vqvae")
+    return {"latents": {"autoencoder": str(found[-1])}} if isinstance(found, list) and found else {}
 
 
 def _configuration(file: Path) -> dict[str, Any]:

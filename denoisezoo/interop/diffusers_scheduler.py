@@ -15,7 +15,7 @@ from denoisezoo.interop.tensor_files import read_json
 
 VERSION = "0.30.0"
 """The oldest diffusers that the files are written for."""
-SCHEDULES = {"linear": "linear", "squaredcos_cap_v2": "cosine"}
+SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 """Their names of noise schedules -> ours."""
 PREDICTIONS = {"epsilon": "Epsilon", "sample": "X0", "v_prediction": "V"}
 VARIANCES = {
@@ -238,7 +238,7 @@ def scheduler_of(denoiser: NetworkDenoiser, sampling: Mapping[str, Any]) -> dict
     schedule = getattr(process, "schedule", "")
     if type(process) is not PROCESSES["vp_discrete"] or schedule not in schedules:
         what = f"diffusers has no scheduler that is {type(process).__name__} {schedule}".rstrip()
-        raise UserError(what, "export it as onnx or pt2, or train on DDPM's chain, VPDiscrete, linear or cosine")
+        raise UserError(what, f"export it as onnx or pt2, or train on DDPM's chain, VPDiscrete, {', '.join(schedules)}")
     chain: Any = process
     if predicts not in predictions:
         what = f"diffusers has no prediction_type that is {predicts}"
@@ -258,8 +258,8 @@ def scheduler_of(denoiser: NetworkDenoiser, sampling: Mapping[str, Any]) -> dict
         "_diffusers_version": VERSION,
         "num_train_timesteps": chain.T,
         "beta_schedule": schedules[schedule],
-        "beta_start": chain.betas[0].item() if schedule == "linear" else 1e-4,
-        "beta_end": chain.betas[-1].item() if schedule == "linear" else 0.02,
+        "beta_start": 1e-4 if schedule == "cosine" else round(chain.betas[0].item(), 15),
+        "beta_end": 0.02 if schedule == "cosine" else round(chain.betas[-1].item(), 15),
         "trained_betas": None,
         "prediction_type": predictions[predicts],
         "clip_sample_range": 1.0,

@@ -159,12 +159,17 @@ def _one(gain: Tensor) -> Tensor:
 
 
 def _latents(encoder: Any) -> dict[str, Any]:
-    """Which autoencoder, and what its latents are multiplied by and what is added, for the card."""
+    """Which autoencoder, our codec for it, and what its latents are multiplied by and what is added."""
     if not isinstance(encoder, Thing) or "scale" not in encoder.state or "bias" not in encoder.state:
         return {}
     scale, bias = (getattr(encoder.state[name], "value", None) for name in ("scale", "bias"))
     if scale is None or bias is None:
         return {}
     name = encoder.state.get("vae_name")
-    facts = {"scale": [float(x) for x in scale.flatten()], "shift": [float(x) for x in bias.flatten()]}
-    return {"latents": {"autoencoder": name if isinstance(name, str) else "unknown", **facts}}
+    latents = {
+        "autoencoder": name if isinstance(name, str) else "unknown",
+        "codec": "autoencoder_kl",
+        "scale": [float(x) for x in scale.flatten()],
+        "shift": [float(x) for x in bias.flatten()],
+    }
+    return {"latents": latents}

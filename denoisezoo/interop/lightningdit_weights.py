@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoisezoo.interop.foreign import FORMATS, Foreign, Format, Weights, part
 from denoisezoo.interop.key_map import KeyMap
-from denoisezoo.interop.transformer_map import Shapes, dit_network, map_dit, read_weights
+from denoisezoo.interop.transformer_map import Shapes, dit_network, gated_ratio, map_dit, map_gated, read_weights
 from denoisezoo.interop.unet_map import build_on_meta
 from denoisezoo.nn.attention import axial_angles
 
@@ -37,19 +37,7 @@ class LightningDiTWeights(Format):
         network = self._network(shapes)
         keys = KeyMap(build_on_meta("lightningdit_xl_1", network), theirs, path, CURE)
         map_dit(keys, network, lambda rows: -rows)
-        for i in range(network["depth"]):
-            block = f"blocks.{i}"  # of the same name in both
-            keys.layer(f"{block}.norm1", f"{block}.norm1")
-            keys.layer(f"{block}.norm2", f"{block}.norm2")
-            for kind in ("weight", "bias"):  # the gate's rows, then those that it scales
-                both = f"{block}.mlp.w12.{kind}"
-                keys.copy(f"{block}.feed.gate.{kind}", both, lambda x: x.chunk(2)[0])
-                keys.copy(f"{block}.feed.up.{kind}", both, lambda x: x.chunk(2)[1])
-            keys.layer(f"{block}.feed.down", f"{block}.mlp.w3")
-            if network["qk_norm"]:
-                keys.layer(f"{block}.attention.norms.0", f"{block}.attn.q_norm")
-                keys.layer(f"{block}.attention.norms.1", f"{block}.attn.k_norm")
-        keys.layer("last.norm", "final_layer.norm_final")
+        map_gated(keys, network, network["qk_norm"])
         _check_tables(keys, network)
         return Foreign(
             denoiser="lightningdit_xl_1",
@@ -61,6 +49,7 @@ class LightningDiTWeights(Format):
             sampler="euler",
             steps=250,
             file=path,
+            facts={} if network["in_channels"] in (1, 3) else {"latents": {"autoencoder": "VA-VAE"}},
         )
 
     def _network(self, shapes: Shapes) -> dict[str, Any]:
@@ -69,8 +58,7 @@ class LightningDiTWeights(Format):
         head = shapes(TABLES[0], 2)[1]
         hidden = shapes("blocks.0.mlp.w3.weight", 2)[1]
         network = dit_network(shapes, max(1, width // head), self.name, hidden="mlp.w12")
-        # Two thirds of the ratio's channels, cut to a whole number.
-        network["mlp_ratio"] = 4.0 if int(2 / 3 * int(4 * width)) == hidden else (hidden + 0.5) * 1.5 / width
+        network["mlp_ratio"] = gated_ratio(width, hidden)
         return network | {
             "released_time": True,
             "qk_norm": "blocks.0.attn.q_norm.weight" in shapes.theirs,

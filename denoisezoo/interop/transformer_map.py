@@ -19,10 +19,10 @@ from denoisezoo.interop.key_map import Change, KeyMap, matrix
 from denoisezoo.interop.tensor_files import require_state
 from denoisezoo.interop.torch_zip import read_checkpoint
 
-HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
-"""Width -> heads of the sizes S, B, L and XL."""
-STABLE_DIFFUSION = {"scale": [0.18215] * 4, "shift": [0.0] * 4}
-"""What latents of Stable Diffusion's autoencoder are multiplied by, and what is added."""
+HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16}
+"""Width -> heads of the sizes S, B, L, XL, and of JiT's H."""
+STABLE_DIFFUSION = {"codec": "autoencoder_kl", "scale": [0.18215] * 4, "shift": [0.0] * 4}
+"""Our codec for latents of Stable Diffusion's autoencoder, what they are multiplied by, and what is added."""
 
 
 def facts_of_latents(channels: int) -> dict[str, Any]:
@@ -30,13 +30,17 @@ def facts_of_latents(channels: int) -> dict[str, Any]:
     return {"latents": {"autoencoder": "stabilityai/sd-vae-ft-ema", **STABLE_DIFFUSION}} if channels == 4 else {}
 
 
-def read_weights(path: Path, weights: Weights, cure: str) -> dict[str, Tensor]:
+def read_weights(
+    path: Path, weights: Weights, cure: str, *, average: str = "ema", prefix: str = "module."
+) -> dict[str, Tensor]:
     """A network's tensors by name, from a state dictionary or from a training checkpoint with its average.
 
     Args:
         path: The file.
         weights: Which set of a training checkpoint; a state dictionary has one, whichever it is.
         cure: What else may be given, for the error.
+        average: Key of a training checkpoint's average.
+        prefix: What is taken off in front of names.
 
     Raises:
         UserError: It is missing, damaged, holds something else, or has no such weights.
@@ -45,11 +49,11 @@ def read_weights(path: Path, weights: Weights, cure: str) -> dict[str, Tensor]:
     trained = isinstance(found, dict) and isinstance(found.get("model"), dict)
     if not trained and weights == "raw":
         raise UserError(f"{path} holds the ema weights alone", "give `weights=ema`")
-    key = "ema" if weights == "ema" else "model"
+    key = average if weights == "ema" else "model"
     if trained and not isinstance(found.get(key), dict):
         raise UserError(f"{path} holds no {key!r}", cure)
     state = require_state(found[key], path, f"{key!r}") if trained else require_state(found, path)
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return {name.removeprefix(prefix): value for name, value in state.items()}
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def heads_of(path: Path, width: int, num_heads: int | None, format: str) -> int:
     return found
 
 
-def dit_network(shapes: Shapes, num_heads: int | None, format: str, hidden: str = "mlp.fc1") -> dict[str, Any]:
+def dit_network(
+    shapes: Shapes, num_heads: int | None, format: str, *, hidden: str = "mlp.fc1", stem: str = "x_embedder.proj"
+) -> dict[str, Any]:
     """Our configuration of a network with DiT's names, except for what a family of its own adds.
 
     Args:
@@ -115,12 +121,13 @@ def dit_network(shapes: Shapes, num_heads: int | None, format: str, hidden: str 
         num_heads: Heads; None for those of a published size.
         format: Name of the format, for the error.
         hidden: The first layer of its feed-forward layers.
+        stem: The convolution that reads its patches.
 
     Raises:
         UserError: It is no such network.
     """
-    width, in_channels, patch, _ = shapes("x_embedder.proj.weight", 4)
-    _, tokens, _ = shapes("pos_embed", 3)
+    _, in_channels, patch, _ = shapes(f"{stem}.weight", 4)
+    _, tokens, width = shapes("pos_embed", 3)
     depth = shapes.count("blocks.{}.attn.qkv.weight")
     if not depth:
         shapes("blocks.0.attn.qkv.weight", 2)
@@ -143,15 +150,23 @@ def dit_network(shapes: Shapes, num_heads: int | None, format: str, hidden: str 
     }
 
 
-def map_dit(keys: KeyMap, network: Mapping[str, Any], out: Change | None = None) -> None:
+STEM = {"stem": "x_embedder.proj"}
+"""Our layers that make tokens of patches -> theirs."""
+
+
+def map_dit(
+    keys: KeyMap, network: Mapping[str, Any], out: Change | None = None, *, stem: Mapping[str, str] = STEM
+) -> None:
     """Take the weights of DiT's layers, but those of its feed-forward layers.
 
     Args:
         keys: Where to.
         network: Our configuration.
         out: What becomes of weight and bias of the last layer.
+        stem: The layers that make tokens of patches; see `STEM`.
     """
-    keys.layer("stem", "x_embedder.proj", matrix)
+    for ours, theirs in stem.items():
+        keys.layer(ours, theirs, matrix)
     keys.copy("positions", "pos_embed", lambda x: x.flatten(0, -2))
     keys.layer("embedding.first", "t_embedder.mlp.0")
     keys.layer("embedding.second", "t_embedder.mlp.2")
@@ -170,3 +185,25 @@ def map_feed_forward(keys: KeyMap, network: Mapping[str, Any]) -> None:
     for i in range(network["depth"]):
         keys.layer(f"blocks.{i}.feed.up", f"blocks.{i}.mlp.fc1")
         keys.layer(f"blocks.{i}.feed.down", f"blocks.{i}.mlp.fc2")
+
+
+def map_gated(keys: KeyMap, network: Mapping[str, Any], qk_norm: bool) -> None:
+    """Take what LightningDiT and JiT have in the place of DiT's norms and feed-forward layers."""
+    for i in range(network["depth"]):
+        block = f"blocks.{i}"  # of the same name in both
+        keys.layer(f"{block}.norm1", f"{block}.norm1")
+        keys.layer(f"{block}.norm2", f"{block}.norm2")
+        for kind in ("weight", "bias"):  # the gate's rows, then those that it scales
+            both = f"{block}.mlp.w12.{kind}"
+            keys.copy(f"{block}.feed.gate.{kind}", both, lambda x: x.chunk(2)[0])
+            keys.copy(f"{block}.feed.up.{kind}", both, lambda x: x.chunk(2)[1])
+        keys.layer(f"{block}.feed.down", f"{block}.mlp.w3")
+        if qk_norm:
+            keys.layer(f"{block}.attention.norms.0", f"{block}.attn.q_norm")
+            keys.layer(f"{block}.attention.norms.1", f"{block}.attn.k_norm")
+    keys.layer("last.norm", "final_layer.norm_final")
+
+
+def gated_ratio(width: int, hidden: int) -> float:
+    """mlp_ratio of a gated feed-forward layer, which has two thirds of the ratio's channels, cut to a whole number."""
+    return 4.0 if int(2 / 3 * int(4 * width)) == hidden else (hidden + 0.5) * 1.5 / width

@@ -14,6 +14,7 @@ from denoisezoo.evaluation.reference import write_statistics
 from denoisezoo.progress import progress_bar
 from denoisezoo.runs.assessor import Assessment, assess, make_evaluator, number_to_make
 from denoisezoo.runs.image_assessment import ImageAssessment, Images, assess_images, known_reference
+from denoisezoo.runs.imported_codec import require_codec
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.terms import Settings, Terms, make_settings
 
@@ -130,6 +131,8 @@ def evaluate_run(
     Raises:
         UserError: There is nothing to compare with, or it does not fit what the run makes.
     """
+    if run.config.get("source"):
+        require_codec(run)
     found: Any = run.data() if reference is None else reference
     if not isinstance(found, ImageData) and run.denoiser.cond_shape is not None:
         what = f"{run.name} is given conditions, and a reference has none"

@@ -15,7 +15,7 @@ import torch
 from denoisezoo.archs import FORMAT
 from denoisezoo.data import ImageData
 from denoisezoo.data.image_sets import kind_of
-from denoisezoo.diffusion import Denoiser, NetworkDenoiser
+from denoisezoo.diffusion import Codec, Denoiser, NetworkDenoiser
 from denoisezoo.diffusion.capabilities import advance
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
@@ -23,6 +23,7 @@ from denoisezoo.evaluation.reconstruction import DRAWS
 from denoisezoo.files import local_path
 from denoisezoo.interop import Format, find_address
 from denoisezoo.plugins import trusting
+from denoisezoo.runs.imported_codec import codec_for, require_codec
 from denoisezoo.runs.published import FACTS, IMPORTED, SUFFIX, read_published
 from denoisezoo.tables import Column, Table, Tabular
 from denoisezoo.train.checkpoint import (
@@ -195,6 +196,7 @@ def load_run(
     weights: str = "ema",
     trust: Collection[str] = (),
     into: NetworkDenoiser | None = None,
+    codec: str | Codec | None = None,
 ) -> Run:
     """Load a run.
 
@@ -204,6 +206,7 @@ def load_run(
         trust: Packages, such as "their", whose modules the file may name and so run; more than denoisezoo and what
             is trusted already (`denoisezoo.plugins.trusting`).
         into: The denoiser that takes the weights, instead of one that is built as the file says.
+        codec: Of a foreign network of latents: its autoencoder, e.g. "autoencoder_kl:path=FOLDER".
 
     Raises:
         UserError: There is no run, or its file is damaged, of another network, or lacks these weights, or it names
@@ -211,7 +214,12 @@ def load_run(
     """
     with trusting(trust):
         address = find_address(path)
-        run = _load(find_checkpoint(path), weights, into) if address is None else _load_foreign(*address, weights)
+        if address is not None:
+            run = _load_foreign(*address, weights, codec)
+        elif codec is None:
+            run = _load(find_checkpoint(path), weights, into)
+        else:
+            raise UserError(f"`codec` is given, and {path} is no FORMAT:PATH", "leave it out: a run has its own in it")
         run = replace(run, trust=tuple(trust))
     run.denoiser.run = run
     return run
@@ -239,11 +247,14 @@ def _load_published(file: Path, weights: str, into: NetworkDenoiser | None) -> R
     return replace(run, known=data_known({"denoisezoo": header}))
 
 
-def _load_foreign(format: Format, path: Path, weights: str) -> Run:
+def _load_foreign(format: Format, path: Path, weights: str, codec: str | Codec | None) -> Run:
     found = format.load(path, weights)
-    state = {f"denoiser.backbone.{name}": value for name, value in found.weights.items()}
-    about = {"recipe": found.recipe(format), "format": FORMAT}
+    recipe, state = found.recipe(format), {f"denoiser.backbone.{name}": x for name, x in found.weights.items()}
+    if codec is not None:
+        recipe["model"]["codec"], tensors = codec_for(found, codec)
+        state |= {f"denoiser.codec.{name}": x for name, x in tensors.items()}
     name = f"{format.name}_{path.stem or format.name}"
+    about = {"recipe": recipe, "format": FORMAT}
     return _make_run(found.file, Path("runs") / name, about, state, weights, dict.fromkeys([*FACTS, "seed"]), None)
 
 
@@ -355,10 +366,8 @@ def with_places(run: Run, places: dict[str, str], resize: bool | None = None) ->
 
 def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
     """The `data` section for a run that names none: CIFAR-10 below a root, else the images at a path."""
+    require_codec(run)
     channels, resolution, _ = run.image_shape
-    if channels not in (1, 3):
-        what = f"{run.name} makes latents of {channels} channels, which no codec of it decodes"
-        raise UserError(what, "give a run with one: images are no data for it as it is")
     if "root" in places:
         return {"class_path": "denoisezoo.data.Cifar10", "init_args": {"root": places["root"]}}
     if "path" not in places:

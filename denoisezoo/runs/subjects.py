@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from denoisezoo.archs.info import matching
 from denoisezoo.diffusion import DEFAULT_PROCESS, PROCESSES, Denoiser, NetworkDenoiser, create_denoiser
 from denoisezoo.errors import UserError
 from denoisezoo.interop import find_address
+from denoisezoo.runs.imported_codec import missing_codec
 from denoisezoo.runs.run import Run, load_run
 
 Priced: TypeAlias = "str | os.PathLike[str] | Backbone | Denoiser | Run"
@@ -87,6 +89,8 @@ def _registered(name: str, process: str | None, resolution: int | None) -> Subje
 def _trained(path: str, process: str | None, resolution: int | None) -> Subject:
     _refuse(path, process, resolution)
     run = load_run(path)
+    if run.config.get("source") and (error := missing_codec(run)) is not None:
+        print(f"warning: {error.what}, and its price has no decoder; {error.cure}", file=sys.stderr)
     return _of_denoiser(run.name, run.denoiser, path)
 
 

@@ -15,7 +15,7 @@ from denoisezoo.diffusion.processes.vp_discrete import VPDiscrete
 from denoisezoo.diffusion.samplers.edm import iddpm_levels, noise_levels, vp_betas
 from denoisezoo.errors import UserError
 
-EVERY = {name: cls.for_images(8) for name, cls in PROCESSES.items()}
+EVERY = {name: cls.for_images(8) for name, cls in PROCESSES.items()} | {"flow of JiT": RectifiedFlow(noise_scale=2.0)}
 ALL = {name: process for name, process in EVERY.items() if isinstance(process, ScalarProcess)}
 f64 = torch.float64
 

@@ -52,6 +52,7 @@ def test_a_network_that_is_not_slimmable_is_read_too(tmp_path):
 
 WRONG = {
     "widths": ("ddsm,widths=half", lambda w: None, "widths is 'half'; give shares joined by"),
+    "one that is no share": ("ddsm,widths=-3", lambda w: None, "give increasing shares that end at 1"),
     "order": ("ddsm,widths=1+0.5", lambda w: None, "give increasing shares that end at 1"),
     "table": ("ddsm", lambda w: w[TABLE].neg_(), "is not the table of sinusoids"),
     "no table": ("ddsm", lambda w: w.pop(TABLE), f"{TABLE} is missing"),

@@ -115,9 +115,14 @@ def test_the_scheduler_gives_the_sampler(case, tmp_path):
     assert load_run(f"diffusers:{tmp_path}").sampling()["sampler"] == sampler
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
-@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
-def test_process_and_prediction_are_the_scheduler_s(prediction, schedule, tmp_path):
+CHAINS = [(beta, prediction) for beta in ("linear", "squaredcos_cap_v2") for prediction in ("epsilon", "sample")]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [*CHAINS, ("linear", "v_prediction"), ("squaredcos_cap_v2", "v_prediction"), ("scaled_linear", "epsilon")],
+)
+def test_process_and_prediction_are_the_scheduler_s(schedule, prediction, tmp_path):
     scheduler = diffusers.DDPMScheduler(prediction_type=prediction, beta_schedule=schedule, clip_sample=False)
     net = pipeline(tmp_path, scheduler)
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -127,6 +132,15 @@ def test_process_and_prediction_are_the_scheduler_s(prediction, schedule, tmp_pa
         t = torch.full((2,), index + 1.0, dtype=torch.float64)
         ours = load_run(f"diffusers:{tmp_path}").denoiser(x, t).u_0
     torch.testing.assert_close(ours.float(), theirs, rtol=1e-4, atol=1e-4 * theirs.std().item())
+
+
+def test_a_pipeline_of_latents_says_so(tmp_path, capsys):
+    """As LDMPipeline: three channels of latents would pass for a picture."""
+    pipeline(tmp_path)
+    edit(tmp_path / "model_index.json", _class_name="LDMPipeline", vqvae=["diffusers", "VQModel"])
+    assert load_run(f"diffusers:{tmp_path}").config["source"]["latents"] == {"autoencoder": "VQModel"}
+    assert main(["sample", f"diffusers:{tmp_path}", "--num", "1", "--steps", "1"]) == 2
+    assert "makes latents of 3 channels, which no codec of it decodes" in capsys.readouterr().err
 
 
 def edit(file, **fields):
@@ -159,7 +173,7 @@ def test_a_field_that_changes_the_network_is_refused(field, tmp_path):
 
 
 WRONG_SCHEDULERS = {
-    "beta_schedule": ("scaled_linear", "has beta_schedule 'scaled_linear'"),
+    "beta_schedule": ("sigmoid", "has beta_schedule 'sigmoid'; only linear, scaled_linear, squaredcos_cap_v2 is known"),
     "prediction_type": ("flow", "has prediction_type 'flow'"),
     "rescale_betas_zero_snr": (True, "has rescale_betas_zero_snr True"),
     "trained_betas": ([0.1], "has trained_betas"),

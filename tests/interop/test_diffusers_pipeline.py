@@ -21,6 +21,7 @@ KINDS = {
         dz.diffusion.VPDiscrete(T=500, beta_start=1e-3, beta_end=0.03),
         "x0",
     ),
+    "latent diffusion's chain": ({}, dz.diffusion.VPDiscrete("scaled_linear", 1000, 0.00085, 0.012), "eps"),
 }
 
 
@@ -54,6 +55,7 @@ def test_diffusers_gives_our_outputs_and_reading_gives_our_network(kind, tmp_pat
     torch.testing.assert_close(pipeline.scheduler.alphas_cumprod.double(), alpha_bar, rtol=5e-5, atol=1e-9)
     again = dz.load(f"diffusers:{tmp_path / 'out'}")
     assert type(again.preconditioning) is type(ours.preconditioning)
+    torch.testing.assert_close(again.process.betas, process.betas, rtol=1e-12, atol=0)
     weights = again.backbone.state_dict()
     assert weights.keys() == ours.backbone.state_dict().keys()
     assert all(torch.equal(value, weights[name]) for name, value in ours.backbone.state_dict().items())

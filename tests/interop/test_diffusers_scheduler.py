@@ -53,6 +53,7 @@ M, U, E, D = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EulerDi
 S = "DEISMultistepScheduler"
 CASES = {
     "2M": (M, {}, 25),
+    "2M of Stable Diffusion": (M, {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, 20),
     "2M by Heun's rule, leading": (M, {"solver_type": "heun", "timestep_spacing": "leading", "steps_offset": 1}, 12),
     "2M, Karras": (M, {"use_karras_sigmas": True}, 20),
     "2M, Karras, cosine": (M, {"use_karras_sigmas": True, "beta_schedule": "squaredcos_cap_v2"}, 20),

@@ -7,7 +7,7 @@ from denoisezoo.cli import main
 from denoisezoo.diffusion import Given
 from denoisezoo.errors import UserError
 from denoisezoo.runs.run import load_run
-from tests.interop.written import eight, filled, image, layout, write_transformer
+from tests.interop.written import eight, filled, image, layout, of_latents, write_transformer
 
 # facebookresearch/DiT ed81ce2, models.py: DiT(8, 4, 3, 32, 2, 2, num_classes=3) with the weights of `filled`, for the
 # images of `image`, steps 3 and 870, and labels 0 and none.
@@ -83,22 +83,22 @@ def test_what_the_file_does_not_tell_is_asked_for(tmp_path, capsys):
 
 
 def test_a_network_of_latents_is_priced_and_makes_latents(tmp_path, monkeypatch, capsys):
-    def latents(weights):
-        weights["x_embedder.proj.weight"] = torch.zeros(32, 4, 4, 4)
-        weights["final_layer.linear.weight"] = torch.zeros(16 * 8, 32)
-        weights["final_layer.linear.bias"] = torch.zeros(16 * 8)
-
     monkeypatch.chdir(tmp_path)
-    address = f"dit,num_heads=2:{write_transformer(tmp_path / 'DiT.pt', change=latents)}"
+    address = f"dit,num_heads=2:{write_transformer(tmp_path / 'DiT.pt', change=of_latents)}"
     run = load_run(address)
     assert run.config["source"]["latents"]["scale"] == [0.18215] * 4
     assert run.denoiser.sample(1, steps=2, progress=False).images.shape == (1, 4, 8, 8)
     assert main(["profile", address, "--counts-only", "--sampler", "ddpm:variance=learned", "--steps", "2"]) == 0
-    capsys.readouterr()
-    for words in (["sample"], ["evaluate", "--data.path", str(tmp_path)]):
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "warning: dit_xl_2 makes latents of 4 channels, which no codec of it decodes, and its price has"
+    )
+    places = [["--data.path", str(tmp_path)], ["--reference", str(tmp_path)]]
+    for words in (["sample"], *(["evaluate", *place] for place in places)):
         assert main([words[0], address, *words[1:], "--num", "4", "--steps", "2"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "makes latents of 4 channels, which no codec of it decodes; " in line
+        assert "`denoisezoo import FORMAT:PATH --codec autoencoder_kl:path=FOLDER`" in line
     assert [file.name for file in tmp_path.iterdir()] == ["DiT.pt"]
 
 

@@ -44,7 +44,8 @@ def test_what_latents_are_scaled_by_is_in_the_card(tmp_path, monkeypatch):
     arrays = {"scale": scale, "bias": -raw_mean * scale}
     encoder = Persistent("StabilityVAEEncoder", vae_name="stabilityai/x", _vae=None, **arrays)
     latents = load(tmp_path, monkeypatch, encoder=encoder).config["source"]["latents"]
-    assert latents == {"autoencoder": "stabilityai/x", "scale": [0.125, 0.25, 0.5], "shift": [-0.5, 1.0, 0.0]}
+    scaled = {"scale": [0.125, 0.25, 0.5], "shift": [-0.5, 1.0, 0.0]}
+    assert latents == {"autoencoder": "stabilityai/x", "codec": "autoencoder_kl", **scaled}
 
 
 WRONG = {

@@ -15,10 +15,11 @@ from denoisezoo.cli import main
 from denoisezoo.errors import UserError
 from denoisezoo.interop import FORMATS, find_address
 from denoisezoo.runs.run import load_run
+from tests.diffusion.autoencoder_folders import write_autoencoder
 from tests.interop import test_ddpm_weights, test_ddsm_supernet, test_guided_diffusion, test_missing_u_checkpoint
 from tests.interop import test_msdiff_checkpoint as msdiff
 from tests.interop import test_score_sde as score_sde
-from tests.interop.written import write_edm2_snapshot, write_snapshot, write_transformer
+from tests.interop.written import of_latents, write_edm2_snapshot, write_snapshot, write_transformer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "interop.md").read_text()
 COMMANDS = [line.strip() for line in PAGE.splitlines() if line.startswith("    denoisezoo ")]
@@ -44,7 +45,13 @@ def written(tmp_path_factory):
     write_transformer(folder / "SiT.pt")
     write_transformer(folder / "nnet_ema.pth", "uvit")
     write_transformer(folder / "lightningdit.pt", "lightningdit")
-    for name, size in {"photos": 8, "photos32": 32, "photos64": 64}.items():
+    write_transformer(folder / "checkpoint-last.pth", "jit", training=True)
+    write_transformer(folder / "ddt.ckpt", "ddt", training=True)
+    for name in ("DiCo", "U-DiT", "DiC", "FCDM"):
+        write_transformer(folder / f"{name}.pt", name.replace("-", "").lower())
+    write_transformer(folder / "DiT-latents.pt", change=of_latents)
+    write_autoencoder(folder / "sd-vae-ft-ema", "autoencoder_kl")
+    for name, size in {"photos": 8, "photos16": 16, "photos32": 32, "photos64": 64}.items():
         (folder / name).mkdir()
         for i in range(8):
             Image.new("RGB", (size, size), (30 * i, 40, 90)).save(folder / name / f"{i}.png")
@@ -63,6 +70,7 @@ def test_the_commands_of_the_page_work(files, capsys):
     for command in COMMANDS:
         assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
     assert dz.load("edm.safetensors").run.config["source"]["format"] == "edm"
+    assert dz.load("runs/dit").image_shape == (3, 16, 16)  # of latents of 8x8
 
 
 def test_images_of_another_size_are_resized_where_asked(files, capsys):
@@ -76,8 +84,9 @@ def test_images_of_another_size_are_resized_where_asked(files, capsys):
 
 
 def address_of(name):
-    """The first address of a format on the page."""
-    return next(word for command in COMMANDS for word in command.split() if re.match(rf"{name}[,:]", word))
+    """The first address of a format on the page, of a network of pixels."""
+    commands = [command for command in COMMANDS if "--codec" not in command]
+    return next(word for command in commands for word in command.split() if re.match(rf"{name}[,:]", word))
 
 
 @pytest.mark.parametrize("name", [*FORMATS, "edm2"])

@@ -68,6 +68,20 @@ def test_onnx_of_a_network_is_the_network(tmp_path):
     assert file.difference < 1e-5
 
 
+def test_onnx_of_a_process_whose_coefficients_are_matrices(tmp_path):
+    """D of Langevin diffusion: 2x2 blocks, their inverses, and a table of angles, in float64 inside."""
+    pytest.importorskip("onnxruntime", reason="the test extra brings onnxruntime")
+    sizes = {"in_channels": 2, "out_channels": 2, "depths": (1,), "multipliers": (1,), "channels": 8}
+    ours = lively("dico_tiny", "cld", **sizes, cond_channels=0, augment_dim=0, num_classes=0)
+    (file,) = dz.export(ours, tmp_path, format="onnx").files
+    assert file.difference < 1e-5
+    u_t, t = torch.randn(4, 2, 8, 8), torch.tensor([1e-3, 0.02, 0.4, 1.0])
+    (found,) = open_session(tmp_path / file.path).run(None, {"u_t": u_t.numpy(), "t": t.numpy()})
+    with torch.no_grad():
+        expected = ours(u_t, t.double()).u_0
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_program_for_each_effort_of_a_plan(tmp_path):
     """At half the width the file is smaller, and it is the network at half the width."""
     ours = lively("slim_missing_u_tiny", "edm")

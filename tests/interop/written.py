@@ -180,14 +180,15 @@ def write_edm2_snapshot(path, monkeypatch, **how):
 
 
 def write_transformer(path, name="dit", training=False, change=lambda weights: None):
-    """Write weights of DiT, SiT (the same layout), U-ViT or LightningDiT, alone or as their training programs do."""
+    """Write weights of DiT, SiT (the same layout), U-ViT, LightningDiT, JiT or DDT, or of DiCo, U-DiT, DiC or FCDM,
+    alone or as their training programs do."""
     import argparse
 
     from denoisezoo.nn.attention import axial_angles
     from denoisezoo.nn.transformer import sincos_positions
 
     weights = filled(layout(name)[0])
-    if name != "uvit":
+    if name in ("dit", "lightningdit", "jit"):
         weights["pos_embed"] = sincos_positions(32, 2, 2)[None]
     if name == "lightningdit":
         angles = axial_angles(16, 2, 2)[:, 0].repeat_interleave(2, dim=1).float()
@@ -195,5 +196,21 @@ def write_transformer(path, name="dit", training=False, change=lambda weights: N
     change(weights)
     raw = {key: value + 0.25 for key, value in weights.items()}
     whole = {"model": raw, "ema": weights, "opt": {"state": {}}, "args": argparse.Namespace(lr=1e-4, model="DiT")}
+    if name == "jit":
+        weights = {f"net.{key}": value for key, value in weights.items()}
+        raw = {f"net.{key}": value for key, value in raw.items()}
+        second = {key: value - 0.25 for key, value in weights.items()}
+        whole = {"model": raw, "model_ema1": weights, "model_ema2": second, "args": whole["args"], "epoch": 3}
+    elif name == "ddt":
+        state = {f"denoiser.{key}": value for key, value in raw.items()}
+        state |= {f"ema_denoiser.{key}": value for key, value in weights.items()}
+        whole = {"state_dict": {**state, "diffusion_trainer.proj.0.weight": torch.zeros(3)}, "epoch": 3}
     torch.save(whole if training else weights, path)
     return path
+
+
+def of_latents(weights):
+    """Make a DiT of `write_transformer` one of latents of four channels, with a learned variance."""
+    weights["x_embedder.proj.weight"] = torch.sin(torch.arange(32.0 * 4 * 16)).reshape(32, 4, 4, 4) / 8
+    weights["final_layer.linear.weight"] = torch.sin(torch.arange(16.0 * 8 * 32)).reshape(16 * 8, 32) / 8
+    weights["final_layer.linear.bias"] = torch.zeros(16 * 8)

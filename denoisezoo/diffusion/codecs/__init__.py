@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from typing import Any
 
 from denoisezoo.diffusion.codecs.codec import CODECS, Codec, Pixels, without_weights
 from denoisezoo.errors import UserError
@@ -18,8 +19,12 @@ __all__ = ["CODECS", "Codec", "Pixels", "create_codec", "without_weights"]
 import_all(__name__, __path__)
 
 
-def create_codec(spec: str | Codec | None) -> Codec:
+def create_codec(spec: str | Codec | None, **defaults: Any) -> Codec:
     """A codec from its name and options, "haar" or "haar:levels=2"; none is pixels, and one that is there stays.
+
+    Args:
+        spec: Its name and options.
+        **defaults: Arguments of a named one that its options do not give.
 
     Raises:
         UserError: Unknown codec or option, or a value of the wrong type; the nearest valid names are given.
@@ -33,4 +38,4 @@ def create_codec(spec: str | Codec | None) -> Codec:
     cls = CODECS[name]
     hints = typing.get_type_hints(cls.__init__)
     options = {key: hints.get(key, str) for key in inspect.signature(cls).parameters}
-    return cls(**parse_options(text, options, f"codec {name}"))
+    return cls(**defaults | parse_options(text, options, f"codec {name}"))
