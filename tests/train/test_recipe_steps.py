@@ -65,6 +65,8 @@ NARROW = {
     "edm2_s": ("channels", "16", "blocks", "1", "head_channels", "16", "num_classes", "2"),
 }
 """Networks of which two steps take half a minute on a CPU, and what makes them narrower here."""
+SHORT = {"Reflow": ("--model.objective.pairs", "4", "--model.objective.steps", "2")}
+"""Objectives that make much ready before training, and what makes that little."""
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +112,7 @@ def test_two_steps(name, tmp_path):
     narrow = list(NARROW.get(recipe["model"]["denoiser"], ()))
     narrow[::2] = [f"--model.network.{field}" for field in narrow[::2]]
     words = [
-        *("--config", name, batch_size, str(BATCH), *narrow),
+        *("--config", name, batch_size, str(BATCH), *narrow, *SHORT.get(kind(name)[-1], ())),
         *("--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--trainer.log_every_n_steps", "1"),
         *("--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--samples.every_n_steps", "0"),
     ]
