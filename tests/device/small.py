@@ -78,13 +78,14 @@ def small_objective(name: str, denoiser: NetworkDenoiser) -> Objective:
     Raises:
         UserError: It cannot.
     """
-    options: dict[str, Any] = {"discriminator": JUDGE} if name in ("gan", "udpm") else {}
+    known = inspect.signature(OBJECTIVES[name]).parameters
+    options: dict[str, Any] = {"discriminator": JUDGE} if "discriminator" in known else {}
     options |= {"pairs": 8, "steps": 2} if name == "reflow" else {}
     if name == "udpm":
         weights = [1.0] * getattr(denoiser.process, "levels", 3)
         options |= {"l1": weights, "perceptual": [0.0] * len(weights), "adversarial": weights, "r1": weights}
-    needed = inspect.signature(OBJECTIVES[name]).parameters.values()
-    options |= {x.name: 10 for x in needed if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD}  # steps
+    needed = [x.name for x in known.values() if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD]
+    options |= dict.fromkeys(needed, 10)  # steps
     objective = OBJECTIVES[name](**options)
     objective.check(denoiser)
     if getattr(objective, "teaches", False):
