@@ -203,6 +203,7 @@ def stubs():
     found |= {"is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0, "memory_stats": {}}
     found |= {"get_device_name": "pretend", "get_device_capability": (9, 0), "is_bf16_supported": True}
     found |= {"is_current_stream_capturing": False, "memory_allocated": 0, "max_memory_allocated": 0}
+    found |= {"get_rng_state": torch.zeros(16, dtype=torch.uint8), "set_rng_state": None}
     found |= {"get_rng_state_all": [], "set_rng_state_all": None, "mem_get_info": (2**36, 2**37)}
     found |= {"get_device_properties": mock.Mock(major=9, minor=0, total_memory=2**37)}
     return {name: lambda *_, value=value, **__: value for name, value in found.items()} | {"Event": Event}
