@@ -1,7 +1,7 @@
 """How often the host waits for the device in a step, and how many operators the device runs beside the network.
 
     python benchmarks/waits.py
-    python benchmarks/waits.py --kinds process,sampler --csv results/waits.csv
+    python benchmarks/waits.py --kinds process,sampler --code after --csv results/waits.csv
 
 No GPU is needed: what runs is the path of `cuda:0` on a device that is pretended (`tests/device/pretended.py`), where
 waits and launches can be counted exactly, and nothing is timed. "waits" are places in a step at which the host stands
@@ -12,7 +12,8 @@ cost time of the host alone.
 
 Rows of kind "network" are steps of the trainer, with guard, average and log, of the smallest variant of each family;
 "waits_log" are those of a step that is logged, beside the others. Rows of kind "process" are the objective, its
-backward pass and the loss by noise level for a network of one convolution; rows of kind "sampler" are steps of a walk.
+backward pass and the loss by noise level for a network of one convolution; rows of kind "objective" are the same for
+each objective, teachers, averages and adversaries taken for networks, too; rows of kind "sampler" are steps of a walk.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
 from benchmarks.train_step import Noise  # noqa: E402
-from denoisezoo.archs import get_variant, list_denoisers  # noqa: E402
-from denoisezoo.data import loader  # noqa: E402
+from denoisezoo.archs import Backbone, get_variant, list_denoisers  # noqa: E402
 from denoisezoo.diffusion import (  # noqa: E402
+    OBJECTIVES,
     PRECONDITIONINGS,
     PROCESSES,
     SAMPLERS,
@@ -59,11 +60,13 @@ from denoisezoo.train.log import RunLog  # noqa: E402
 from denoisezoo.train.module import DiffusionModule  # noqa: E402
 from denoisezoo.train.noise_bins import NoiseBins  # noqa: E402
 from tests.device.pretended import aside, host, launches, pretend_cuda, waits  # noqa: E402
-from tests.device.small import small_batch, small_denoiser, small_objective  # noqa: E402
+from tests.device.small import small_batch, small_copy, small_denoiser, small_objective  # noqa: E402
 
 COLUMNS = ("code", "kind", "name", "process", "waits", "waits_log", "launches", "host_operators", "where", "torch")
 SAMPLED = {"udpm": "downsampling"}
 """Process that a sampler walks here; vp for the others."""
+TRAINED = ("vp", "flow", "edm", "downsampling")
+"""Processes of which an objective trains the first that it can."""
 
 
 class Counts:
@@ -145,7 +148,6 @@ def network_row(name: str, options: dict[str, Any]) -> dict[str, Any]:
     put_aside(module.denoiser.backbone)
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder, pretend_cuda(), quiet():
-        loader._cuda.cache_clear()
         trainer = Trainer(
             max_steps=6,
             max_epochs=-1,
@@ -163,7 +165,6 @@ def network_row(name: str, options: dict[str, Any]) -> dict[str, Any]:
             limit_val_batches=0,
         )
         trainer.fit(module, datamodule=data, weights_only=True)
-    loader._cuda.cache_clear()
     counts = watch.counts
     found, logged = (counts[3] - counts[1]).row(2), (counts[4] - counts[3]).row(1)
     return {"process": made, **found, "waits_log": logged["waits"]}
@@ -183,18 +184,55 @@ def process_rows() -> Iterator[dict[str, Any]]:
                 "kind": "process",
                 "name": name,
                 "process": name,
-                **counted(partial(one_step, denoiser, objective, batch, bins)),
+                **counted(partial(one_step, denoiser, None, objective, batch, bins)),
             }
 
 
+def objective_rows() -> Iterator[dict[str, Any]]:
+    """A row for each objective, with the usual preconditioning of the process."""
+    for name in OBJECTIVES:
+        process, denoiser = trained_by(name)
+        with pretend_cuda():
+            objective, bins = small_objective(name, denoiser), NoiseBins()
+            average = small_copy(denoiser).to("cuda") if objective.needs_average else None
+            denoiser, batch = denoiser.to("cuda"), small_batch(denoiser, device="cuda")
+            bins.to(torch.device("cuda:0"))
+            objective.to("cuda")
+            beside = [value for value in vars(objective).values() if isinstance(value, torch.nn.Module)]
+            for module in (denoiser, *([] if average is None else [average]), *beside):
+                for network in [part for part in module.modules() if isinstance(part, Backbone)] or [module]:
+                    put_aside(network)
+            step = partial(one_step, denoiser, average, objective, batch, bins)
+            yield {"kind": "objective", "name": name, "process": process, **counted(step)}
+
+
+def trained_by(name: str) -> tuple[str, NetworkDenoiser]:
+    """The first of `TRAINED` that an objective trains, and a denoiser of it."""
+    for process in TRAINED:
+        denoiser = small_denoiser(process)
+        with contextlib.suppress(UserError):
+            small_objective(name, denoiser)
+            return process, denoiser
+    raise LookupError(f"{name} trains none of {TRAINED}")
+
+
 def one_step(
-    denoiser: NetworkDenoiser, objective: Objective, batch: dict[str, torch.Tensor], bins: NoiseBins, number: int
+    denoiser: NetworkDenoiser,
+    average: NetworkDenoiser | None,
+    objective: Objective,
+    batch: dict[str, torch.Tensor],
+    bins: NoiseBins,
+    number: int,
 ) -> None:
     """What a training step does with times and noise."""
-    loss = objective(Step(denoiser, batch, torch.Generator("cuda").manual_seed(number), number=number))
+    generator = torch.Generator("cuda").manual_seed(number)
+    step = Step(denoiser, batch, generator, number=number, average=average)
+    loss = objective(step)
     bins.add(denoiser.process.log_snr(loss.t), loss.per_sample)
     with aside():
         loss.loss.backward()
+        for name in objective.opponents:  # almost all of it are passes of a network
+            objective.opposing_loss(name, step).backward()
 
 
 def counted(step: Callable[[int], None]) -> dict[str, Any]:
@@ -234,12 +272,13 @@ def sampler_rows() -> Iterator[dict[str, Any]]:
 KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "network": network_rows,
     "process": process_rows,
+    "objective": objective_rows,
     "sampler": sampler_rows,
 }
 
 
 def main() -> int:
-    """Print a line for each network, process and sampler."""
+    """Print a line for each network, process, objective and sampler."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(KINDS), help="which rows")
     parser.add_argument("--code", default="", help="what the rows say of the code that was counted")

@@ -25,6 +25,7 @@ from denoisezoo.train import callbacks
 from denoisezoo.train.recipe import parse_recipe
 from denoisezoo.train.recipe_files import list_recipes
 from denoisezoo.train.suited import check_data
+from denoisezoo.train.training_module import TrainingModule
 from tests.code_blocks import blocks_of, commands_of
 
 ROOT = Path(__file__).parents[1]
@@ -182,6 +183,7 @@ def test_commands(block, workplace, monkeypatch, capfd):
     monkeypatch.chdir(workplace)
     monkeypatch.setattr(perceptual, "STEPS", 1)  # of the classifier, which need not know much
     monkeypatch.setattr(callbacks, "peak_flops", lambda trainer: 0.0)  # nothing is timed
+    monkeypatch.setattr(TrainingModule, "training_macs", lambda self: None)  # nor counted
     for words in programs_of(block)[0]:
         needed = [] if words[0] == "train" else [["train", "--config", name] for name in trained_recipes(words)]
         for command in [*needed, words]:

@@ -146,8 +146,9 @@ class NetworkDenoiser(Denoiser):
         dtype = next(self.backbone.parameters()).dtype
         time = dtype if dtype is torch.float64 else torch.float32
         if given.until is not None:  # told in the unit of c_noise, which may have no number for the image itself
-            s = given.until.to(t.dtype).clamp(min=self.process.t_min)
-            given = given._replace(until=self.preconditioning.inputs(self.process, u_t, s)[1].to(time))
+            s = times_for(self.process, u_t, given.until.to(t.dtype).clamp(min=self.process.t_min))
+            until = self.preconditioning.inputs(self.process, u_t, s)[1].to(time)
+            given = given._replace(until=to_device(until, x.device))
         c_noise = to_device(c_noise.to(time), x.device)
         with attention_for(x, c_noise, *given):
             outputs: Tensor = self.backbone(x.to(dtype), c_noise, given.to(dtype=dtype), effort)

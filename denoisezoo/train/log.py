@@ -65,7 +65,7 @@ class Readings:
         self._wanted: list[tuple[Tensor, Callable[[list[float]], Mapping[str, float]]]] = []
 
     def add(self, values: Tensor, metrics: Callable[[list[float]], Mapping[str, float]]) -> None:
-        """Want values, float32 of any shape, and make metrics of them once they are read."""
+        """Want values of any shape, and make metrics of them once they are read."""
         self._wanted.append((values.flatten(), metrics))
 
     def read(self) -> dict[str, float]:

@@ -29,7 +29,8 @@ def bin_of(log_snr: Tensor) -> Tensor:
 class NoiseBins:
     """Sums losses by noise level, on the device, without waiting for it.
 
-    Each process has its own sums. They are no buffers of a module: DDP gives the first process's buffers to all.
+    Float64 adds float32 losses exactly, so that sums do not depend on who adds what. Each process has its own, and they
+    are no buffers of a module: DDP gives the first process's buffers to all.
 
     Attributes:
         latest: Log-SNRs (B,) and losses (B,) that were added last.
@@ -37,7 +38,7 @@ class NoiseBins:
 
     def __init__(self) -> None:
         self.latest: tuple[Tensor, Tensor] | None = None
-        self.total, self.count = torch.zeros(BINS), torch.zeros(BINS)
+        self.total, self.count = torch.zeros(2, BINS, dtype=torch.float64).unbind()
 
     def to(self, device: torch.device) -> None:
         """Go on there."""

@@ -4,7 +4,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from denoisezoo.data import loader
 from denoisezoo.train import fit
 from tests.device import pretended
 
@@ -21,14 +20,11 @@ pretended.register()
 
 @pytest.fixture(autouse=True)
 def device(monkeypatch):
-    """Skips where torch has no such interface any more; nobody remembers in the next test that there was a GPU."""
+    """Skips where torch has no such interface any more."""
     if pretended.missing:
         pytest.skip(pretended.missing)
     # The speed of a device that is not there cannot be measured.
     monkeypatch.setattr("denoisezoo.train.callbacks.peak_flops", lambda trainer: 0.0)
-    loader._cuda.cache_clear()
-    yield
-    loader._cuda.cache_clear()
 
 
 class Steps(Callback):
@@ -56,7 +52,7 @@ def trains(arguments, monkeypatch):
 
         monkeypatch.setattr(fit, "parse_recipe", parse)
         words = arguments(*WORDS, "--trainer.accelerator", device, *more, folder=folder or device)
-        with pretended.pretend_cuda():
+        with pretended.on(device):
             run = fit.train(words)
         # The batch of the next step comes with it: what a step waits for ends before that.
         waits = [after - before for before, after in zip(steps.waits[1:], steps.waits[2:], strict=False)]

@@ -19,11 +19,13 @@ from collections import Counter
 from unittest import mock
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 import denoisezoo
+from denoisezoo.data import loader
 from denoisezoo.diffusion.objectives import objective
 from denoisezoo.diffusion.processes.lookup import Table
 
@@ -42,8 +44,13 @@ READS = {"_local_scalar_dense", "is_nonzero", "equal", "item"}
 INDEX = {"index", "index_put", "index_put_", "_index_put_impl_"}
 MOVES, PINS = {"copy_", "_to_copy", "to"}, {"pin_memory", "_pin_memory"}
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh", "is_pinned",
-        "_has_compatible_shallow_copy_type", "resize_"}  # fmt: skip
+        "_has_compatible_shallow_copy_type", "_has_same_storage_numel", "resize_", "_efficientzerotensor"}  # fmt: skip
 """Operators that are no launch, besides views."""
+WHOLE = ("silu_backward", "mish_backward")
+"""Operators that are one kernel on the CPU and on CUDA, and which torch takes apart for a device that has none."""
+KERNELS = torch.library.Library("aten", "IMPL")
+INSTEAD = {"_efficientzerotensor": torch.zeros, "_conj": torch.conj_physical, "_neg_view": torch.neg}
+"""Operators whose results only say what they are, which nobody looks at below the dispatch to Python."""
 
 waits: Counter[str] = Counter()
 """How often the host waited, by "file:line operator" of the package."""
@@ -153,7 +160,7 @@ def run(func, args, kwargs):
     a, k = tree_unflatten(inner, spec)
     pin = k.pop("pin_memory", False) or name in PINS
     with _disable_current_modes():
-        out = a[0].clone() if name in PINS else func(*a, **k)
+        out = a[0].clone() if name in PINS else INSTEAD.get(name, func)(*a, **k)
     if pin:
         _pinned[out.untyped_storage().data_ptr()] = out
     if name == "copy_":
@@ -196,6 +203,7 @@ def stubs():
     found |= {"is_available": True, "is_initialized": True, "device_count": 1, "current_device": 0, "memory_stats": {}}
     found |= {"get_device_name": "pretend", "get_device_capability": (9, 0), "is_bf16_supported": True}
     found |= {"is_current_stream_capturing": False, "memory_allocated": 0, "max_memory_allocated": 0}
+    found |= {"get_rng_state": torch.zeros(16, dtype=torch.uint8), "set_rng_state": None}
     found |= {"get_rng_state_all": [], "set_rng_state_all": None, "mem_get_info": (2**36, 2**37)}
     found |= {"get_device_properties": mock.Mock(major=9, minor=0, total_memory=2**37)}
     return {name: lambda *_, value=value, **__: value for name, value in found.items()} | {"Event": Event}
@@ -212,6 +220,9 @@ def register():
 
     backend_registration._setup_privateuseone_for_python_backend("pretend", Backend())
     torch._C._ensureCUDADeviceGuardSet()
+    for name in WHOLE:
+        func = getattr(torch.ops.aten, name).default
+        KERNELS.impl(name, lambda *args, func=func: run(func, args, {}), "PrivateUse1")
 
 
 def shared(generator):
@@ -232,6 +243,19 @@ def kept(like):
     return kept_like
 
 
+def pushed(jvp):
+    """`torch.func.jvp` by dual numbers where tensors are of this device, which it cannot wrap once more."""
+
+    def of_duals(function, inputs, along):
+        if not any(isinstance(x, Pretend) for x in (*inputs, *along)):
+            return jvp(function, inputs, along)
+        with forward_ad.dual_level():
+            value, tangent = forward_ad.unpack_dual(function(*map(forward_ad.make_dual, inputs, along)))
+        return value, torch.zeros_like(value) if tangent is None else tangent
+
+    return of_duals
+
+
 @contextlib.contextmanager
 def pretend_cuda():
     """Within it there is a device cuda:0; `waits` and `launches` are empty at first."""
@@ -242,10 +266,13 @@ def pretend_cuda():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         stack.enter_context(mock.patch.object(Table, "like", kept(Table.like)))
+        stack.enter_context(mock.patch.object(torch.func, "jvp", pushed(torch.func.jvp)))
         stack.enter_context(mock.patch.object(objective, "host_generator", shared))
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         for counts in (waits, launches, host):
             counts.clear()
+        stack.callback(loader._cuda.cache_clear)
+        loader._cuda.cache_clear()  # whether there is a GPU is asked once
         stack.enter_context(Mode())
         try:
             yield
@@ -253,3 +280,8 @@ def pretend_cuda():
             torch._C._set_only_lift_cpu_tensors(False)
             _pinned.clear()
             _generators.clear()  # others may come to lie where these did
+
+
+def on(device):
+    """A context for "cuda", which is pretended, or for "cpu", which is not; with the same attention on both."""
+    return pretend_cuda() if device == "cuda" else torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)

@@ -9,9 +9,11 @@ from PIL import Image
 
 from denoisezoo.cli import main
 from denoisezoo.data.store import LazyStore
+from denoisezoo.train import fit
 from denoisezoo.train.checkpoint import newest_checkpoint, read_checkpoint, step_of
 from denoisezoo.train.fit import train
 from denoisezoo.train.log import read_log
+from denoisezoo.train.training_module import TrainingModule
 from tests.train import faults
 
 CLOCK = ("images_per_s", "flop_per_s", "share_of_peak")
@@ -77,12 +79,21 @@ CONDITIONS = {
     ],
     "uncertainty of the network": ["--model.denoiser", "edm2_tiny", "--model.objective", "EDM2Loss"],
     "uncertainty beside the network": ["--model.objective", "EDM2Loss"],
-    "sparse log": ["--trainer.log_every_n_steps", 3],
-    "validation": ["--trainer.limit_val_batches", 1, "--trainer.val_check_interval", 2],
-    "sample grids": ["--samples.every_n_steps", 2, "--samples.num", 2, "--samples.steps", 2],
+    "sparse log, validation, grids": [
+        *("--trainer.log_every_n_steps", 3, "--trainer.limit_val_batches", 1, "--trainer.val_check_interval", 2),
+        *("--samples.every_n_steps", 2, "--samples.num", 2, "--samples.steps", 2),
+    ],
 }
 
 
+@pytest.fixture
+def uncounted(monkeypatch):
+    """No multiply-adds are counted, which takes as long as the steps."""
+    monkeypatch.setattr(TrainingModule, "training_macs", lambda self: 1)
+    monkeypatch.setattr(fit, "training_macs", lambda denoiser: 1)
+
+
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_stopping_at_two_steps_changes_nothing(arguments, tmp_path, condition):
     """An epoch has six steps: the first stop is within one, the second at its end."""
@@ -105,6 +116,7 @@ def decoded_in_threads(tmp_path):
     return [*where, *sizes, "--data.memory_limit_gb", 0, "--data.holdout_every", 0]
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_stopping_while_threads_decode_changes_nothing(arguments, tmp_path, decoded_in_threads, monkeypatch):
     """The first stop is within a pass, with a batch under way in the threads; the second is in the next pass."""
     expect, began = LazyStore.expect, []

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from denoisezoo.diffusion.coefficients import over_images
+from denoisezoo.diffusion.coefficients import beside, over_images
 from denoisezoo.diffusion.denoiser import Denoiser
 from denoisezoo.diffusion.grids import GRIDS
 from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
@@ -67,7 +67,7 @@ class Consistency(FewCalls):
 
     @abstractmethod
     def pairs(self, step: Step, number: int) -> tuple[Tensor, Tensor]:
-        """Times t > r of `number` images, (B,), float64; r may be 0."""
+        """Times t > r of `number` images, (B,), float64, on `step.host`; r may be 0."""
 
     @abstractmethod
     def weight(self, t: Tensor, r: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Consistency(FewCalls):
         # The root of 0 has no derivative; 1e-12 is far below what float32 tells apart.
         c = math.sqrt(self.huber**2 + 1e-12)
         distance = (gap.square().flatten(1).sum(1) + c**2).sqrt() - c
-        return plain._replace(loss=(self.weight(t, r).to(distance) * distance).mean())
+        return plain._replace(loss=(beside(self.weight(t, r), distance) * distance).mean())
 
 
 @contextlib.contextmanager
@@ -159,7 +159,7 @@ class ConsistencyDistillation(Consistency):
 
     def pairs(self, step: Step, number: int) -> tuple[Tensor, Tensor]:
         """Neighbours, all as often."""
-        uniform = torch.rand(number, generator=step.generator, device=step.batch["image"].device, dtype=torch.float64)
+        uniform = torch.rand(number, generator=step.host_generator, device=step.host, dtype=torch.float64)
         return neighbours(step.denoiser.process, self.points, uniform, None)
 
     def weight(self, t: Tensor, r: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class ConsistencyTraining(Consistency):
 
     def pairs(self, step: Step, number: int) -> tuple[Tensor, Tensor]:
         """Neighbours on the grid of the step."""
-        uniform = torch.rand(number, generator=step.generator, device=step.batch["image"].device, dtype=torch.float64)
+        uniform = torch.rand(number, generator=step.host_generator, device=step.host, dtype=torch.float64)
         return neighbours(step.denoiser.process, self.points(step.number), uniform, self.times)
 
     def weight(self, t: Tensor, r: Tensor) -> Tensor:

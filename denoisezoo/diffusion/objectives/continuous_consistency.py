@@ -16,6 +16,7 @@ from denoisezoo.diffusion.preconditioning import EDMPreconditioning
 from denoisezoo.errors import UserError
 from denoisezoo.nn.forward_mode import pushed_forward
 from denoisezoo.nn.magnitude import Uncertainty
+from denoisezoo.nn.transfer import to_device
 
 
 @OBJECTIVES.register("continuous_consistency")
@@ -84,7 +85,7 @@ class ContinuousConsistency(FewCalls):
         denoiser = step.denoiser
         assert isinstance(denoiser, NetworkDenoiser), "see check"
         u_0, eps = self.draw(step)
-        sigma = self.times(denoiser.process, self.times.uniform(len(u_0), step.generator, u_0.device))
+        sigma = self.times(denoiser.process, self.times.uniform(len(u_0), step.host_generator, step.host))
         y, given = denoiser.process.perturb(u_0, eps, sigma), step.given  # EDM's state
         slope = eps
         if self.source is not None:
@@ -94,14 +95,15 @@ class ContinuousConsistency(FewCalls):
         def network(y: Tensor, sigma: Tensor) -> Tensor:
             return denoiser.network(y, sigma, given, step.effort)
 
-        F_x, along = pushed_forward(network, (y, sigma), (slope, torch.ones_like(sigma)))
+        there = to_device(sigma, y.device)  # tangents of coefficients do not cross from the CPU
+        F_x, along = pushed_forward(network, (y, there), (slope, torch.ones_like(there)))
         g = self.tangent(denoiser, y, slope, sigma, F_x.detach(), along.detach(), min(1.0, step.number / self.warmup))
         size = g.float().square().flatten(1).mean(1)
         bounded = g / over_images(size.sqrt() + self.c, g)
         error = F_x - (F_x.detach() - bounded)
         learned = error if step.full_error is None else error - step.full_error
         assert self.uncertainty is not None, "`modules` is called before training"
-        u: Tensor = self.uncertainty(sigma.log().float() / 4).float()
+        u: Tensor = self.uncertainty(to_device(sigma.log().float() / 4, y.device)).float()
         squared = learned.float().square().flatten(1).mean(1)
         return Loss((squared * (-u).exp() + u).mean(), size, sigma, error)
 

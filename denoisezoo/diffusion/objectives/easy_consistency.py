@@ -71,8 +71,8 @@ class EasyConsistency(Consistency):
 
     def pairs(self, step: Step, number: int) -> tuple[Tensor, Tensor]:
         """t, and r by the ratio of the stage; r below the smallest time of the process is 0."""
-        process, device = step.denoiser.process, step.batch["image"].device
-        t = self.times(process, self.times.uniform(number, step.generator, device))
+        process = step.denoiser.process
+        t = self.times(process, self.times.uniform(number, step.host_generator, step.host))
         r = self.earlier(t, step.number)
         return t, torch.where(r < process.t_min, 0.0, r)
 

@@ -20,7 +20,7 @@ from denoisezoo.diffusion.denoiser import Denoiser, Prediction, slope
 from denoisezoo.diffusion.guidance import check_guide, guided
 from denoisezoo.diffusion.network_denoiser import NetworkDenoiser
 from denoisezoo.diffusion.objectives.objective import Loss, Objective, Step
-from denoisezoo.diffusion.processes.process import DiagonalProcess
+from denoisezoo.diffusion.processes.process import DiagonalProcess, times_for
 from denoisezoo.errors import UserError
 from denoisezoo.nn.given import Given
 
@@ -47,8 +47,8 @@ def jump(denoiser: Denoiser, u_t: Tensor, t: Tensor, s: Tensor, given: Given, *,
     Args:
         denoiser: Its jump, where it is told a second time; elsewhere one step of a solver of its probability flow.
         u_t: States (B, C, H, W).
-        t: Times (B,), float64.
-        s: Times (B,); 0 is the image.
+        t: Times (B,), float64, on the CPU or where the states are.
+        s: Times (B,), likewise; 0 is the image.
         given: What else the network is told.
         heun: Whether that step is one of Heun, in two calls, and not one of DDIM; to the image it is one of DDIM.
     """
@@ -68,6 +68,7 @@ def image_of(process: DiagonalProcess, u_t: Tensor, t: Tensor, u_s: Tensor, s: T
 
     u_0 = (u_s - r u_t) / (alpha_s - r alpha_t), r = sigma_s / sigma_t (arXiv 2202.00512, appendix G).
     """
+    t, s = (times_for(process, u_t, time) for time in (t, s))
     alpha_t, sigma_t, alpha_s, sigma_s = aligned(*process.alpha_sigma(t), *process.alpha_sigma(s))
     r = sigma_s / sigma_t
     det = alpha_s - r * alpha_t
@@ -130,7 +131,7 @@ class FewCalls(Objective):
 
     def regress(self, step: Step, found: Prediction, target: Tensor, t: Tensor) -> Loss:
         """The squared error of the network's output for an image, `target`, that it should have predicted at t (B,)."""
-        scale = over_images(step.denoiser.output_scale(t), target)
+        scale = over_images(step.denoiser.output_scale(times_for(step.denoiser.process, target, t)), target)
         error = ((found.u_0 - target) / scale).to(found.u_0.dtype)
         squared = error.float().square()
         learned = squared if step.full_error is None else (error - step.full_error).float().square()

@@ -44,7 +44,7 @@ class GuidanceDistillation(FewCalls):
         """The loss of one batch."""
         process = step.denoiser.process
         u_0, eps = self.draw(step)
-        t = self.times(process, self.times.uniform(len(u_0), step.generator, u_0.device))
+        t = self.times(process, self.times.uniform(len(u_0), step.host_generator, step.host))
         u_t = process.perturb(u_0, eps, t)
         with torch.no_grad():
             target = self.master(u_t, t, step.given).u_0

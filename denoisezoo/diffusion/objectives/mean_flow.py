@@ -17,6 +17,7 @@ from denoisezoo.diffusion.objectives.objective import OBJECTIVES, Case, Loss, St
 from denoisezoo.diffusion.objectives.times import LogitNormalTimes, Times
 from denoisezoo.errors import UserError
 from denoisezoo.nn.forward_mode import pushed_forward
+from denoisezoo.nn.transfer import to_device
 
 Velocity = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(u_t, t, s) -> the mean velocity, like u_t."""
@@ -113,13 +114,13 @@ class MeanFlow(FewCalls):
 
     def _times(self, step: Step) -> tuple[Tensor, Tensor]:
         """t and s <= t (B,)."""
-        process, image = step.denoiser.process, step.batch["image"]
+        process, number = step.denoiser.process, len(step.batch["image"])
         first, second = (
-            self.times(process, self.times.uniform(len(image), step.generator, image.device)) for _ in range(2)
+            self.times(process, self.times.uniform(number, step.host_generator, step.host)) for _ in range(2)
         )
         t, s = torch.maximum(first, second), torch.minimum(first, second)
         if self.one_call:
-            whole = torch.rand(len(image), generator=step.generator, device=image.device) < self.one_call
+            whole = torch.rand(number, generator=step.host_generator, device=step.host) < self.one_call
             t, s = torch.where(whole, process.t_max, t), torch.where(whole, 0.0, s)
         return t, s
 
@@ -141,9 +142,11 @@ class MeanFlow(FewCalls):
         else:
             with torch.no_grad():
                 direction = v if self.tangent == "sample" else mean_velocity(u_t, t, t)
-            along = (direction, torch.ones_like(t), torch.zeros_like(s))  # s stands still
             if self.derivative == "jvp":
-                u, du_dt = pushed_forward(mean_velocity, (u_t, t, s), along)
+                # Tangents of coefficients do not cross from the CPU.
+                there = to_device(t, u_t.device), to_device(s, u_t.device)
+                along = (direction, torch.ones_like(there[0]), torch.zeros_like(there[1]))  # s stands still
+                u, du_dt = pushed_forward(mean_velocity, (u_t, *there), along)
             else:
                 u = mean_velocity(u_t, t, s)
                 with torch.no_grad():

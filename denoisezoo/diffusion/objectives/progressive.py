@@ -122,8 +122,8 @@ class ProgressiveDistillation(FewCalls):
         denoiser, process = step.denoiser, step.denoiser.process
         assert isinstance(process, DiagonalProcess), "see check"
         u_0, eps = self.draw(step)
-        times = to_device(GRIDS["nested"](process, 2 * N), u_0.device)
-        i = torch.randint(N, (len(u_0),), generator=step.generator, device=u_0.device)
+        times = to_device(GRIDS["nested"](process, 2 * N), step.host)
+        i = torch.randint(N, (len(u_0),), generator=step.host_generator, device=step.host)
         t, middle, s = (times[2 * i + part] for part in range(3))
         u_t, given = process.perturb(u_0, eps, t), step.given
         first = self.steps == N

@@ -132,9 +132,9 @@ class Reflow(FewCalls):
             index = torch.randint(len(self.pairs.eps), (n,), generator=generator, device=device)
             u_0, eps = self.pairs.u_0[index].to(image), self.pairs.eps[index].to(image)
             given = Given(label=None if step.given.label is None else self.pairs.label[index])
-        t = self.times(process, self.times.uniform(n, generator, device))
+        t = self.times(process, self.times.uniform(n, step.host_generator, step.host))
         if self.from_noise:
-            begins = torch.rand(n, generator=generator, device=device) < self.from_noise
+            begins = torch.rand(n, generator=step.host_generator, device=step.host) < self.from_noise
             t = torch.where(begins, process.t_max, t)
         given = given._replace(until=t if step.denoiser.second_time else None)
         error, _ = step.denoiser.training_error(u_0, eps, t, given, step.effort)

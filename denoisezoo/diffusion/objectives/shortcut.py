@@ -55,17 +55,18 @@ class Shortcut(FewCalls):
         denoiser, process, generator = step.denoiser, step.denoiser.process, step.generator
         assert isinstance(process, DiagonalProcess), "see check"
         batch = {key: value[part] for key, value in step.batch.items()}
+        host_generator = step.host_generator  # one for both parts
         step = Step(denoiser, batch, generator, step.effort, None, step.number, step.average)
         u_0, eps = self.draw(step)
-        L, device, given = 2 * self.steps, u_0.device, step.given
+        L, device, given = 2 * self.steps, step.host, step.given
         times = to_device(GRIDS["nested"](process, L), device)
         size = (len(u_0),)
         if not jumps:
-            t = times[torch.randint(L, size, generator=generator, device=device)]
+            t = times[torch.randint(L, size, generator=host_generator, device=device)]
             u_t = process.perturb(u_0, eps, t)
             return self.regress(step, predict(denoiser, u_t, t, t, given, step.effort), u_0, t)
-        half = 2 ** torch.randint(self.steps.bit_length(), size, generator=generator, device=device)  # of a step
-        share = torch.rand(size, generator=generator, device=device, dtype=torch.float64)
+        half = 2 ** torch.randint(self.steps.bit_length(), size, generator=host_generator, device=device)  # of a step
+        share = torch.rand(size, generator=host_generator, device=device, dtype=torch.float64)
         start = (share * (L // (2 * half))).long() * 2 * half
         t, middle, s = times[start], times[start + half], times[start + 2 * half]
         u_t = process.perturb(u_0, eps, t)

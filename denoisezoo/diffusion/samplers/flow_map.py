@@ -23,7 +23,7 @@ from denoisezoo.errors import UserError
 def jump(call: Caller, u: Tensor, t: Tensor, s: Tensor) -> Prediction:
     """The prediction for the state `u` at t of a network that is told, where it takes that, to go to s."""
     if call.denoiser.second_time:
-        call.given = call.given._replace(until=torch.full((len(u),), float(s), dtype=torch.float64, device=u.device))
+        call.given = call.given._replace(until=torch.full((len(u),), float(s), dtype=torch.float64, device="cpu"))
     return call(u, t)
 
 
