@@ -6,19 +6,26 @@ mkdocs runs it while it builds; nothing of it lies in the tree.
 from __future__ import annotations
 
 import contextlib
+import csv
+import functools
 import importlib
 import inspect
 import io
 import itertools
 import os
+import subprocess
+import sys
+import tempfile
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from pathlib import Path
 
-import jupytext
 import mkdocs_gen_files
+import nbformat
 import torch
 import yaml
+from mkdocs.exceptions import PluginError
 
 import denoisezoo as dz
 from denoisezoo.archs import get_variant, list_denoisers
@@ -29,6 +36,8 @@ from denoisezoo.tables import human
 from denoisezoo.train.recipe_files import EXTENDS, find_recipe, list_recipes
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+from notebook import as_page  # noqa: E402 (beside this file)
 
 
 def page(path: str, text: str) -> None:
@@ -79,12 +88,14 @@ def gallery() -> None:
 def family_page(family: str, names: list[str]) -> str:
     """What a family is, its networks with their costs, its paper, and how to use it."""
     known = get_variant(names[0]).family
-    head, *rows = ["| name | input | efforts | params | MACs |", "|---|---|---|---|---|"]
+    head, *rows = ["| name | input | efforts | params | MACs | ms, two cores |", "|---|---|---|---|---|---|"]
+    measured = latencies()
     for name in names:
         row = entry(name)
         efforts = " ".join(f"{effort:g}" for effort in row["efforts"])
         costs = (", ".join(human(cost[key]) for cost in row["costs"]) for key in ("params", "macs"))
-        rows.append(f"| `{name}` | {row['input']} | {efforts} | {' | '.join(costs)} |")
+        times = ", ".join(measured.get((name, float(effort)), "-") for effort in row["efforts"])
+        rows.append(f"| `{name}` | {row['input']} | {efforts} | {' | '.join(costs)} | {times.strip('-, ')} |")
     key = f"{known.authors.split(',')[0].split()[-1].lower()}{known.year}"
     bibtex = (
         f"@misc{{{key},\n  title = {{{known.title}}},\n  author = {{{known.authors}}},\n  year = {{{known.year}}},\n"
@@ -96,6 +107,7 @@ def family_page(family: str, names: list[str]) -> str:
             f"# {family}",
             known.doc,
             "\n".join([head, *rows]),
+            "Of a call at batch 1. Times are those of `results/costs_cpu.csv`; `profile` measures yours.",
             "## Data flow",
             f"```text\n{data_flow(example)}\n```",
             "## Use",
@@ -103,8 +115,18 @@ def family_page(family: str, names: list[str]) -> str:
             f"    denoisezoo profile {example} --counts-only",
             "## Cite",
             f"```bibtex\n{bibtex}\n```",
+            "Next: [the gallery](index.md), or [compare it with others](../tutorials/compare_three.md).",
         ]
     )
+
+
+@functools.cache
+def latencies() -> dict[tuple[str, float], str]:
+    """Milliseconds of a call on two CPU cores by name and effort, where they were measured."""
+    with (ROOT / "results" / "costs_cpu.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    measured = {(row["name"], float(row["effort"])): float(row["latency_ms.median"]) for row in rows}
+    return {key: f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}" for key, ms in measured.items()}
 
 
 def data_flow(name: str, depth: int = 2) -> str:
@@ -162,6 +184,7 @@ def commands() -> None:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             main([name, "--help"])
         text += [f"## {name}", f"{line[0].upper()}{line[1:]}.", f"```text\n{said.getvalue().rstrip()}\n```"]
+    text.append("Next: [recipes](recipes.md), which most of them take, or [how to](../how_to/index.md), by task.")
     page("reference/commands.md", "\n\n".join(text))
 
 
@@ -181,6 +204,7 @@ def recipes() -> None:
             parent = yaml.safe_load(source).get(EXTENDS)
             rows.append(f"| `{name}` | {f'`{parent}`' if parent else ''} | {head} |")
         text[-1] += "\n" + "\n".join(rows)
+    text.append("Next: [data and references](../data.md), whose options a recipe has, or [commands](commands.md).")
     page("reference/recipes.md", "\n\n".join(text))
 
 
@@ -193,15 +217,42 @@ def python() -> None:
         module = importlib.import_module(thing.__module__)
         assert hasattr(module, thing.__name__)
         text.append(f"::: {thing.__module__}.{thing.__name__}")
+    text.append("Next: [your own parts as a package](../how_to/own_parts.md), or [commands](commands.md).")
     page("reference/python.md", "\n\n".join(text))
 
 
 def tutorials() -> None:
-    """Percent scripts as pages, their cells in order."""
-    for script in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
-        cells = jupytext.read(script)["cells"]
-        parts = (c["source"] if c["cell_type"] == "markdown" else f"```python\n{c['source']}\n```" for c in cells)
-        page(f"tutorials/{script.stem}.md", "\n\n".join(parts))
+    """Percent scripts, run, as pages with what each cell prints and shows, and as notebooks."""
+    scripts = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
+    with ThreadPoolExecutor(max_workers=2) as pool:  # each in a process of its own, on one core
+        notebooks = list(pool.map(run_tutorial, scripts))
+    for script, text in zip(scripts, notebooks, strict=True):
+        page(f"tutorials/{script.stem}.ipynb", text)
+        shown, pictures = as_page(nbformat.reads(text, as_version=4), script.stem)
+        title, rest = shown.split("\n", 1)
+        link = (
+            f"*Outputs are those of the machine that built this page. [The same as a notebook]({script.stem}.ipynb).*"
+        )
+        page(f"tutorials/{script.stem}.md", f"{title}\n\n{link}\n{rest}")
+        for name, picture in pictures.items():
+            with mkdocs_gen_files.open(f"tutorials/{name}", "wb") as file:
+                file.write(picture)
+
+
+def run_tutorial(script: Path) -> str:
+    """Its notebook as JSON.
+
+    Raises:
+        PluginError: A cell fails.
+    """
+    words = [sys.executable, str(ROOT / "docs" / "notebook.py"), str(script)]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            words, cwd=folder, env=os.environ | {"TMPDIR": folder, "COLUMNS": "120"}, capture_output=True, text=True
+        )
+    if done.returncode:
+        raise PluginError(f"{script.name} fails:\n{done.stderr}")
+    return done.stdout
 
 
 def contributing() -> None:
