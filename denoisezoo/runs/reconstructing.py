@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.data import ImageData
+from denoisezoo.diffusion.codecs import Codec
 from denoisezoo.diffusion.codecs.autoencoder import Autoencoder
 from denoisezoo.diffusion.generate import Samples
 from denoisezoo.errors import UserError
@@ -19,7 +20,7 @@ from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.metrics import Evaluator, pixels_of, roomy
 from denoisezoo.evaluation.reconstruction import reconstruction_figures
 from denoisezoo.pictures import image_grid
-from denoisezoo.pixels import to_float
+from denoisezoo.pixels import as_image, to_float
 from denoisezoo.profiling.trajectory import trace_codec
 from denoisezoo.runs.assessor import Assessment, figures_table
 from denoisezoo.runs.run import Run, to_device
@@ -61,6 +62,20 @@ class ReconstructionAssessment(Assessment):
         return [row]
 
 
+@torch.inference_mode()
+def reconstruct(codec: Codec, images: Tensor, batch_size: int = 256, device: torch.device | str = "cpu") -> Tensor:
+    """What comes back of images (N, C, H, W), uint8 or in [-1, 1], by way of the mean of their latents; not clipped.
+
+    Args:
+        codec: On the device.
+        images: The images.
+        batch_size: Images at a time.
+        device: Where the codec is; what comes back is on the CPU.
+    """
+    parts = (as_image(part).to(device) for part in images.split(batch_size))
+    return torch.cat([codec.to_images(codec.to_latents(part)).cpu() for part in parts])
+
+
 def assess_reconstruction(run: Run, data: ImageData, settings: Settings) -> ReconstructionAssessment:
     """Encode held-out images to the mean of their latents, decode, and compare.
 
@@ -84,14 +99,9 @@ def assess_reconstruction(run: Run, data: ImageData, settings: Settings) -> Reco
     if len(originals) < 2:
         raise UserError(f"{data.title} has no {split} images to encode", "give `split=train`, or other data")
     codec = Autoencoder.around(to_device(run, settings.device, settings.dtype).backbone)
-    device = torch.device(settings.device)
-    made, start = [], time.perf_counter()
-    for part in originals.split(settings.batch_size):
-        image = to_float(part).to(device)
-        with torch.inference_mode():
-            made.append(codec.to_images(codec.to_latents(image)).cpu())
+    device, start = torch.device(settings.device), time.perf_counter()
+    reconstructed = reconstruct(codec, originals, settings.batch_size, device)
     seconds = time.perf_counter() - start
-    reconstructed = torch.cat(made)
     evaluator = Evaluator(originals, features=settings.features, device=roomy(settings.device, originals))
     metrics = reconstruction_figures(reconstructed, originals) | evaluator.evaluate(reconstructed.clamp(-1, 1))
     lpips = None if settings.lpips is None else LPIPS(settings.lpips)
