@@ -47,13 +47,13 @@ def import_trusted(module: str, what: str) -> ModuleType:
 
 
 def check_trusted(module: str, what: str) -> None:
-    """Refuse a module that a file names, if its package is not trusted; see `import_trusted`.
+    """Refuse a module that a file names, if its package is neither this one nor trusted; see `import_trusted`.
 
     Raises:
         UserError: It is not.
     """
     package = module.partition(".")[0]
-    if package not in _trusted.get():
+    if package not in (__name__.partition(".")[0], *_trusted.get()):
         raise UserError(
             f"{what}, of the package {package}, whose code is not trusted",
             f"if it is yours, or you have read it, trust it: `trust={package}`",

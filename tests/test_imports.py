@@ -26,6 +26,7 @@ LAYERS = [
         "progress",
         "allocator",
         "plugins",
+        "checkpoint_files",
         "pixels",
         "pictures",
         "tables",

@@ -100,12 +100,13 @@ def _evaluate(args: argparse.Namespace, rank: int, trained: Run, settings: Setti
     (row,) = result.rows()
     if args.reference is None:
         data = trained.data()
-        save_png(neighbour_grid(result.generated.images[:8], data.images("train")), out / "neighbours.png")
+        if result.generated.nfe:  # not of an autoencoder, which gives back what it is given
+            save_png(neighbour_grid(result.generated.images[:8], data.images("train")), out / "neighbours.png")
         row |= {"data_changed": data.changed} if data.changed else {}
     write_json(out / "result.json", row)
     write_rows([row], args)
     print_summary(result)
-    what = "samples, neighbours" if args.reference is None else "samples"
+    what = "samples, neighbours" if (out / "neighbours.png").exists() else "samples"
     print(f"{what} and the whole row: {out}")
     return 0
 

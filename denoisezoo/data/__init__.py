@@ -3,6 +3,7 @@
 from denoisezoo.data.augmented import Augmented
 from denoisezoo.data.channel import Channel
 from denoisezoo.data.cifar import Cifar10
+from denoisezoo.data.dense_maps import BlurredMap, EdgeMap, StrokeMask
 from denoisezoo.data.embedded import Digits, Photos
 from denoisezoo.data.encoded import Encoded
 from denoisezoo.data.folders import ImageFolder, ImageZip
@@ -25,9 +26,11 @@ __all__ = [
     "TASKS",
     "Augmented",
     "Batch",
+    "BlurredMap",
     "Channel",
     "Cifar10",
     "Digits",
+    "EdgeMap",
     "Encoded",
     "EvalLoader",
     "HuggingFace",
@@ -41,6 +44,7 @@ __all__ = [
     "Source",
     "SourceImages",
     "Split",
+    "StrokeMask",
     "Task",
     "Torchvision",
     "TrainLoader",

@@ -45,7 +45,7 @@ class Paired(ImageData):
         if data.augment_dim:
             raise UserError(f"{data.title} is augmented", "give the data that are augmented: conditions would not fit")
         task.check(data.channels, data.resolution)
-        self.data, self.task, self.channels = data, task, data.channels
+        self.data, self.task, self.channels = data, task, task.target_channels(data.channels)
         self.cond_channels = task.cond_channels(data.channels)
 
     @property

@@ -35,6 +35,9 @@ class Task(Recorded, ABC):
     classified: ClassVar[bool] = False
     """Whether samples are also judged by what a classifier takes them for, where the data have classes."""
 
+    binary: ClassVar[bool] = False
+    """Whether x is 1 or -1 at every pixel, so that samples are also judged by intersection over union."""
+
     @property
     @abstractmethod
     def title(self) -> str:
@@ -61,6 +64,10 @@ class Task(Recorded, ABC):
 
     def cond_channels(self, channels: int) -> int:
         """Channels of y for images of some channels."""
+        return channels
+
+    def target_channels(self, channels: int) -> int:
+        """Channels of x for images of some channels."""
         return channels
 
     def target(self, image: Tensor) -> Tensor:

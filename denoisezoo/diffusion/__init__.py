@@ -12,6 +12,7 @@ from denoisezoo.diffusion.capabilities import (
     Evolving,
     Halving,
     Staged,
+    WithoutNoise,
 )
 from denoisezoo.diffusion.codecs import CODECS, Codec, Pixels, create_codec
 from denoisezoo.diffusion.codecs.affine import Affine
@@ -30,6 +31,7 @@ from denoisezoo.diffusion.network_denoiser import NetworkDenoiser, create_denois
 from denoisezoo.diffusion.noise import MixedBlock, Noise, SeedBlock
 from denoisezoo.diffusion.objectives.adversarial import UDPMLoss
 from denoisezoo.diffusion.objectives.adversarial_distillation import AdversarialDistillation
+from denoisezoo.diffusion.objectives.autoencoding import Autoencoding
 from denoisezoo.diffusion.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
 from denoisezoo.diffusion.objectives.continuous_consistency import ContinuousConsistency
 from denoisezoo.diffusion.objectives.easy_consistency import EasyConsistency
@@ -68,6 +70,7 @@ from denoisezoo.diffusion.processes.geometric import GeometricVE
 from denoisezoo.diffusion.processes.joint import Joint
 from denoisezoo.diffusion.processes.langevin import CLD
 from denoisezoo.diffusion.processes.measured import Measured
+from denoisezoo.diffusion.processes.noiseless import Noiseless, Unscaled
 from denoisezoo.diffusion.processes.process import PROCESSES, DiagonalProcess, Process, ScalarProcess
 from denoisezoo.diffusion.processes.scalar import DEFAULT_PROCESS, EDM, VE, VP, RectifiedFlow, VPCosine
 from denoisezoo.diffusion.processes.sub_bands import MultiScale
@@ -110,6 +113,7 @@ __all__ = [
     "X0",
     "AdversarialDistillation",
     "Affine",
+    "Autoencoding",
     "Basis",
     "Blurring",
     "Case",
@@ -169,6 +173,7 @@ __all__ = [
     "NetworkDenoiser",
     "NextScale",
     "Noise",
+    "Noiseless",
     "Objective",
     "OfCondition",
     "OneStage",
@@ -202,11 +207,13 @@ __all__ = [
     "UDPMSampler",
     "UniPC",
     "UniformTimes",
+    "Unscaled",
     "V",
     "VPCosine",
     "VPDiscrete",
     "Velocity",
     "Whitened",
+    "WithoutNoise",
     "apply_blocks",
     "conditioned",
     "create_codec",

@@ -92,6 +92,13 @@ class Evolving(ABC):
         """What of it changes: what is kept for the process holds for these values alone."""
 
 
+class WithoutNoise:
+    """A process that leaves images as they are: there is nothing to sample, and its networks are no denoisers.
+
+    They are autoencoders, which are judged by what they make of images, and are codecs of denoisers.
+    """
+
+
 class Conditioned(ABC):
     """A process that takes the condition itself: networks are not told of it as an image beside the state.
 

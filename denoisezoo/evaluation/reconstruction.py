@@ -85,6 +85,13 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return index.flatten(1).mean(1)
 
 
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union (N,) of where images (N, C, H, W) are above 0; 1 where neither is anywhere."""
+    a, b = ((unit(image) > 0).flatten(1) for image in (a, b))
+    union = (a | b).sum(1)
+    return torch.where(union > 0, (a & b).sum(1) / union.clamp(min=1), 1.0)
+
+
 def mse_db(a: Tensor, b: Tensor) -> float:
     """10 log10 of the mean squared error of images (N, C, H, W), clamped to [-1, 1]; at least -100."""
     error = (unit(a) - unit(b)).square().mean()

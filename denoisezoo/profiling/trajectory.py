@@ -189,6 +189,21 @@ def trace(
     return Trajectory(tuple(observed.calls), dict(observed.uncounted), tuple(of_codec.values()))
 
 
+def trace_codec(codec: Codec, image: Tensor, *, timed: bool = True) -> Trajectory:
+    """What encoding and decoding images costs, without a denoiser between.
+
+    Args:
+        codec: It stays as it is.
+        image: Images (B, C, H, W) on its device, in the type of its weights.
+        timed: Time them too, for the whole batch.
+    """
+    uncounted: Counter[str] = Counter()
+    observed = _ObservedCodec(codec, timed, uncounted)
+    with torch.no_grad(), undisturbed(codec, image.device):
+        observed.decode(observed.encode(image))
+    return Trajectory((), dict(uncounted), tuple(observed.calls.values()))
+
+
 class _Observed(Denoiser):
     """A denoiser that writes down its calls."""
 

@@ -21,7 +21,7 @@ from denoisezoo.evaluation.lpips import LPIPS, mean_distance
 from denoisezoo.evaluation.metrics import Evaluator, roomy
 from denoisezoo.evaluation.noise_curve import denoising_error
 from denoisezoo.evaluation.recognition import held_out_labels, recogniser_of
-from denoisezoo.evaluation.reconstruction import conditional_figures
+from denoisezoo.evaluation.reconstruction import conditional_figures, iou
 from denoisezoo.evaluation.reference import Reference
 from denoisezoo.pictures import png_bytes
 from denoisezoo.pixels import to_float
@@ -189,6 +189,8 @@ def figures_of_task(
     index, reference = conditions.index(len(images)), data.pairs(settings.split, REFERENCE_PAIRS)
     figures = conditional_figures(images, conditions.pair, index, evaluator.features, reference)
     facts: dict[str, Any] = {"num_conditions": len(index.unique())}
+    if data.task.binary:
+        figures["iou"] = float(iou(images, conditions.pair.x[index]).mean())
     if data.task.classified and (recogniser := recogniser_of(data.data)) is not None:
         figures |= recogniser.figures(images, held_out_labels(data)[index])
     if settings.lpips is not None:

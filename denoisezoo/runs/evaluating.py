@@ -9,12 +9,14 @@ from typing import Any, TypeAlias, Unpack, overload
 
 from denoisezoo.data import ImageData
 from denoisezoo.diffusion import Denoiser
+from denoisezoo.diffusion.capabilities import WithoutNoise
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.reference import write_statistics
 from denoisezoo.progress import progress_bar
 from denoisezoo.runs.assessor import Assessment, assess, make_evaluator, number_to_make
 from denoisezoo.runs.image_assessment import ImageAssessment, Images, assess_images, known_reference
 from denoisezoo.runs.imported_codec import require_codec
+from denoisezoo.runs.reconstructing import assess_reconstruction
 from denoisezoo.runs.run import Run, load_run
 from denoisezoo.runs.terms import Settings, Terms, make_settings
 
@@ -128,11 +130,18 @@ def evaluate_run(
 ) -> Assessment:
     """Sample a run, and compare its images with a reference, or else with its data; see `evaluate`.
 
+    An autoencoder is judged by what comes back of the held-out images of its data (`ReconstructionAssessment`).
+
     Raises:
         UserError: There is nothing to compare with, or it does not fit what the run makes.
     """
     if run.config.get("source"):
         require_codec(run)
+    if isinstance(run.denoiser.process, WithoutNoise):
+        if reference is not None or write_reference is not None:
+            what = f"{run.name} is an autoencoder, and is judged by the images that it is given"
+            raise UserError(what, "leave `reference` and `write_reference` out, and give other data if you like")
+        return assess_reconstruction(run, run.data(), settings)
     found: Any = run.data() if reference is None else reference
     if not isinstance(found, ImageData) and run.denoiser.cond_shape is not None:
         what = f"{run.name} is given conditions, and a reference has none"

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from denoisezoo.errors import UserError
 from denoisezoo.train.checkpoint import BEST, LAST, AtomicCheckpointIO, list_checkpoints, step_of
+from denoisezoo.train.ema import average_of
 from denoisezoo.train.sharding import norms
 from denoisezoo.train.stopping import stopper
 
@@ -155,6 +156,7 @@ class Checkpoints(Checkpoint):
             return self._report(UserError("the weights are not finite", "see the last good checkpoint"), trainer)
         for logger in trainer.loggers:
             logger.save()  # what was logged before a checkpoint must outlive it
+        _calibrate(trainer)
         path = self.dirpath / f"step_{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path)
         plugin = trainer.strategy.checkpoint_io
@@ -183,6 +185,15 @@ class Checkpoints(Checkpoint):
         for path in numbered[self.keep :]:
             if path != best:
                 AtomicCheckpointIO().remove_checkpoint(path)
+
+
+def _calibrate(trainer: Trainer) -> None:
+    """Let the objective measure what belongs to the weights, and to their average; see `Objective.calibrate`."""
+    module: Any = trainer.lightning_module
+    if not getattr(getattr(module, "objective", None), "calibrates", False):
+        return
+    for denoiser in dict.fromkeys((module.denoiser, average_of(trainer, module))):
+        module.objective.calibrate(denoiser, trainer.datamodule)
 
 
 def _clear(folder: Path) -> None:

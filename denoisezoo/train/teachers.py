@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
+
 from denoisezoo.archs import Backbone
 from denoisezoo.diffusion import NetworkDenoiser, Objective
 from denoisezoo.errors import UserError
@@ -30,6 +32,9 @@ def nothing_loads(path: str) -> Loaded:
 def begin_with(backbone: Backbone, other: Backbone, path: str) -> None:
     """Give a network the weights of another; a second time that the other is not told stays as it is fresh.
 
+    Where it sees more channels than the other, such as a conditioning image, these come last and count for nothing at
+    first: weights that see them begin at zero, and with them it computes what the other does.
+
     Args:
         backbone: What is to be trained.
         other: Of the same sizes.
@@ -39,6 +44,11 @@ def begin_with(backbone: Backbone, other: Backbone, path: str) -> None:
         UserError: It is another network.
     """
     ours, theirs = backbone.state_dict(), other.state_dict()
+    seen, theirs_seen = (net.spec.in_channels + net.spec.cond_channels for net in (backbone, other))
+    for key in ours.keys() & theirs.keys() if seen > theirs_seen else ():
+        B, C, *size = theirs[key].shape if theirs[key].ndim == 4 else (0, 0)
+        if theirs_seen == C and ours[key].shape == (B, seen, *size):
+            theirs[key] = torch.cat([theirs[key], theirs[key].new_zeros(B, seen - C, *size)], dim=1)
     told = {name for name, part in backbone.named_modules() if isinstance(part, SecondTime)}
     lacking = {key for key in ours.keys() - theirs.keys() if key.rpartition(".project")[0] not in told}
     wrong = sorted({*lacking, *(theirs.keys() - ours.keys())})

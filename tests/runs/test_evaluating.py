@@ -11,10 +11,17 @@ from PIL import Image
 
 import denoisezoo as dz
 from denoisezoo.cli import main
-from denoisezoo.data import Digits
+from denoisezoo.data import Digits, Paired, StrokeMask
+from denoisezoo.diffusion import Haar, Pixels
+from denoisezoo.evaluation.conditions import held_out
 from denoisezoo.evaluation.features import create_features
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
+from denoisezoo.evaluation.reconstruction import reconstruction_figures
+from denoisezoo.pixels import to_float
+from denoisezoo.runs.assessor import figures_of_task, make_evaluator
+from denoisezoo.runs.reconstructing import reconstruct
 from denoisezoo.runs.run import Run, with_places
+from denoisezoo.runs.terms import make_settings
 
 TERMS = ["--num", "24", "--sampler", "euler", "--steps", "1"]
 
@@ -256,3 +263,30 @@ def test_a_run_that_names_no_data_takes_images_of_each_kind(home, real, tiny):
         data = with_places(run, {"path": path}).data()
         assert data.images("all").shape == real.shape
         assert data.images("all").sum() == real.sum()
+
+
+def test_what_comes_back_of_a_codec_is_held_to_what_went_in():
+    """Pixels come back as they are, a Haar transform to rounding, and a codec of half the image loses half of it."""
+    images = Digits().images("test")[:8]
+    assert torch.equal(reconstruct(Pixels(), images, batch_size=3), to_float(images))
+    assert (
+        reconstruction_figures(reconstruct(Pixels(), images), images)["psnr"] == 100
+    )  # infinite, as far as it is told
+    assert (reconstruct(Haar(2), images) - to_float(images)).abs().max() < 1e-5
+    assert reconstruction_figures(reconstruct(Haar(2), images), images)["psnr"] > 99
+    half = Haar()
+    half.decode = lambda z: Haar.decode(half, torch.cat([z[:, :1], torch.zeros_like(z[:, 1:])], 1))
+    means = torch.nn.functional.avg_pool2d(to_float(images), 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(reconstruct(half, images), means, atol=1e-5)
+
+
+def test_binary_maps_are_judged_by_intersection_over_union():
+    """The truth has 1; a sample that says the reverse everywhere has 0."""
+    data, settings = Paired(data=Digits(), task=StrokeMask()), make_settings(device="cpu")
+    conditions = held_out(data, 40, 5)
+    truth = conditions.pair.x[conditions.index(40)]
+    evaluator = make_evaluator(data, settings)
+    for samples, expected in ((truth, 1.0), (-truth, 0.0)):
+        figures, _ = figures_of_task(samples, conditions, data, settings, evaluator)
+        assert figures["iou"] == expected
+    assert figures["psnr"] == pytest.approx(0.0, abs=1e-6)  # every pixel is off by the whole range

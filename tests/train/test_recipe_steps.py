@@ -28,6 +28,7 @@ from denoisezoo.train.teachers import Loaded
 BATCH = 2
 SMALLEST = ("depth", "2", "width", "32", "heads", "2", "num_classes", "2")  # the images here are of two classes
 NARROW = {
+    "denoisezoo.archs.small_autoencoder.SmallAutoencoder": ("channels", "4"),
     "ddpm_cifar10": ("channels", "32"),
     "ddpmpp_cifar10": ("channels", "32", "blocks", "1"),
     "slim_ddpm_cifar10": ("channels", "64", "widths", "[0.5, 1.0]"),
@@ -70,7 +71,7 @@ SHORT = {"Reflow": ("--model.objective.pairs", "4", "--model.objective.steps", "
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch):
+def short(monkeypatch, tmp_path, untrained_codecs):
     """A few random images in place of all data but the digits; no counting, no checkpoints, no hashes."""
 
     def few(self, *args):
@@ -87,6 +88,7 @@ def short(monkeypatch):
         for attribute, value in (("card", {}), ("fingerprint", "few")):
             if attribute in vars(cls):
                 monkeypatch.setattr(cls, attribute, lambda self, value=value: value)
+    monkeypatch.chdir(tmp_path)  # recipes with latents have a cache
     monkeypatch.setattr(perceptual, "STEPS", 1)
     monkeypatch.setattr(DiffusionModule, "training_macs", lambda self: None)
     monkeypatch.setattr(callbacks, "peak_flops", lambda trainer: 0.0)
@@ -99,7 +101,8 @@ def kind(name):
     model = read_recipe(find_recipe(name)).sections["model"]
     parts = (model.get(key) for key in ("process", "preconditioning", "objective"))
     classes = (part.get("class_path") if isinstance(part, dict) else part for part in parts)
-    return get_variant(model["denoiser"]).family.name, *classes
+    name = model["denoiser"]
+    return name if "." in name else get_variant(name).family.name, *classes
 
 
 def first_of_kinds():

@@ -149,3 +149,18 @@ def test_a_published_checkpoint_teaches(tmp_path, monkeypatch):
     theirs, ours = load_run(address).denoiser.state_dict(), run.denoiser.state_dict()
     assert all(torch.allclose(ours[key], value, atol=1e-6) for key, value in theirs.items())
     assert run.denoiser.sample(2, sampler="flow_map", steps=1, progress=False).images.shape == (2, 3, 8, 8)
+
+
+def test_new_input_channels_count_for_nothing_at_first():
+    """With a condition the network goes on from one without: what it computes is the same, whatever it is shown."""
+    old = create_backbone("ddpm_digits").eval()
+    new = create_backbone("ddpm_digits", cond_channels=2).eval()
+    begin_with(new, old, "runs/x")
+    x, t, y = torch.randn(2, 1, 16, 16), torch.tensor([3.0, 500.0]), torch.randn(2, 2, 16, 16)
+    assert torch.allclose(new(x, t, dz.diffusion.Given(image=y)), old(x, t), atol=1e-6)
+    assert new.stem.weight.requires_grad
+    in_state = create_backbone("ddpm_digits", in_channels=3).eval()
+    begin_with(in_state, old, "runs/x")
+    assert torch.allclose(in_state(torch.cat([x, y], 1), t), old(x, t), atol=1e-6)
+    with pytest.raises(UserError, match="holds another network"):
+        begin_with(old, new, "runs/x")

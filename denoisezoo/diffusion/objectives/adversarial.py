@@ -40,7 +40,7 @@ class _Pair(NamedTuple):
     seen: Tensor | None
 
 
-def _no_float16(device: str) -> contextlib.AbstractContextManager[Any]:
+def no_float16(device: str) -> contextlib.AbstractContextManager[Any]:
     """Within it nothing is computed in float16, in which R1's gradient of a gradient overflows; else as outside."""
     half = device != "meta" and torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
     return torch.autocast(device, enabled=False) if half else contextlib.nullcontext()
@@ -174,7 +174,7 @@ class UDPMLoss(Objective):
         """What the adversary says of images (B, C, H, W), (B,)."""
         assert self.adversary is not None, "set before training, where there is an adversary"
         shown = image if pair.seen is None else torch.cat([image, pair.seen], dim=1)
-        with _no_float16(shown.device.type):
+        with no_float16(shown.device.type):
             judged: Tensor = self.adversary(shown, pair.c_noise, batch.get("label"))
         return judged
 

@@ -104,11 +104,13 @@ class Objective(Recorded, ABC):
       opponents are trained with the denoiser, by its optimiser, and may have an `after_step()` as networks of the zoo;
     - `cost` is what a step is priced at;
     - in every step `advance`; each of the `opponents` among the modules goes backward from its `opposing_loss`, the
-      objective itself goes backward into the denoiser, the modules frozen, and then all optimisers step, or none.
+      objective itself goes backward into the denoiser, the modules frozen, and then all optimisers step, or none;
+    - before a checkpoint, `calibrate`.
 
     Attributes:
         opponents: Names of those modules that train against the denoiser, each with an optimiser of its own.
         needs_average: Whether `Step.average` is looked at.
+        calibrates: Whether `calibrate` does something.
         perceptual_title: What a perceptual loss compares images by, as result cards tell it; None where there is none.
         teacher: Path of the run that the denoiser learns from; None where there is none. The trainer reads it before
             `setup`, and hands it to `learn_from`. Checkpoints hold the hash of its file, and not its weights.
@@ -117,6 +119,7 @@ class Objective(Recorded, ABC):
 
     opponents: tuple[str, ...] = ()
     needs_average: bool = False
+    calibrates: bool = False
     perceptual_title: str | None = None
     teacher: str | None = None
     source: Denoiser | None = None
@@ -159,6 +162,17 @@ class Objective(Recorded, ABC):
 
     def advance(self, number: int) -> None:
         """Become what the objective is after so many optimiser steps; most never change."""
+        return
+
+    def calibrate(self, denoiser: NetworkDenoiser, data: Any) -> None:
+        """Measure what belongs to weights and is not trained, such as statistics; most need nothing.
+
+        The trainer calls it before it writes a checkpoint, for the weights of the optimiser and for their average.
+
+        Args:
+            denoiser: Its buffers take what is measured.
+            data: The data module.
+        """
         return
 
     @abstractmethod

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from denoisezoo.archs import Effort
-from denoisezoo.diffusion.capabilities import Halving, expand, stages_of
+from denoisezoo.diffusion.capabilities import Halving, WithoutNoise, expand, stages_of
 from denoisezoo.diffusion.conditioned import conditioned
 from denoisezoo.diffusion.denoiser import Denoiser, Prediction
 from denoisezoo.diffusion.grids import GRIDS, OFFSET, karras, snapped
@@ -242,6 +242,11 @@ class Sampler:
         return
 
     def _check(self, process: Process) -> None:
+        if isinstance(process, WithoutNoise):
+            raise UserError(
+                "this is an autoencoder, and makes no images out of noise",
+                "evaluate it, or use it as the codec of a denoiser, autoencoder:path=RUN",
+            )
         if isinstance(process, Halving) and process.sampler != self.name:
             raise UserError(
                 f"sampler {self.name!r} cannot walk {type(process).__name__}",
