@@ -38,7 +38,7 @@ class NoiseBins:
 
     def __init__(self) -> None:
         self.latest: tuple[Tensor, Tensor] | None = None
-        self.total, self.count = torch.zeros(2, BINS, dtype=torch.float64).unbind()
+        self.total, self.count = (torch.zeros(BINS, dtype=torch.float64) for _ in range(2))
 
     def to(self, device: torch.device) -> None:
         """Go on there."""
@@ -46,6 +46,7 @@ class NoiseBins:
 
     def add(self, log_snr: Tensor, loss: Tensor) -> None:
         """Add losses (B,) at log-SNRs (B,); those that are not finite do not count here (see `guard`)."""
+        loss = loss.detach()  # else the sums would keep what all steps have computed
         index, finite = to_device(bin_of(log_snr), loss.device), loss.isfinite()
         self.latest = (log_snr, loss)
         self.total.index_add_(0, index, torch.where(finite, loss, 0.0).to(self.total.dtype))

@@ -84,7 +84,8 @@ def test_noise_bins():
     assert bin_of(torch.tensor([-99.0, -9.0, -0.1, 0.1, 9.9, 99.0])).tolist() == [0, 0, 4, 5, 9, 9]
     bins = NoiseBins()
     bins.add(torch.tensor([-9.0, -8.5, 0.5]), torch.tensor([1.0, 3.0, 7.0]))
-    bins.add(torch.tensor([0.7]), torch.tensor([9.0]))
+    bins.add(torch.tensor([0.7]), torch.tensor([9.0], requires_grad=True))
+    assert not bins.stacked().requires_grad  # what a loss was computed from is not kept
     assert bins.means(bins.stacked().flatten().tolist()) == {"-10_to_-8": 2.0, "0_to_2": 8.0}
     bins.reset()
     assert bins.means(bins.stacked().flatten().tolist()) == {}
