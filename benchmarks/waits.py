@@ -38,6 +38,7 @@ sys.path[:0] = [str(ROOT)]
 
 from benchmarks.train_step import Noise  # noqa: E402
 from denoisezoo.archs import Backbone, get_variant, list_denoisers  # noqa: E402
+from denoisezoo.archs.encoding import Encoding  # noqa: E402
 from denoisezoo.diffusion import (  # noqa: E402
     OBJECTIVES,
     PRECONDITIONINGS,
@@ -60,12 +61,12 @@ from denoisezoo.train.log import RunLog  # noqa: E402
 from denoisezoo.train.module import DiffusionModule  # noqa: E402
 from denoisezoo.train.noise_bins import NoiseBins  # noqa: E402
 from tests.device.pretended import aside, host, launches, pretend_cuda, waits  # noqa: E402
-from tests.device.small import small_batch, small_copy, small_denoiser, small_objective  # noqa: E402
+from tests.device.small import AUTOENCODER, small_batch, small_copy, small_denoiser, small_objective  # noqa: E402
 
 COLUMNS = ("code", "kind", "name", "process", "waits", "waits_log", "launches", "host_operators", "where", "torch")
 SAMPLED = {"udpm": "downsampling"}
 """Process that a sampler walks here; vp for the others."""
-TRAINED = ("vp", "flow", "edm", "downsampling")
+TRAINED = ("vp", "flow", "edm", "downsampling", AUTOENCODER)
 """Processes of which an objective trains the first that it can."""
 
 
@@ -201,7 +202,8 @@ def objective_rows() -> Iterator[dict[str, Any]]:
             beside = [value for value in vars(objective).values() if isinstance(value, torch.nn.Module)]
             for module in (denoiser, *([] if average is None else [average]), *beside):
                 for network in [part for part in module.modules() if isinstance(part, Backbone)] or [module]:
-                    put_aside(network)
+                    for part in network.children() if isinstance(network, Encoding) else [network]:
+                        put_aside(part)
             step = partial(one_step, denoiser, average, objective, batch, bins)
             yield {"kind": "objective", "name": name, "process": process, **counted(step)}
 

@@ -14,7 +14,17 @@ from torch import Tensor
 
 from denoisezoo.archs import Backbone, BackboneConfig, Effort
 from denoisezoo.archs.discriminator import DiscriminatorConfig
-from denoisezoo.diffusion import OBJECTIVES, PRECONDITIONINGS, PROCESSES, NetworkDenoiser, Objective, Process
+from denoisezoo.archs.small_autoencoder import SmallAutoencoder
+from denoisezoo.diffusion import (
+    OBJECTIVES,
+    PRECONDITIONINGS,
+    PROCESSES,
+    NetworkDenoiser,
+    Noiseless,
+    Objective,
+    Process,
+    Unscaled,
+)
 from denoisezoo.diffusion.capabilities import ConditionInState, ConditionIsMeasurement, Halving, given_channels
 from denoisezoo.nn.given import NOTHING, Given
 
@@ -23,6 +33,8 @@ JUDGE = DiscriminatorConfig(channels=8, widths=(8,), dropout=0.0)
 
 
 CLASSES = 1
+AUTOENCODER = "autoencoder"
+"""In the place of a process: the network that is no denoiser, whose process has no name."""
 
 
 class SmallNet(Backbone):
@@ -62,6 +74,10 @@ def small_denoiser(process: str | Process, preconditioning: str | None = None, c
     Raises:
         UserError: They do not fit.
     """
+    if process == AUTOENCODER:
+        torch.manual_seed(0)
+        sizes = {"resolution": SIDE, "in_channels": channels, "latent_channels": 2, "channels": 4}
+        return NetworkDenoiser(SmallAutoencoder(**sizes), Noiseless(), Unscaled())
     if isinstance(process, str):
         process = small_process(process, channels)
     chosen = PRECONDITIONINGS[preconditioning or process.default_preconditioning]()
@@ -81,6 +97,7 @@ def small_objective(name: str, denoiser: NetworkDenoiser) -> Objective:
     known = inspect.signature(OBJECTIVES[name]).parameters
     options: dict[str, Any] = {"discriminator": JUDGE} if "discriminator" in known else {}
     options |= {"pairs": 8, "steps": 2} if name == "reflow" else {}
+    options |= {"adversarial": 1.0} if name == "autoencoding" else {}
     if name == "udpm":
         weights = [1.0] * getattr(denoiser.process, "levels", 3)
         options |= {"l1": weights, "perceptual": [0.0] * len(weights), "adversarial": weights, "r1": weights}

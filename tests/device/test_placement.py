@@ -16,7 +16,15 @@ from denoisezoo.nn.given import Given
 from denoisezoo.train.noise_bins import NoiseBins
 from tests.contracts.test_backbones import call, inputs
 from tests.device.pretended import DeviceMixError, Pretend, on, pretend_cuda, waits
-from tests.device.small import SIDE, small_batch, small_condition, small_copy, small_denoiser, small_objective
+from tests.device.small import (
+    AUTOENCODER,
+    SIDE,
+    small_batch,
+    small_condition,
+    small_copy,
+    small_denoiser,
+    small_objective,
+)
 
 TINY = [name for name in list_denoisers() if "tiny" in get_variant(name).tags]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -35,6 +43,7 @@ def served(process, preconditioning):
 
 
 PAIRS = [(process, name) for process in PROCESSES for name in PRECONDITIONINGS if served(process, name)]
+PAIRS.append((AUTOENCODER, None))
 
 
 def inside(x):
@@ -144,7 +153,7 @@ def test_objectives_train_without_a_wait(process, preconditioning):
         ours = trained_once(name, process, preconditioning, "cuda")
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5, equal_nan=True, msg=lambda m, n=name: f"{n} {m}")
         tried.append(name)
-    assert "simple" in tried
+    assert {"simple", "autoencoding"} & set(tried)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
