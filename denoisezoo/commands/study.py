@@ -35,7 +35,7 @@ COLUMNS = {
     "samplers": ("line", "steps", "nfe", "quality", "latency_ms_per_image", "error"),
     "calls": ("run", "sampler", "nfe", "quality", "macs_per_image", "latency_ms_per_image", "train_macs", "best",
               "error"),
-    "semigroup": ("run", "jumps", "error", "drift", "second_time"),
+    "semigroup": ("run", "jumps", "error", "difference", "second_time"),
     "resolutions": ("name", "resolution", "batch_size", "ms_per_image", "macs_per_image", "speed_up", "macs_ratio"),
     "robustness": ("run", "eps", "steps", "noisy_psnr", "psnr", "psnr_standard_error", "ssim", "ms_per_image"),
     "channel": ("method", "snr_db", "seeds", "mse_db", "mse_db_std", "gain_db", "psnr", "ssim", "cosine",

@@ -109,6 +109,8 @@ class Bench:
             "weights": "ema",
         }
         machine = {key: card.get(key) for key in ("device", "device_name", "versions", "git_commit")}
+        missing = ", ".join(f"{job.name} seed {job.seed}" for job in jobs[len(records) :])
+        notes = [f"Unfinished: {len(records)} of {len(jobs)} runs are here; missing: {missing}."] if missing else []
         return Comparison(
             title=title,
             command=command,
@@ -118,6 +120,7 @@ class Bench:
             real=self.out / "real.png",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=machine,
+            notes=notes,
             quality=self.evaluator.features.distance_name,
         )
 

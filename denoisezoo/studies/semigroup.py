@@ -23,7 +23,7 @@ from denoisezoo.studies.study import Plot, Row, Study, titles_of
 
 PLOTS = (
     Plot("One jump against two, relative to its length", "jumps", "error", "run", log_x=True, log_y=True),
-    Plot("Walks of one step and of more: how far their images are apart", "jumps", "drift", "run", log_x=True),
+    Plot("Walks of one step and of more: how far their images are apart", "jumps", "difference", "run", log_x=True),
 )
 
 
@@ -48,7 +48,7 @@ def semigroup_study(
 
     Returns:
         Rows with `error`, the root mean square of u_s - u_s' over that of u_s - u_t, over all steps of a walk, and
-        `drift`, the root mean square over pixels of the difference between images of N steps and of twice as many.
+        `difference`, the root mean square over pixels of the difference between images of N steps and of twice as many.
 
     Raises:
         UserError: A run whose process has no jumps, or whose network is told a condition.
@@ -67,15 +67,15 @@ def semigroup_study(
         eps = torch.randn(u_0.shape, generator=torch.Generator().manual_seed(0))
         for N in counts:
             progress(f"{title} {N} jumps")
-            error, drift = _compare(run, N, u_0.split(batch_size), eps.split(batch_size))
-            row: Row = {"run": title, "name": run.name, "jumps": N, "images": len(u_0), "error": error, "drift": drift}
-            rows.append(row | {"second_time": denoiser.second_time})
+            error, difference = _compare(run, N, u_0.split(batch_size), eps.split(batch_size))
+            row: Row = {"run": title, "name": run.name, "jumps": N, "images": len(u_0)}
+            rows.append(row | {"error": error, "difference": difference, "second_time": denoiser.second_time})
     return Study(rows, PLOTS)
 
 
 @torch.inference_mode()
 def _compare(run: Run, N: int, images: Sequence[Tensor], noise: Sequence[Tensor]) -> tuple[float, float]:
-    """`error` and `drift` of N steps."""
+    """`error` and `difference` of N steps."""
     denoiser = run.denoiser
     process = denoiser.process
     assert isinstance(process, DiagonalProcess), "see semigroup_study"

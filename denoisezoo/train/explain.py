@@ -51,6 +51,9 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         return _unknown_key(f"{found[1]}.{found[2]}")
     if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
         return _unknown_key(found[1])
+    if found := re.search(r"the following arguments are required: (\w+)", text):
+        places = sorted(f"{place}.{found[1]}" for place in _known_keys().get(found[1], ()) if place)
+        return f"{found[1]} is missing", f"give {' or '.join(places) or 'it'}; {SEE}"
     if "numpy accepts from" in text:
         return f"seed_everything is {text.split()[0]}", "give a whole number from 0 to 4294967295"
     if "Not a valid subclass" in text and (key := _foreign_key(message)):
@@ -102,7 +105,11 @@ def _unknown_key(path: str) -> tuple[str, str]:
         return f"unknown {what}", f"the run folder is {OUTSIDE[name]}; {SEE}"
     if places := sorted(f"{place}.{name}" for place in known.get(name, ()) if place):
         return f"unknown {what}", f"did you mean {' or '.join(places[:3])}? {SEE}"
-    return _unknown(what, name, set(known))
+    section = ".".join(parts[:depth])
+    beside = sorted(key for key, places in known.items() if section and section in places)
+    if 0 < len(beside) <= 8:
+        return f"unknown {what}", f"{section} has {', '.join(beside)}; {SEE}"
+    return _unknown(what, name, set(beside or known))
 
 
 OUTSIDE = dict.fromkeys(("out", "output", "folder", "run", "run_dir", "output_dir"), "`trainer.default_root_dir`")

@@ -27,6 +27,9 @@ def calls_digits() -> Figure:
     ]
     walks = grouped(rows, "size", "method", "nfe")
     means = {key: (mean_std(some, "M MACs")[0], *mean_std(some, "quality")) for key, some in walks.items()}
+    udpm = [row | {"M MACs": str(float(row["macs_per_image"]) / 1e6)} for row in rows_of("udpm_digits_cpu")]
+    three = [row for row in udpm if row["recipe"] == "digits/udpm"]
+    price, (distance, spread) = mean_std(three, "M MACs")[0], mean_std(three, "fd_pixels")
     points = [(x, y) for x, y, _ in means.values()]
     front = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
     methods = list(grouped(rows, "method"))
@@ -38,6 +41,8 @@ def calls_digits() -> Figure:
             found = sorted(point for key, point in means.items() if key[:2] == (size, method))
             if found:
                 axis.errorbar(*zip(*found, strict=True), color=colour, marker=marker, ms=5, lw=1, label=method)
+        if size == "8":  # of as many parameters as UDPM's network
+            axis.errorbar(price, distance, spread, color="#888888", marker="*", ms=8, lw=1, label="udpm, 3 calls")
         axis.set(title=f"{size} channels", xscale="log", yscale="log", ylabel="fd_pixels")
     axes[-1, 0].set_xlabel("M multiply-adds per image")
     labels = {label: mark for axis in axes.flat for mark, label in zip(*axis.get_legend_handles_labels(), strict=True)}

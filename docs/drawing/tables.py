@@ -235,6 +235,69 @@ def onnx() -> Table:
 
 
 @table
+def onnx_latency() -> Table:
+    """Milliseconds of a call."""
+    modes = ("eager", "compiled", "onnxruntime")
+    rows = [["network", "effort", "pixels", "batch", *(f"{mode} ms" for mode in modes), "over eager", "over compiled"]]
+    for row in rows_of("onnx_cpu"):
+        known = [f"`{row['denoiser']}`", f"{float(row['effort']):g}", row["pixels"], row["batch_size"]]
+        times = (f"{float(row[f'{mode}_ms']):.1f}" for mode in modes)
+        rows.append([*known, *times, *(f"{float(row[f'over_{mode}']):.2f}" for mode in modes[:2])])
+    return rows
+
+
+@table
+def calls_digits() -> Table:
+    """Methods for few calls, with the network of 8 channels."""
+    found = grouped((row for row in rows_of("calls_digits_cpu") if "/8/" in row["run"]), "run")
+    methods = grouped(
+        [row | {"method": run.partition("/")[0]} for run, rows in found.items() for row in rows], "method"
+    )
+    teacher = methods["diffusion"][0]
+    counts = ("1", "2", "4", "15")
+    rows = [
+        [
+            "trained by",
+            "seeds",
+            *(f"{nfe} call{'s' * (nfe != '1')}" for nfe in counts),
+            "images",
+            "T MACs, teacher's too",
+        ]
+    ]
+    for method, some in methods.items():
+        by_calls = grouped(some, "nfe")
+        seeds = len(by_calls["1"])
+        cells = [
+            pm(by_calls[n], "quality", 2) if seeds > 1 else f"{float(by_calls[n][0]['quality']):.2f}" for n in counts
+        ]
+        alone = method in ("diffusion", "mean_flow")
+        images, macs = (
+            float(some[0][key]) + (0 if alone else float(teacher[key])) for key in ("images_seen", "train_macs")
+        )
+        rows.append([method.replace("_", " "), str(seeds), *cells, f"{images:,.0f}", f"{macs / 1e12:.1f}"])
+    return rows
+
+
+@table
+def calls_photos32() -> Table:
+    """Reflow of photographs, in features of an ImageNet network."""
+    found = grouped(rows_of("calls_photos32_cpu"), "run")
+    methods = grouped(
+        [row | {"method": run.partition("/")[0]} for run, rows in found.items() for row in rows], "method"
+    )
+    counts = ("1", "2", "4", "15")
+    rows = [["trained by", "seeds", *(f"{nfe} call{'s' * (nfe != '1')}" for nfe in counts)]]
+    for method, some in methods.items():
+        by_calls = grouped(some, "nfe")
+        seeds = len(by_calls["1"])
+        cells = [
+            pm(by_calls[n], "quality", 0) if seeds > 1 else f"{float(by_calls[n][0]['quality']):.0f}" for n in counts
+        ]
+        rows.append([method, str(seeds), *cells])
+    return rows
+
+
+@table
 def samplers() -> Table:
     """Distance against calls on three processes."""
     runs = {

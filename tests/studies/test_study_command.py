@@ -226,4 +226,4 @@ def test_semigroup(trained, tmp_path):
     rows = study(tmp_path, "semigroup", run, "--nfe", "1,4", "--num", "30")
     check_cards(rows, weights="ema", train_steps=4)
     assert [(row["jumps"], row["images"], row["second_time"]) for row in rows] == [(1, 30, True), (4, 30, True)]
-    assert all(0 < row["error"] < 1 and row["drift"] > 0 for row in rows)
+    assert all(0 < row["error"] < 1 and row["difference"] > 0 for row in rows)
