@@ -60,5 +60,6 @@ def semigroup_digits() -> Figure:
         axis.plot(jumps, errors, marker + "-", ms=5, label=method)
     axis.set(xscale="log", yscale="log", xlabel="jumps of a walk", ylabel="error / length of a jump")
     axis.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axis.xaxis.minorticks_off()
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     return figure

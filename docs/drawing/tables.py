@@ -246,55 +246,42 @@ def onnx_latency() -> Table:
     return rows
 
 
-@table
-def calls_digits() -> Table:
-    """Methods for few calls, with the network of 8 channels."""
-    found = grouped((row for row in rows_of("calls_digits_cpu") if "/8/" in row["run"]), "run")
-    methods = grouped(
-        [row | {"method": run.partition("/")[0]} for run, rows in found.items() for row in rows], "method"
-    )
-    teacher = methods["diffusion"][0]
-    counts = ("1", "2", "4", "15")
-    rows = [
-        [
-            "trained by",
-            "seeds",
-            *(f"{nfe} call{'s' * (nfe != '1')}" for nfe in counts),
-            "images",
-            "T MACs, teacher's too",
-        ]
-    ]
+PAIRS = {"digits": 10_000 * 23, "photos32": 2_000 * 23}
+"""Calls of the teacher for the pairs of reflow, which are made before training and are not in `train_macs`."""
+
+
+def few_calls(file: str, where: str, pairs: int, digits: int) -> Table:
+    """Methods for few calls by distance and cost; `where` is in the names of the runs that are shown."""
+    rows = [row | {"method": row["run"].partition("/")[0]} for row in rows_of(file) if where in row["run"]]
+    methods = grouped(rows, "method")
+    teacher, counts = methods["diffusion"][0], ("1", "2", "4", "15")
+    heading = ["trained by", "seeds", *(f"{nfe} call{'s' * (nfe != '1')}" for nfe in counts), "images", "T MACs"]
+    made = [heading]
     for method, some in methods.items():
         by_calls = grouped(some, "nfe")
         seeds = len(by_calls["1"])
-        cells = [
-            pm(by_calls[n], "quality", 2) if seeds > 1 else f"{float(by_calls[n][0]['quality']):.2f}" for n in counts
-        ]
+        figures = {nfe: pm(by_calls[nfe], "quality", digits) for nfe in counts}
+        cells = [figure if seeds > 1 else figure.partition(" ")[0] for figure in figures.values()]
         alone = method in ("diffusion", "mean_flow")
         images, macs = (
             float(some[0][key]) + (0 if alone else float(teacher[key])) for key in ("images_seen", "train_macs")
         )
-        rows.append([method.replace("_", " "), str(seeds), *cells, f"{images:,.0f}", f"{macs / 1e12:.1f}"])
-    return rows
+        if method == "reflow":
+            macs += pairs * float(by_calls["1"][0]["macs_per_image"])
+        made.append([method.replace("_", " "), str(seeds), *cells, f"{images:,.0f}", f"{macs / 1e12:.1f}"])
+    return made
+
+
+@table
+def calls_digits() -> Table:
+    """With the network of 8 channels."""
+    return few_calls("calls_digits_cpu", "/8/", PAIRS["digits"], 2)
 
 
 @table
 def calls_photos32() -> Table:
-    """Reflow of photographs, in features of an ImageNet network."""
-    found = grouped(rows_of("calls_photos32_cpu"), "run")
-    methods = grouped(
-        [row | {"method": run.partition("/")[0]} for run, rows in found.items() for row in rows], "method"
-    )
-    counts = ("1", "2", "4", "15")
-    rows = [["trained by", "seeds", *(f"{nfe} call{'s' * (nfe != '1')}" for nfe in counts)]]
-    for method, some in methods.items():
-        by_calls = grouped(some, "nfe")
-        seeds = len(by_calls["1"])
-        cells = [
-            pm(by_calls[n], "quality", 0) if seeds > 1 else f"{float(by_calls[n][0]['quality']):.0f}" for n in counts
-        ]
-        rows.append([method, str(seeds), *cells])
-    return rows
+    """In features of an ImageNet network."""
+    return few_calls("calls_photos32_cpu", "", PAIRS["photos32"], 0)
 
 
 @table
