@@ -94,6 +94,8 @@ def test_a_class_is_replaced_whole(recipe, tmp_path):
     ("changes", "line"),
     [
         ({"trainer": {"max_stepz": 3}}, "unknown key 'trainer.max_stepz'; did you mean max_steps"),
+        ({"model.optimizer.learning_rate": 0.1}, "'model.optimizer.learning_rate'; model.optimizer has betas, lr, "),
+        ({"data": {"class_path": "ImageFolder"}}, "path is missing; give data.path"),
         ({"model.optimizer.lr": "fast"}, "model.optimizer.lr is 'fast'; give a value of type"),
         ({"model": {"process": object()}}, "model.process is of type object, which no recipe holds; give plain values"),
         ({"model.network": {"num_classes": 2}}, "model.network.num_classes=0`, or "),

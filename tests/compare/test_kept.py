@@ -86,3 +86,10 @@ def test_two_recipes_of_one_name_are_refused(recipe, tmp_path, capsys):
     assert main(["compare", str(recipe), str(other), "--out", str(tmp_path / "cmp")]) == 2
     assert "two recipes are called recipe" in capsys.readouterr().err
     assert not (tmp_path / "cmp").exists()
+
+
+def test_a_report_that_is_not_the_last_says_what_is_missing(compare, monkeypatch):
+    notes = []
+    monkeypatch.setattr("denoisezoo.api.write_report", lambda found, out: notes.append(found.notes) or out)
+    assert compare({"--seeds": "0,1"})[0] == 0
+    assert notes == [["Unfinished: 1 of 2 runs are here; missing: recipe seed 1."], []]
