@@ -30,7 +30,7 @@ def test_tutorial(path, notebook, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.chdir(tmp_path / "here")
-    values = {"__name__": "shown"}
+    values = {"__name__": "__main__"}
     cells = [cell for cell in notebook.execute(path, values).cells if cell.cell_type == "code"]
     assert values["samples"].images.isfinite().all()
     assert [*(tmp_path / "here").iterdir()] == []  # nothing is left

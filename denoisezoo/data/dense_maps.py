@@ -23,12 +23,10 @@ class DenseMap(Task):
         noise: Standard deviation of Gaussian noise that y has beside the image.
     """
 
-    random = True
-
     def __init__(self, noise: float = 0.0) -> None:
         if not 0 <= noise < math.inf:
             raise UserError(f"noise is {noise}", "give a number of at least 0")
-        self.noise = noise
+        self.noise, self.random = noise, noise > 0
 
     name: ClassVar[str]
 

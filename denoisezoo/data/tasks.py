@@ -29,7 +29,7 @@ from denoisezoo.registry import Registry
 class Task(Recorded, ABC):
     """A way to lose a part of an image."""
 
-    random: ClassVar[bool] = False
+    random: bool = False
     """Whether the condition depends on more than the image."""
 
     classified: ClassVar[bool] = False

@@ -51,7 +51,7 @@ def explain(message: str, error: Exception | None = None) -> tuple[str, str]:
         return _unknown_key(f"{found[1]}.{found[2]}")
     if found := re.search(r"(?:unrecognized arguments:|Key|Option) [\"'`-]*([\w.]+)", text):
         return _unknown_key(found[1])
-    if found := re.search(r"the following arguments are required: (\w+)", text):
+    if found := re.search(r"the following arguments are required: ([\w.]+)", text):
         places = sorted(f"{place}.{found[1]}" for place in _known_keys().get(found[1], ()) if place)
         return f"{found[1]} is missing", f"give {' or '.join(places) or 'it'}; {SEE}"
     if "numpy accepts from" in text:

@@ -167,7 +167,9 @@ def run(tmp_path, monkeypatch):
     from denoisezoo.runs import subjects
 
     denoiser = create_denoiser(create_backbone("ddpm_tiny", num_classes=0), "flow").eval()
-    monkeypatch.setattr(subjects, "load_run", lambda path: SimpleNamespace(name="ddpm_tiny", denoiser=denoiser))
+    monkeypatch.setattr(
+        subjects, "load_run", lambda path: SimpleNamespace(name="ddpm_tiny", denoiser=denoiser, config={})
+    )
     folder = tmp_path / "run"
     folder.mkdir()
     return folder

@@ -34,7 +34,7 @@ def test_every_task_gives_conditions_that_the_truth_fits(task, channels):
     image = images(channels=channels)
     task.check(channels, 16)
     pair = task(image, generator())
-    assert pair.x.shape == image.shape
+    assert pair.x.shape == (4, task.target_channels(channels), 16, 16)
     assert pair.y.shape == (4, task.cond_channels(channels), 16, 16)
     assert consistency(pair, pair.x).eq(100).all()
     assert (consistency(pair, images(8)[4:, :channels]) < 60).all()
