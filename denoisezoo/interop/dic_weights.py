@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from denoisezoo.errors import UserError
-from denoisezoo.interop.foreign import FORMATS, Foreign, Format, Weights
+from denoisezoo.interop.foreign import FORMATS, Foreign, Weights
 from denoisezoo.interop.key_map import KeyMap
-from denoisezoo.interop.level_unet_map import LevelNames, foreign_of, level_network, map_levels, taking
+from denoisezoo.interop.level_unet_map import LevelFormat, LevelNames, foreign_of, level_network, map_levels, taking
 from denoisezoo.interop.transformer_map import Shapes, read_weights
 from denoisezoo.interop.unet_map import build_on_meta
 
@@ -22,15 +22,8 @@ LAYERS = {name: f"conv.{name}" for name in ("norm0", "conv0", "norm1", "conv1", 
 
 @FORMATS.register("dic")
 @dataclass(frozen=True)
-class DiCWeights(Format):
-    """Reads one network; a training checkpoint has both sets of weights.
-
-    Attributes:
-        resolution: Latents a side: 32 for images of 256 pixels.
-    """
-
-    kept = ("ema", "raw")
-    resolution: int = 32
+class DiCWeights(LevelFormat):
+    """See `LevelFormat`."""
 
     def read(self, path: Path, weights: Weights) -> Foreign:
         """See `Format.read`."""

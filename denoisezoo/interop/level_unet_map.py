@@ -14,7 +14,7 @@ from typing import Any
 from denoisezoo.archs import Backbone
 from denoisezoo.archs.level_unet import LevelUNetConfig
 from denoisezoo.errors import UserError
-from denoisezoo.interop.foreign import Foreign, part
+from denoisezoo.interop.foreign import Foreign, Format, part
 from denoisezoo.interop.key_map import KeyMap
 from denoisezoo.interop.transformer_map import Shapes, facts_of_latents
 
@@ -44,6 +44,18 @@ class LevelNames:
     stem: str = "x_embedder.proj"
     final_conv: str | None = "output"
     head: str = "final_layer.out_proj"
+
+
+@dataclass(frozen=True)
+class LevelFormat(Format):
+    """Base of these formats: one network; a training checkpoint has both sets of weights.
+
+    Attributes:
+        resolution: Latents a side: 32 for images of 256 pixels.
+    """
+
+    kept = ("ema", "raw")
+    resolution: int = 32
 
 
 def level_network(shapes: Shapes, names: LevelNames, resolution: int, layer: str) -> dict[str, Any]:
