@@ -23,6 +23,7 @@ from denoisezoo.pictures import image_grid
 from denoisezoo.pixels import as_image, to_float
 from denoisezoo.profiling.trajectory import trace_codec
 from denoisezoo.runs.assessor import Assessment, figures_table
+from denoisezoo.runs.published import FACTS
 from denoisezoo.runs.run import Run, to_device
 from denoisezoo.runs.terms import Settings
 from denoisezoo.tables import Table
@@ -92,9 +93,7 @@ def assess_reconstruction(run: Run, data: ImageData, settings: Settings) -> Reco
     """
     if given := next((name for name in OF_DENOISERS if getattr(settings, name)), None):
         raise UserError(f"`{given}` is for denoisers, and {run.name} is an autoencoder", f"leave `{given}` out")
-    split = settings.split
-    if split == "all":
-        split = "test" if len(data.images("test")) else "train"
+    split = settings.split if settings.split != "all" else "test" if len(data.images("test")) else "train"
     originals = data.images(split)[: settings.num]
     if len(originals) < 2:
         raise UserError(f"{data.title} has no {split} images to encode", "give `split=train`, or other data")
@@ -108,11 +107,9 @@ def assess_reconstruction(run: Run, data: ImageData, settings: Settings) -> Reco
     if lpips is not None:
         metrics["lpips"] = mean_distance(lpips, reconstructed.clamp(-1, 1), to_float(originals))
     trajectory = trace_codec(codec, to_float(originals[:1]).to(device, codec.dtype))
-    facts = data.card()
     card = ResultCard.here(
         settings.device,
-        dataset=facts["dataset"],
-        dataset_sha256=facts["dataset_sha256"],
+        **{key: data.card()[key] for key in ("dataset", "dataset_sha256")},
         split=split,
         resolution=data.resolution,
         num_generated=len(reconstructed),
@@ -122,8 +119,7 @@ def assess_reconstruction(run: Run, data: ImageData, settings: Settings) -> Reco
         lpips_sha256=None if lpips is None else lpips.weights_sha256,
         weights=run.weights_text,
         training_seed=run.facts.get("seed"),
-        **{key: run.facts.get(key) for key in ("images_seen", "train_steps", "train_seconds", "train_macs")},
-        **{key: run.facts.get(key) for key in ("perceptual", "teacher_sha256")},
+        **{key: run.facts.get(key) for key in FACTS},
         **codec.facts(),
         params=sum(p.numel() for p in codec.parameters()),
         macs_per_image=trajectory.macs_per_image,
