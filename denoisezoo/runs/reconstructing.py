@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -93,7 +93,8 @@ def assess_reconstruction(run: Run, data: ImageData, settings: Settings) -> Reco
     """
     if given := next((name for name in OF_DENOISERS if getattr(settings, name)), None):
         raise UserError(f"`{given}` is for denoisers, and {run.name} is an autoencoder", f"leave `{given}` out")
-    split = settings.split if settings.split != "all" else "test" if len(data.images("test")) else "train"
+    held_out: Literal["test", "train"] = "test" if len(data.images("test")) else "train"
+    split = held_out if settings.split == "all" else settings.split
     originals = data.images(split)[: settings.num]
     if len(originals) < 2:
         raise UserError(f"{data.title} has no {split} images to encode", "give `split=train`, or other data")
