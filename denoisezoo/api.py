@@ -42,7 +42,8 @@ from denoisezoo.search.search import search as search_plans
 from denoisezoo.train.changes import as_plain, as_words, packages_of
 from denoisezoo.train.fit import train as train_words
 from denoisezoo.train.objects import make_optimizer, train_objects
-from denoisezoo.train.recipe_files import find_recipe, read_recipe
+from denoisezoo.train.recipe_files import read_recipe
+from denoisezoo.train.recipe_names import find_recipe
 
 
 def load(

@@ -34,6 +34,12 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     raise UserError(f"{text} is a URL, and files are read and written by path", cure)
 
 
+def no_run(path: str | os.PathLike[str]) -> UserError:
+    """The error for a path at which nothing is, where a run is needed."""
+    cure = "give a run folder, a file that train or export has written, or FORMAT:PATH for a checkpoint of other code"
+    return UserError(f"there is no run {os.fspath(path)}", cure)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.

@@ -33,7 +33,8 @@ from denoisezoo.archs.info import entry
 from denoisezoo.cli import COMMANDS, DESCRIPTION, OPTIONS, main
 from denoisezoo.compare.claims import claims
 from denoisezoo.tables import human
-from denoisezoo.train.recipe_files import EXTENDS, find_recipe, list_recipes
+from denoisezoo.train.recipe_files import EXTENDS
+from denoisezoo.train.recipe_names import find_recipe, list_recipes
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))

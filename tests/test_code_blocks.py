@@ -16,14 +16,13 @@ from denoisezoo.archs.backbone import without_pretrained_weights
 from denoisezoo.cli import main
 from denoisezoo.commands.arguments import Parser, declare
 from denoisezoo.commands.program import COMMANDS
-from denoisezoo.compare.jobs import expand
 from denoisezoo.diffusion import PROCESSES, perceptual
 from denoisezoo.extras import declared
 from denoisezoo.interop import FORMATS
 from denoisezoo.plans import Plan
 from denoisezoo.train import callbacks
 from denoisezoo.train.recipe import parse_recipe
-from denoisezoo.train.recipe_files import list_recipes
+from denoisezoo.train.recipe_names import expand, list_recipes
 from denoisezoo.train.suited import check_data
 from denoisezoo.train.training_module import TrainingModule
 from tests.code_blocks import blocks_of, commands_of

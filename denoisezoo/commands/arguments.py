@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from denoisezoo.errors import UserError, unknown
-from denoisezoo.files import local_path
+from denoisezoo.files import local_path, no_run
 from denoisezoo.locking import only_writer
 
 if TYPE_CHECKING:
@@ -98,6 +98,13 @@ def file_path(text: str) -> Path:
         return local_path(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run_path(text: str) -> str:
+    """Where a run is to be; that nothing is there is told before anything heavy is imported."""
+    if ":" not in text and not Path(text).exists():
+        raise argparse.ArgumentTypeError(str(no_run(text)))
+    return text
 
 
 def shipped_samplers() -> list[str]:

@@ -75,10 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare."""
-    from denoisezoo.api import compare
     from denoisezoo.commands.arguments import refuse_file, terms_of
+    from denoisezoo.train.recipe_names import expand
 
+    expand(args.recipes)  # a name that is wrong is told before the seconds that the imports take
     refuse_file(args.out)
+
+    from denoisezoo.api import compare
+
     terms: Terms = {**terms_of(args), "features": args.features, "lpips": args.lpips}
     outcome = compare(
         args.recipes,

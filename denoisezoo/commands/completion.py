@@ -80,7 +80,7 @@ def _known_words() -> dict[str, Callable[[], Iterable[str]]]:
     from denoisezoo.compare.claims import claims
     from denoisezoo.diffusion import PROCESSES, SAMPLERS
     from denoisezoo.plans.presets import PRESETS
-    from denoisezoo.train.recipe_files import list_recipes
+    from denoisezoo.train.recipe_names import list_recipes
 
     return {
         "network": list_denoisers,

@@ -27,10 +27,16 @@ widths.__name__ = "list of numbers"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.arguments import add_data_arguments, add_sampling_arguments, file_path, task_options
+    from denoisezoo.commands.arguments import (
+        add_data_arguments,
+        add_sampling_arguments,
+        file_path,
+        run_path,
+        task_options,
+    )
     from denoisezoo.commands.output import add_output_arguments
 
-    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("run", type=run_path, metavar="RUN", help="run folder")
     parser.add_argument(
         "--sigma-rel", type=widths, default=[0.05, 0.10, 0.15], metavar="S,...",
         help="widths of the averages relative to the length of training (0.05,0.1,0.15)",

@@ -13,10 +13,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    from denoisezoo.commands.arguments import add_data_arguments, add_sampling_arguments, file_path, task_options
+    from denoisezoo.commands.arguments import (
+        add_data_arguments,
+        add_sampling_arguments,
+        file_path,
+        run_path,
+        task_options,
+    )
     from denoisezoo.commands.output import add_output_arguments
 
-    parser.add_argument("run", metavar="RUN", nargs="?", help="run folder, checkpoint, or FORMAT:PATH")
+    parser.add_argument("run", type=run_path, metavar="RUN", nargs="?", help="run folder, checkpoint, or FORMAT:PATH")
     anywhere = "folder, zip, .npz (arr_0) or .tar shards of images"
     parser.add_argument("--images", metavar="PATH", help=f"instead of a run, the images to judge: {anywhere}")
     parser.add_argument(

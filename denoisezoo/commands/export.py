@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 
-from denoisezoo.commands.arguments import file_path
+from denoisezoo.commands.arguments import file_path, run_path
 from denoisezoo.commands.output import add_output_arguments, print_summary, write_rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
+    parser.add_argument("run", type=run_path, metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
     parser.add_argument("--format", default="safetensors", help="safetensors, diffusers, onnx or pt2 (%(default)s)")
     parser.add_argument(
         "--part",

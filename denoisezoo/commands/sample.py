@@ -30,10 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_sampling_arguments,
         at_least,
         file_path,
+        run_path,
         task_options,
     )
 
-    parser.add_argument("run", metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
+    parser.add_argument("run", type=run_path, metavar="RUN", help="run folder, checkpoint, or FORMAT:PATH")
     add_sampling_arguments(parser, num=36, guide=True, customary=True)
     add_data_arguments(parser)
     parser.add_argument("--label", type=int, help="one class for all images of a conditional network")
@@ -51,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--perturb", type=_share, metavar="S", help="also the first with a share S of each draw of noise replaced"
     )
-    parser.add_argument("--out", type=file_path, help="folder for the images (RUN/samples/SAMPLER_STEPS)")
+    parser.add_argument(
+        "--out", type=file_path, help="folder for the images (in RUN/samples, named by how they are made)"
+    )
 
 
 def _share(text: str) -> float:
@@ -74,11 +77,20 @@ def run(args: argparse.Namespace) -> int:
         trained = run_of(args)
         require_codec(trained)
         settings = settings_of(args, condition=args.condition, label=args.label)
-        name = f"{args.sampler.replace(':', '_').replace(',', '_')}_{args.steps}"
-        out = args.out or trained.folder / "samples" / name
+        out = args.out or trained.folder / "samples" / folder_name(args)
         with output_folder(out, rank):
             refuse_others(out, args)
             return _sample(args, rank, trained, settings, out)
+
+
+def folder_name(args: argparse.Namespace) -> str:
+    """Where images go without --out: named by what makes them others than those of another call of the same seeds."""
+    parts = [args.sampler, args.steps]
+    if args.plan:
+        parts.append(Path(args.plan).stem if args.plan.endswith(".json") else args.plan)
+    parts += [f"{name}_{value:g}" for name in ("guidance", "label") if (value := getattr(args, name)) is not None]
+    parts += ["raw"] * (args.weights == "raw")
+    return re.sub(r"[:,/ ]", "_", "_".join(map(str, parts)))
 
 
 def refuse_others(out: Path, args: argparse.Namespace) -> None:

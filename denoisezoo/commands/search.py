@@ -23,6 +23,7 @@ from denoisezoo.commands.arguments import (
     file_path,
     output_folder,
     refuse_file,
+    run_path,
 )
 from denoisezoo.commands.output import add_output_arguments, print_table, write_rows
 from denoisezoo.errors import UserError, unknown
@@ -72,7 +73,9 @@ not_negative.__name__ = "number"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run", metavar="RUN", help="run folder or checkpoint of a network with several efforts")
+    parser.add_argument(
+        "run", type=run_path, metavar="RUN", help="run folder or checkpoint of a network with several efforts"
+    )
     parser.add_argument(
         "--budget", type=shares, default=[0.5], metavar="F,...", help="shares of the full network's cost (0.5)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 
 from denoisezoo.errors import UserError
@@ -10,14 +11,19 @@ from denoisezoo.errors import UserError
 
 def run_raw(argv: list[str]) -> int:
     """Train with LightningCLI's own arguments."""
-    from denoisezoo.runs.teacher import load_teacher
-    from denoisezoo.train.fit import train
-    from denoisezoo.train.recipe_files import list_recipes
+    from denoisezoo.train.recipe_names import find_recipe, list_recipes
 
-    words = {word.partition("=")[0] for word in argv}
-    if not words & {"-c", "--config", "-h", "--help"}:
+    words = [part for word in argv for part in word.split("=", 1)]
+    if not {"-c", "--config", "-h", "--help"} & set(words):
         names = ", ".join(list_recipes()[:4])
         raise UserError("train needs a recipe", f"give --config RECIPE, a YAML file or a shipped one ({names}, ...)")
+    for flag, name in itertools.pairwise(words):
+        if flag in {"-c", "--config"}:
+            find_recipe(name)  # before the seconds that the imports take
+
+    from denoisezoo.runs.teacher import load_teacher
+    from denoisezoo.train.fit import train
+
     result = train(argv, load_teacher)
     if result.rank:
         return result.status

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from denoisezoo.compare.budget import STEPS, Budget
-from denoisezoo.errors import UserError, unknown
+from denoisezoo.errors import UserError
 from denoisezoo.evaluation.features import create_features
 from denoisezoo.runs.drawing import check_guidance
 from denoisezoo.runs.terms import Settings
 from denoisezoo.train.recipe import parse_recipe
-from denoisezoo.train.recipe_files import IMPORTS, find_recipe, list_recipes
+from denoisezoo.train.recipe_files import IMPORTS
+from denoisezoo.train.recipe_names import expand
 from denoisezoo.train.suited import check_data
 
 
@@ -44,25 +44,6 @@ class Job:
 def train_command(job: Job) -> str:
     """The command that repeats one training."""
     return shlex.join(["denoisezoo", "train", *job.arguments])
-
-
-def expand(recipes: list[str]) -> list[str]:
-    """Recipes of names, paths and patterns, each once.
-
-    Raises:
-        UserError: A name or pattern that matches nothing.
-    """
-    names: list[str] = []
-    for name in recipes:
-        matching = (
-            [r for r in list_recipes() if fnmatch.fnmatchcase(r, name)] if any(c in name for c in "*?[") else [name]
-        )
-        if not matching:
-            raise unknown("recipe", name, list_recipes())
-        names += [r for r in matching if r not in names]
-    for name in names:
-        find_recipe(name)
-    return names
 
 
 def plan_jobs(

@@ -20,7 +20,7 @@ from denoisezoo.diffusion.capabilities import advance
 from denoisezoo.errors import UserError, unknown
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
 from denoisezoo.evaluation.reconstruction import DRAWS
-from denoisezoo.files import local_path
+from denoisezoo.files import local_path, no_run
 from denoisezoo.interop import Format, find_address
 from denoisezoo.plugins import trusting
 from denoisezoo.runs.imported_codec import codec_for, require_codec
@@ -187,8 +187,7 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     if path.is_dir():
         cure = f"give a folder with {FOLDER}/{LAST} in it, or FORMAT:{path} for a checkpoint of other code"
         raise UserError(f"{path} holds no run", cure)
-    cure = "give a run folder, a file that train or export has written, or FORMAT:PATH for a checkpoint of other code"
-    raise UserError(f"there is no run {path}", cure)
+    raise no_run(path)
 
 
 def load_run(

@@ -29,7 +29,8 @@ from denoisezoo.train.checkpoint import FOLDER, AtomicCheckpointIO
 from denoisezoo.train.explain import SECTIONS_OF_CALLBACKS, explain
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.precision import check_precision, keep_float16
-from denoisezoo.train.recipe_files import IMPORTS, find_recipe, module_names, read_recipe
+from denoisezoo.train.recipe_files import IMPORTS, module_names, read_recipe
+from denoisezoo.train.recipe_names import find_recipe
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.sharding import refuse_strategy
 from denoisezoo.train.step_bar import with_step_bar

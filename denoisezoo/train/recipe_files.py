@@ -1,4 +1,4 @@
-"""Recipes as files: where they are, and what they say once the recipes that they extend are merged in."""
+"""What recipes say, once the recipes that they extend are merged in."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode
 
-from denoisezoo.errors import UserError, unknown
+from denoisezoo.errors import UserError
 from denoisezoo.files import local_path
 from denoisezoo.train import recipe_yaml
+from denoisezoo.train.recipe_names import find_recipe
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 EXTENDS, IMPORTS = "extends", "imports"
 """Keys of a recipe beside its sections: the recipe that it builds on, and modules of other packages."""
 
@@ -31,28 +31,6 @@ class RecipeFile:
     config: str
     sections: dict[str, Any]
     imports: tuple[str, ...] = ()
-
-
-def list_recipes() -> list[str]:
-    """Names of the shipped recipes, such as "digits/ddpm"."""
-    return sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.glob("*/*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a shipped one.
-
-    Raises:
-        UserError: There is no such file or name, or it is a URL.
-    """
-    shipped = CONFIGS / f"{name}.yaml"
-    if shipped.is_file():
-        return shipped
-    path = local_path(name)
-    if path.is_file():
-        return path
-    if path.suffix in {".yaml", ".yml"} or path.is_absolute():
-        raise UserError(f"there is no recipe file {name}", "give a YAML file, or the name of a shipped recipe")
-    raise unknown("recipe", name, list_recipes())
 
 
 def read_recipe(path: Path) -> RecipeFile:

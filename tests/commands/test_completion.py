@@ -9,7 +9,7 @@ from denoisezoo.archs import list_denoisers
 from denoisezoo.cli import main
 from denoisezoo.commands.completion import SHELLS, WORDS, whole_parser
 from denoisezoo.diffusion import SAMPLERS
-from denoisezoo.train.recipe_files import list_recipes
+from denoisezoo.train.recipe_names import list_recipes
 
 
 @pytest.fixture(scope="module")

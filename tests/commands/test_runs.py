@@ -74,6 +74,18 @@ def test_profile_takes_a_run(run_folder, tmp_path):
     assert json.loads(path.read_text())[0]["nfe"] == 2
 
 
+def test_samples_of_a_plan_go_into_a_folder_of_their_own(run_folder, tmp_path):
+    """Two calls that differ in how their images are made, and neither mixes with the other or is refused."""
+    plan = tmp_path / "plan_exact_0.5.json"
+    plan.write_text(json.dumps({"efforts": [1.0], "edges": []}))
+    words = ["sample", str(run_folder), "--sampler", "ddim:eta=0.5", "--steps", "2", "--num", "2"]
+    for more in ([], ["--plan", str(plan)], ["--plan", "uniform:effort=1"], ["--weights", "raw"]):
+        assert main([*words, *more]) == 0
+    names = {path.name for path in (run_folder / "samples").iterdir()}
+    first = "ddim_eta=0.5_2"
+    assert names >= {first, f"{first}_plan_exact_0.5", f"{first}_uniform_effort=1", f"{first}_raw"}
+
+
 COMPARE = ("--budget", "images=64", "--sampler", "ddim", "--steps", "2", "--num", "40")
 
 

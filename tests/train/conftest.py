@@ -4,7 +4,8 @@ import pytest
 
 from denoisezoo.diffusion.codecs import autoencoder
 from denoisezoo.train import fit
-from denoisezoo.train.recipe_files import find_recipe, read_recipe
+from denoisezoo.train.recipe_files import read_recipe
+from denoisezoo.train.recipe_names import find_recipe
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from denoisezoo.train.checkpoint import AtomicCheckpointIO, read_checkpoint
 from denoisezoo.train.described import with_codec
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.recipe import parse_recipe, plain_config
-from denoisezoo.train.recipe_files import list_recipes
+from denoisezoo.train.recipe_names import list_recipes
 from tests.conftest import RECIPE
 
 MODULE = "evil_canary"

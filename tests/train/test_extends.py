@@ -9,7 +9,8 @@ import yaml
 from denoisezoo.cli import main
 from denoisezoo.train.fit import train
 from denoisezoo.train.recipe import parse_recipe, plain_config
-from denoisezoo.train.recipe_files import EXTENDS, find_recipe, list_recipes, read_recipe
+from denoisezoo.train.recipe_files import EXTENDS, read_recipe
+from denoisezoo.train.recipe_names import find_recipe, list_recipes
 from tests.commands.test_wrong_numbers import refused
 
 

@@ -21,7 +21,8 @@ from denoisezoo.train.log import read_log
 from denoisezoo.train.module import DiffusionModule
 from denoisezoo.train.precision import PRECISIONS, full_name
 from denoisezoo.train.recipe import parse_recipe
-from denoisezoo.train.recipe_files import find_recipe, list_recipes, read_recipe
+from denoisezoo.train.recipe_files import read_recipe
+from denoisezoo.train.recipe_names import find_recipe, list_recipes
 from denoisezoo.train.saving import Checkpoints
 from denoisezoo.train.teachers import Loaded
 

@@ -8,7 +8,7 @@ from jsonargparse import get_loader
 
 from denoisezoo.runs.build import build_data
 from denoisezoo.train.recipe import parse_recipe, plain_config
-from denoisezoo.train.recipe_files import CONFIGS, list_recipes
+from denoisezoo.train.recipe_names import CONFIGS, list_recipes
 from denoisezoo.train.recipe_yaml import dump, load
 
 PLAIN = [

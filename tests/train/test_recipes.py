@@ -11,7 +11,7 @@ from denoisezoo.errors import UserError
 from denoisezoo.profiling.counting import count
 from denoisezoo.train.fit import train
 from denoisezoo.train.recipe import parse_recipe, plain_config
-from denoisezoo.train.recipe_files import find_recipe, list_recipes
+from denoisezoo.train.recipe_names import find_recipe, list_recipes
 from denoisezoo.train.suited import check_data
 
 
