@@ -27,8 +27,9 @@ UNITS = (
 )
 PARETO = (
     "Each mark is the mean over seeds, bars are one standard deviation, faint marks are single seeds. The steps are "
-    "the Pareto front: they join the denoisers that no other one beats in both quality and cost. The dashed line is "
-    "the floor: what two halves of the real images score against each other. Costs are on a log scale."
+    "the Pareto front: they join the denoisers that no other one beats in both quality and cost, where costs within "
+    "the seeds' spread count as equal. The dashed line is the floor: what two halves of the real images score against "
+    "each other. Costs are on a log scale."
 )
 
 BUDGET = "Of those compared, the denoiser with the best images from this much on."
@@ -96,7 +97,10 @@ def results_section(page: Page) -> Html:
     """The table of everything."""
     if not page.entries:
         return tag("p", "There is no run.")
-    hint = "Click a heading to sort. ★ marks the best of its column; ↓ lower is better, ↑ higher is better."
+    hint = (
+        "Click a heading to sort. ★ marks the best of its column and what the seeds' spread does not tell from it; "
+        "↓ lower is better, ↑ higher is better."
+    )
     table = results_table(page.comparison, page.entries)
     return join(
         [tag("p", hint), table, note(floor_note(page.comparison), *glossary(shown_keys(page.comparison)), UNITS)]

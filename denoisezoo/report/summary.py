@@ -93,6 +93,14 @@ def badness(entry: Entry, key: str) -> float:
     return -mean if column(key).better == "high" else mean
 
 
+def within_spread(a: Entry, b: Entry, key: str) -> bool:
+    """Whether two means are equal, or differ by at most one standard deviation of the difference of two runs."""
+    first, second = a.stat(key), b.stat(key)
+    if first is None or second is None:
+        return False
+    return abs(first.mean - second.mean) <= math.hypot(first.std or 0.0, second.std or 0.0)
+
+
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points (cost, badness) that no other one beats, by rising cost.
 
@@ -106,9 +114,21 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def front_of(entries: Iterable[Entry], cost: str, quality: str) -> list[Entry]:
-    """The denoisers on the Pareto front of quality against a cost, cheapest first; those without both are left out."""
+    """The denoisers on the Pareto front of quality against a cost, cheapest first; those without both are left out.
+
+    One that is cheaper than a better one by no more than the seeds' spread is beaten by it.
+    """
     priced = [e for e in entries if e.mean(cost) is not None and e.mean(quality) is not None]
-    return [priced[i] for i in pareto_front([(badness(e, cost), badness(e, quality)) for e in priced])]
+    front = [priced[i] for i in pareto_front([(badness(e, cost), badness(e, quality)) for e in priced])]
+    return [
+        e
+        for e, *better in (front[i:] for i in range(len(front)))
+        if not any(_beats(b, e, cost, quality) for b in better)
+    ]
+
+
+def _beats(better: Entry, entry: Entry, cost: str, quality: str) -> bool:
+    return badness(better, quality) < badness(entry, quality) and within_spread(better, entry, cost)
 
 
 def floor_of(comparison: Comparison) -> float | None:

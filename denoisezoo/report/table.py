@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from denoisezoo.compare.records import Comparison
 from denoisezoo.report.columns import Column, column, format_spread, format_value
 from denoisezoo.report.markup import Html, named, table_box, tag
-from denoisezoo.report.summary import Entry, badness, floor_of, front_of, shown_keys
+from denoisezoo.report.summary import Entry, badness, floor_of, front_of, shown_keys, within_spread
 from denoisezoo.report.theme import Style, styles
 
 BUDGETS = {
@@ -62,7 +62,7 @@ def _head(label: str, number: bool = False, direction: str = "") -> Html:
     return tag("th", button, scope="col", class_="number" if number else None, aria_sort="none")
 
 
-def _row(entry: Entry, style: Style, columns: Sequence[Column], best: dict[str, float | None]) -> Html:
+def _row(entry: Entry, style: Style, columns: Sequence[Column], best: dict[str, list[Entry]]) -> Html:
     first = entry.first
     model = tag("small", first.denoiser) if first.denoiser != entry.name else ""
     failed = tag("small", "failed") if not entry.runs else ""
@@ -75,12 +75,17 @@ def _row(entry: Entry, style: Style, columns: Sequence[Column], best: dict[str, 
     return tag("tr", name, *(_cell(entry, known, best[known.key]) for known in columns), *facts)
 
 
-def _cell(entry: Entry, known: Column, best: float | None) -> Html:
+def _cell(entry: Entry, known: Column, best: Sequence[Entry]) -> Html:
     mean = entry.mean(known.key)
     if mean is None:
         return tag("td", "–", class_="number", data_v="")
-    is_best = best is not None and badness(entry, known.key) == best
-    star = tag("span", "★", title="best of its column", class_="star", role="img", aria_label="best") if is_best else ""
+    is_best = entry in best
+    title = (
+        "best of its column"
+        if len(best) == 1
+        else f"best of its column, within the seeds' spread, like {len(best) - 1} more"
+    )
+    star = tag("span", "★", title=title, class_="star", role="img", aria_label="best") if is_best else ""
     return tag(
         "td", star, _cell_text(entry, known), class_="number best" if is_best else "number", data_v=f"{mean:.12g}"
     )
@@ -91,10 +96,14 @@ def _cell_text(entry: Entry, known: Column) -> str:
     return format_spread(stat.mean, stat.std, known.kind) if stat else "–"
 
 
-def _best(known: Column, entries: Sequence[Entry]) -> float | None:
-    """The best signed value of a column, where there is a better direction and a difference to show."""
-    values = {badness(entry, known.key) for entry in entries if entry.mean(known.key) is not None}
-    return min(values) if known.better and len(values) > 1 else None
+def _best(known: Column, entries: Sequence[Entry]) -> list[Entry]:
+    """The best of a column and those that the seeds' spread does not tell from it; none where all are equal."""
+    priced = [entry for entry in entries if entry.mean(known.key) is not None]
+    if not known.better or len(priced) < 2:
+        return []
+    first = min(priced, key=lambda entry: badness(entry, known.key))
+    level = [entry for entry in priced if within_spread(entry, first, known.key)]
+    return level if len(level) < len(priced) else []
 
 
 def floor_note(comparison: Comparison) -> str:

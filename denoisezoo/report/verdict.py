@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from denoisezoo.compare.records import Comparison
 from denoisezoo.report.columns import column, format_spread, format_value
-from denoisezoo.report.summary import Entry, badness, entries, floor_of
+from denoisezoo.report.summary import Entry, badness, entries, floor_of, within_spread
 
 NEAR = 0.10  # a denoiser is near the best when its quality is at most this share worse
 
@@ -83,25 +83,20 @@ def verdict(comparison: Comparison) -> Verdict:
     return Verdict(_headline(judged, tied, quality), sentences, _answers(judged, quality))
 
 
-def within_spread(a: Entry, b: Entry, key: str) -> bool:
-    """Whether two means are equal, or differ by at most one standard deviation of the difference of two runs."""
-    first, second = a.stat(key), b.stat(key)
-    if first is None or second is None:
-        return False
-    return abs(first.mean - second.mean) <= math.hypot(first.std or 0.0, second.std or 0.0)
-
-
 def near_best(judged: Sequence[Entry], quality: str) -> list[Entry]:
     """The denoisers whose quality is at most 10 % worse than the best; `judged` has the best first."""
     best = badness(judged[0], quality)
     return [entry for entry in judged if badness(entry, quality) - best <= NEAR * abs(best)]
 
 
-def cheapest_near(judged: Sequence[Entry], quality: str, cost: str) -> Entry | None:
-    """The cheapest denoiser near the best, the better one of equals; None when the best has no such cost."""
+def cheapest_near(judged: Sequence[Entry], quality: str, cost: str) -> list[Entry]:
+    """The cheapest denoisers near the best, the better one first of those that the spread of the seeds does not tell
+    apart; empty when the best has no such cost."""
     if judged[0].mean(cost) is None:
-        return None
-    return min(near_best(judged, quality), key=lambda entry: badness(entry, cost))
+        return []
+    near = near_best(judged, quality)
+    least = min(near, key=lambda entry: badness(entry, cost))
+    return [entry for entry in near if within_spread(entry, least, cost)]
 
 
 def automatic_notes(comparison: Comparison) -> list[str]:
@@ -127,8 +122,8 @@ def _headline(judged: Sequence[Entry], tied: Sequence[Entry], quality: str) -> S
         return [best, " is the only denoiser here with a result, so there is nothing to rank it against."]
     if tied:
         return [*_names([judged[0], *tied]), " give the best images; between them the seeds decide."]
-    cheap = cheapest_near(judged, quality, "macs_per_image")
-    if cheap is None or cheap is judged[0]:
+    cheap, *_ = [*cheapest_near(judged, quality, "macs_per_image"), judged[0]]
+    if cheap is judged[0]:
         return [best, " gives the best images."]
     return [best, " gives the best images; ", Name(cheap.name), f" comes within 10 % for {_saving(judged[0], cheap)}."]
 
@@ -154,8 +149,9 @@ def _near_sentences(judged: Sequence[Entry], quality: str) -> list[Sentence]:
     best, near = judged[0], near_best(judged, quality)
     if len(judged) > 1 and len(near) == 1:
         return [[f"No other denoiser comes within 10 % of that {column(quality).label}."]]
-    picks = [(saving, cheapest_near(judged, quality, saving.key)) for saving in _SAVINGS] if len(near) > 1 else []
-    cheaper = [_cheaper_sentence(best, e, quality, saving) for saving, e in picks if e is not None and e is not best]
+    found = [(saving, cheapest_near(judged, quality, saving.key)) for saving in _SAVINGS] if len(near) > 1 else []
+    picks = [(saving, level[0]) for saving, level in found if level]
+    cheaper = [_cheaper_sentence(best, e, quality, saving) for saving, e in picks if e is not best]
     own = [saving.name for saving, e in picks if e is best]
     if own:
         cheaper.append([f"Of those within 10 % of the best, none is cheaper than it by {' or by '.join(own)}."])
@@ -199,8 +195,9 @@ def _answers(judged: Sequence[Entry], quality: str) -> list[Answer]:
     value = format_spread(stat.mean, stat.std) if stat else ""
     answers = [Answer("Best images", best.name, f"{column(quality).label} {value}")]
     for saving in _SAVINGS:
-        cheap, known = cheapest_near(judged, quality, saving.key), column(saving.key)
-        if cheap is not None and len(judged) > 1:
-            cost = format_value(cheap.mean(saving.key), known.kind)
-            answers.append(Answer(saving.question, cheap.name, f"{cost} {known.unit} per image"))
+        level, known = cheapest_near(judged, quality, saving.key), column(saving.key)
+        if level and len(judged) > 1:
+            cost = f"{format_value(level[0].mean(saving.key), known.kind)} {known.unit} per image"
+            others = f"; {''.join(_names(level[1:]))} within the seeds' spread of it" if level[1:] else ""
+            answers.append(Answer(saving.question, level[0].name, cost + others))
     return answers

@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from denoisezoo.report.summary import entries, front_of
+from denoisezoo.report.table import results_table
 from denoisezoo.report.verdict import automatic_notes, verdict
 from tests.report.test_summary import compared, run
 
@@ -39,6 +41,22 @@ def test_best_and_cheapest_near_it():
     assert "near is 8 % worse for 4 times fewer MACs per image (2.00 G instead of 8.00 G MAC)." in text
     assert "none is cheaper than it by time per image." in text
     assert "Every other denoiser differs from it by more than the seeds' spread." in text
+
+
+def test_times_within_the_spread_are_level():
+    """A better one that is slower by less than the seeds' spread is as fast, in words, on the front and by its star."""
+
+    def timed(name, quality, times):
+        return [run(name, i, fd_pixels=quality + i / 1e3, latency_ms_per_image=ms) for i, ms in enumerate(times)]
+
+    best, hasty = timed("best", 1.0, [50.0, 56.0, 53.0]), timed("hasty", 1.05, [49.0, 54.0, 52.0])
+    found = compared(*hasty, *best, *timed("slow", 2.0, [90.0, 90.1, 89.9]))
+    answer = verdict(found).answers[-1]
+    assert (answer.name, answer.value) == ("best", "53 ms per image; hasty within the seeds' spread of it")
+    assert "hasty is" not in all_said(verdict(found))
+    assert [entry.name for entry in front_of(entries(found), "latency_ms_per_image", "fd_pixels")] == ["best"]
+    stars = [row.count("★") for row in str(results_table(found, entries(found))).split("<tr>")[2:]]
+    assert stars == [2, 1, 0]
 
 
 def test_within_the_spread_nobody_wins():
