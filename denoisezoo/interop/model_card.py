@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from denoisezoo.archs import get_variant, list_denoisers
+from denoisezoo.archs.variants import find_variant
 from denoisezoo.diffusion import NetworkDenoiser
 from denoisezoo.diffusion.processes.process import ScalarProcess
 from denoisezoo.files import sha256
@@ -56,8 +56,8 @@ def _what(subject: Subject, card: Mapping[str, Any]) -> str:
     denoiser = subject.denoiser
     C, H, W = denoiser.image_shape
     known = [f"A denoiser of {C}x{H}x{W} images, {card.get('params', 0):,} parameters."]
-    if subject.name in list_denoisers():
-        family = get_variant(subject.name).family
+    if found := find_variant(denoiser.backbone):
+        family = found[0].family
         known.append(f"Family {family.name}: {family.title}, {family.authors} {family.year}, arXiv {family.arxiv}.")
     known.append(f"Process {title(denoiser.process)}, preconditioning {title(denoiser.preconditioning)}.")
     if not denoiser.codec.identity:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from denoisezoo.archs import FORMAT
+from denoisezoo.archs.variants import find_variant
 from denoisezoo.data import ImageData
 from denoisezoo.data.image_sets import kind_of
 from denoisezoo.diffusion import Codec, Denoiser, NetworkDenoiser
@@ -243,7 +244,7 @@ def _load_published(file: Path, weights: str, into: NetworkDenoiser | None) -> R
     card = header["card"]
     facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
     run = _make_run(file, file.parent, header, state, weights, facts, into)
-    return replace(run, known=data_known({"denoisezoo": header}))
+    return replace(run, name=card.get("name") or run.name, known=data_known({"denoisezoo": header}))
 
 
 def _load_foreign(format: Format, path: Path, weights: str, codec: str | Codec | None) -> Run:
@@ -254,7 +255,9 @@ def _load_foreign(format: Format, path: Path, weights: str, codec: str | Codec |
         state |= {f"denoiser.codec.{name}": x for name, x in tensors.items()}
     name = f"{format.name}_{path.stem or format.name}"
     about = {"recipe": recipe, "format": FORMAT}
-    return _make_run(found.file, Path("runs") / name, about, state, weights, dict.fromkeys([*FACTS, "seed"]), None)
+    run = _make_run(found.file, Path("runs") / name, about, state, weights, dict.fromkeys([*FACTS, "seed"]), None)
+    known = find_variant(run.denoiser.backbone)
+    return run if known and not known[1] else replace(run, name=name)  # one of other sizes is not that of the zoo
 
 
 def _make_run(

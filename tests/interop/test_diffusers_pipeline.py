@@ -61,6 +61,18 @@ def test_diffusers_gives_our_outputs_and_reading_gives_our_network(kind, tmp_pat
     assert all(torch.equal(value, weights[name]) for name, value in ours.backbone.state_dict().items())
 
 
+def test_a_network_of_other_sizes_is_called_after_its_source(tmp_path):
+    """Not after the variant whose class and defaults it shares; also once it is a file of ours."""
+    dz.export(small(), tmp_path / "mine", format="diffusers")
+    run = dz.load(f"diffusers:{tmp_path / 'mine'}").run
+    assert run.name == "diffusers_mine"
+    dz.export(run, tmp_path / "out")
+    assert dz.load(tmp_path / "out" / "diffusers_mine.safetensors").run.name == "diffusers_mine"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# diffusers_mine" in card
+    assert "Family ddpm" in card
+
+
 def test_the_pipeline_makes_images(tmp_path):
     dz.export(small(), tmp_path / "out", format="diffusers")
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out")

@@ -91,7 +91,7 @@ def test_a_network_of_latents_is_priced_and_makes_latents(tmp_path, monkeypatch,
     assert main(["profile", address, "--counts-only", "--sampler", "ddpm:variance=learned", "--steps", "2"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "warning: dit_xl_2 makes latents of 4 channels, which no codec of it decodes, and its price has"
+        "warning: dit_DiT makes latents of 4 channels, which no codec of it decodes, and its price has"
     )
     places = [["--data.path", str(tmp_path)], ["--reference", str(tmp_path)]]
     for words in (["sample"], *(["evaluate", *place] for place in places)):

@@ -64,7 +64,7 @@ def test_an_imported_run_is_whole_without_the_original(tmp_path, monkeypatch, ca
     assert after.config["source"]["file"] == "network.pkl"
     assert len(after.config["source"]["sha256"]) == 64
     assert main(["sample", "runs/edm", "--num", "1", "--label", "2"]) == 0
-    assert (tmp_path / "runs" / "edm" / "samples" / "edm_18" / "grid.png").is_file()
+    assert (tmp_path / "runs" / "edm" / "samples" / "edm_18_label_2" / "grid.png").is_file()
     assert main(["sample", "runs/edm", "--num", "1", "--label", "3"]) == 2
     assert main(["profile", "runs/edm", "--counts-only", "--sampler", "edm", "--steps", "2"]) == 0
     assert main(["export", "runs/edm", "--out", "edm.safetensors"]) == 0
