@@ -9,12 +9,14 @@ UV := $(BIN)/uv pip install --python $(BIN)/python --quiet --compile-bytecode
 .PHONY: install demo test lint format docs figures bench clean
 
 install: $(VENV)/.installed
+	@echo "denoisezoo is in $(VENV). Next: source $(VENV)/bin/activate && denoisezoo train --config digits/ddpm"
 
 $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/uv
+	@echo "Installing denoisezoo and its packages, torch among them, into $(VENV): minutes, depending on the network"
 	$(UV) --editable .
 	@touch $@
 

@@ -55,19 +55,23 @@ COST_OF_MISSING = {
 }
 """Package -> what does not work without it. Of the others, nothing much works."""
 
+DEVELOPMENT = {"test", "docs"}
+"""Extras for work on denoisezoo itself; their packages are listed by --all."""
+
 UNSAFE = {"lightning": {"2.6.2", "2.6.3"}}
 """Versions that were malicious (GHSA-w37p-236h-pfx3)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    parser.add_argument("--all", action="store_true", help="also packages for work on denoisezoo itself")
     add_output_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings."""
     facts = [*system(), *devices(), *abilities()]
-    installed = packages()
+    installed = [package for package in packages() if args.all or package["extra"] not in DEVELOPMENT]
     row = {fact["what"]: fact["value"] for fact in facts}
     row["packages"] = {package["name"]: package["version"] for package in installed}
     row["missing"] = [*missing(facts), *missing(installed)]

@@ -30,7 +30,9 @@ def run_raw(argv: list[str]) -> int:
     if result.interrupted:
         print(f"interrupted after step {result.steps}; run the same command again to go on", file=sys.stderr)
     else:
-        print(f"trained {result.steps} steps, {result.facts['images_seen']:,} images; run folder: {result.folder}")
+        loss = "" if result.loss is None else f", loss {result.loss:.4g}"
+        images = f"{result.facts['images_seen']:,} images"
+        print(f"trained {result.steps} steps, {images}{loss}; run folder: {result.folder}")
     return result.status
 
 

@@ -63,6 +63,7 @@ class TrainResult:
         facts: What run.json holds: images_seen, train_steps, train_seconds, train_macs,
             train_macs_relative (to training the full network alone), both None where they depend on the data, seed, ...
         rank: Which process of several this is.
+        loss: Of the last step that was logged; None where none was.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class TrainResult:
     status: int
     facts: dict[str, Any]
     rank: int = 0
+    loss: float | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -360,4 +362,6 @@ def finish(cli: RecipeCLI, folder: Path) -> TrainResult:
     }
     if trainer.is_global_zero:
         write_json(folder / SUMMARY, facts)
-    return TrainResult(folder, trainer.global_step, status, facts, trainer.global_rank)
+    loss = trainer.callback_metrics.get("train/loss")
+    told = None if loss is None else float(loss)
+    return TrainResult(folder, trainer.global_step, status, facts, trainer.global_rank, told)

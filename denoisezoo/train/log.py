@@ -31,13 +31,18 @@ def step_done(trainer: Trainer) -> bool:
 
 def log_due(trainer: Trainer) -> bool:
     """Whether the batch in hand, at its end, completed a step that is logged."""
-    return step_done(trainer) and trainer.global_step % trainer.log_every_n_steps == 0
+    return step_done(trainer) and _logged(trainer, trainer.global_step)
 
 
 def loss_due(trainer: Trainer) -> bool:
     """Whether the batch in hand, while its loss is computed, is of a step that is logged."""
+    return _logged(trainer, trainer.global_step + 1)
+
+
+def _logged(trainer: Trainer, step: int) -> bool:
+    """Every so many steps, and the last one: a short training has something to tell, too."""
     every = trainer.log_every_n_steps
-    return every > 0 and (trainer.global_step + 1) % every == 0
+    return every > 0 and (step % every == 0 or step == trainer.max_steps)
 
 
 def log_now(trainer: Trainer, metrics: dict[str, Any], *, shown: Collection[str] = ()) -> None:

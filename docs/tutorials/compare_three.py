@@ -87,4 +87,4 @@ samples
 # In the shell it is one line: `denoisezoo compare ddpm.yaml ddpmpp.yaml adm.yaml --budget images=1000000 --seeds
 # 0,1,2`. What the figures mean and how far they can be trusted: [what the numbers mean and cost](../cost.md). Other
 # kinds of data: [data and references](../data.md). Why one costs more than the other: [where does the time
-# go](where_the_time_goes.md).
+# go](where_the_time_goes.py).

@@ -113,5 +113,5 @@ assert again.run.facts["train_steps"] == 60
 # %% [markdown]
 # ## Where to go next
 #
-# With your own pictures: [compare three denoisers](compare_three.md). Why sampling takes its time:
-# [where does the time go](where_the_time_goes.md). The words: [concepts](../concepts.md).
+# With your own pictures: [compare three denoisers](compare_three.py). Why sampling takes its time:
+# [where does the time go](where_the_time_goes.py). The words: [concepts](../concepts.md).

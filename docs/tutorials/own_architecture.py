@@ -118,4 +118,4 @@ print(dz.profile(["mixer_digits", "ddpm_digits"], counts_only=True, sampler="dpm
 #
 # Processes, samplers, objectives, data sets and formats of your own: [your own parts as a
 # package](../how_to/own_parts.md). A network with several efforts, and what the search makes of it: [half the
-# compute](half_the_compute.md). Beside the zoo, on equal terms: [compare three denoisers](compare_three.md).
+# compute](half_the_compute.py). Beside the zoo, on equal terms: [compare three denoisers](compare_three.py).

@@ -27,7 +27,7 @@ for sampler, steps in (("heun", 8), ("dpmpp_2m", 15), ("ddim", 50)):
 #
 # `trajectory` has a row for each call, with its noise level, its multiply-adds, and, unless only counted, its time.
 # For a plain U-Net all calls are alike; a multi-scale network sees small images first, and a network under a
-# [plan](half_the_compute.md) is smaller where the image is noise.
+# [plan](half_the_compute.py) is smaller where the image is noise.
 
 # %%
 profile = dz.profile(denoiser, sampler="heun", steps=4, runs=5, device="cpu")
@@ -84,5 +84,5 @@ print(f"{samples.nfe} calls, {samples.seconds:.2f} s")
 # ## Where to go next
 #
 # What is counted and how, and what each figure costs to measure: [what the numbers mean and cost](../cost.md). A
-# network that is cheap where it may be: [half the compute](half_the_compute.md). Fewer calls by training for it: [few
+# network that is cheap where it may be: [half the compute](half_the_compute.py). Fewer calls by training for it: [few
 # calls](../few_calls.md).

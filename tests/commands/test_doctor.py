@@ -18,6 +18,9 @@ def test_doctor_reports(tmp_path, capsys):
     out = capsys.readouterr().out
     assert all(f"\n{name} " in out for name in row["packages"])
     assert all(item["cost"] in out for item in row["missing"])
+    assert "pytest" not in row["packages"]
+    assert cli.main(["doctor", "--all"]) == 0
+    assert "\npytest " in capsys.readouterr().out
 
 
 def test_missing_packages_tell_their_cost(monkeypatch):
