@@ -64,7 +64,8 @@ def load(
         weights: "ema" for the averaged weights, "raw" for those of the optimiser.
         trust: Packages whose code its recipe may name.
         into: A denoiser that takes the weights, where one was built by hand that no file can build (see `fit`).
-        codec: Of a FORMAT:PATH that is a network of latents: what decodes them, e.g. "autoencoder_kl:path=FOLDER".
+        codec: Of a FORMAT:PATH that is a network of latents: what decodes them, e.g. "autoencoder_kl:path=FOLDER"; of a
+            run on latents: another codec with the same encoder, such as one of a smaller decoder.
 
     Returns:
         The denoiser, in evaluation mode on the CPU, with its history as `.run`.

@@ -124,7 +124,7 @@ def add_sampling_arguments(
         parser: Gets them.
         num: Default of --num.
         guide: Whether --guide is taken.
-        customary: Leave sampler and steps open where they are not given, for `take_customary`.
+        customary: Leave sampler and steps open where they are not given, for `take_customary`; and --codec is taken.
     """
     group = parser.add_argument_group("sampling")
     foreign = ", or what is customary for an imported run" if customary else ""
@@ -161,6 +161,10 @@ def add_sampling_arguments(
         group.add_argument(
             "--guide", metavar="RUN", help="a lesser network that --guidance leads away from (the run, without labels)"
         )
+    if customary:
+        group.add_argument(
+            "--codec", metavar="C", help="another codec of the run's latents, e.g. autoencoder:path=RUN (its own)"
+        )
     group.add_argument("--draws", type=at_least(1), default=5, help="samples of each condition (%(default)s)")
     group.add_argument("--compile", action="store_true", help="compile the network first")
 
@@ -194,7 +198,7 @@ def run_of(args: argparse.Namespace) -> Run:
     from denoisezoo.runs.run import load_run, with_places, with_task
     from denoisezoo.train.places import PLACES
 
-    trained = load_run(args.run, args.weights)
+    trained = load_run(args.run, args.weights, codec=getattr(args, "codec", None))
     take_customary(args, trained)
     places = {key: place for key in PLACES if (place := getattr(args, f"data_{key}")) is not None}
     resize = None if args.data_resize is None else args.data_resize == "true"

@@ -25,6 +25,7 @@ from denoisezoo.files import local_path, no_run
 from denoisezoo.interop import Format, find_address
 from denoisezoo.plugins import trusting
 from denoisezoo.runs.imported_codec import codec_for, require_codec
+from denoisezoo.runs.other_codec import with_codec
 from denoisezoo.runs.published import FACTS, IMPORTED, SUFFIX, read_published
 from denoisezoo.tables import Column, Table, Tabular
 from denoisezoo.train.checkpoint import (
@@ -206,7 +207,8 @@ def load_run(
         trust: Packages, such as "their", whose modules the file may name and so run; more than denoisezoo and what
             is trusted already (`denoisezoo.plugins.trusting`).
         into: The denoiser that takes the weights, instead of one that is built as the file says.
-        codec: Of a foreign network of latents: its autoencoder, e.g. "autoencoder_kl:path=FOLDER".
+        codec: Of a foreign network of latents: its autoencoder, e.g. "autoencoder_kl:path=FOLDER"; of a run on latents:
+            another one with the same encoder, see `with_codec`.
 
     Raises:
         UserError: There is no run, or its file is damaged, of another network, or lacks these weights, or it names
@@ -216,10 +218,9 @@ def load_run(
         address = find_address(path)
         if address is not None:
             run = _load_foreign(*address, weights, codec)
-        elif codec is None:
-            run = _load(find_checkpoint(path), weights, into)
         else:
-            raise UserError(f"`codec` is given, and {path} is no FORMAT:PATH", "leave it out: a run has its own in it")
+            run = _load(find_checkpoint(path), weights, into)
+            run = run if codec is None else with_codec(run, codec)
         run = replace(run, trust=tuple(trust))
     run.denoiser.run = run
     return run
