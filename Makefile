@@ -20,6 +20,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/uv
 	$(UV) --editable .
 	@touch $@
 
+$(VENV)/.installed-features: $(VENV)/.installed
+	$(UV) --editable '.[features]'
+	@touch $@
+
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/uv
 	$(UV) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
@@ -28,9 +32,10 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/uv
 	$(UV) --editable '.[docs]'
 	@touch $@
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-features
 	$(BIN)/denoisezoo compare digits/ddpm digits/ddpmpp digits/ncsnpp digits/adm --seeds 0,1,2 \
-		--budget images=25600 --sampler dpmpp_2m --steps 15 --num 1000 --title 'Four denoisers on digits' --out $(OUT)
+		--budget images=25600 --sampler dpmpp_2m --steps 15 --num 1000 --features pixels+efflite0 \
+		--title 'Four denoisers on digits' --out $(OUT)
 
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/device

@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError:
     sys.exit("error: matplotlib is not installed; pip install 'denoisezoo[docs]'")
 
-from drawing import PICTURES, concepts, jumps, results, save, tables  # noqa: F401  (three of them register pictures)
+from drawing import PICTURES, concepts, jumps, latents, results, save, tables  # noqa: F401  (four register pictures)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or PICTURES:

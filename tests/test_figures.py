@@ -28,7 +28,7 @@ def drawing():
 @pytest.fixture(scope="module")
 def pictures(drawing):
     """What draws each picture."""
-    for name in ("concepts", "jumps", "results"):
+    for name in ("concepts", "jumps", "latents", "results"):
         importlib.import_module(f"drawing.{name}")
     return drawing.PICTURES
 
@@ -36,6 +36,7 @@ def pictures(drawing):
 @pytest.fixture(scope="module")
 def tables(drawing):
     """What makes the tables."""
+    importlib.import_module("drawing.latents")
     return importlib.import_module("drawing.tables")
 
 

@@ -56,7 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--budget", type=budget, help="images=N,macs=N,minutes=N of training; the first to end counts")
     parser.add_argument("--seeds", type=seeds, default=[0], help="training seeds, e.g. 0,1,2 (0)")
-    parser.add_argument("--features", default="pixels", help="feature space of the distance: pixels, inception")
+    parser.add_argument(
+        "--features",
+        default="pixels",
+        help="feature space of the distance: pixels, inception, or several, the first decides: pixels+efflite0",
+    )
     parser.add_argument("--lpips", metavar="PATH", help="AlexNet weights: also judge conditional runs by LPIPS")
     parser.add_argument(
         "--out", type=file_path, default=Path("runs/compare"), help="folder of the report (%(default)s)"

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser, num=None, guide=True, customary=True)
     add_data_arguments(parser)
     parser.add_argument(
-        "--features", default="pixels", help="feature space of the distance (%(default)s), or inception"
+        "--features",
+        default="pixels",
+        help="feature space of the distance (%(default)s), or inception; several: pixels+efflite0",
     )
     parser.add_argument(
         "--details",

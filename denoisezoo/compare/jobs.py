@@ -9,7 +9,7 @@ from typing import Any
 
 from denoisezoo.compare.budget import STEPS, Budget
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.features import create_features
+from denoisezoo.evaluation.features import create_each
 from denoisezoo.runs.drawing import check_guidance
 from denoisezoo.runs.terms import Settings
 from denoisezoo.train.recipe import parse_recipe
@@ -68,15 +68,16 @@ def plan_jobs(
     titles = [label(name) for name in names]
     if twice := next((title for title in titles if titles.count(title) > 1), None):
         raise UserError(f"two recipes are called {twice}", "rename one: runs and rows go by the names of their files")
-    features = create_features(settings.features) if settings is not None else None
+    features = create_each(settings.features) if settings is not None else []
     for name in names:
         cli = parse_recipe(["--config", name, "--trainer.logger", "false"])
         check_data(cli.model.name, cli.model.denoiser, cli.datamodule)
         if inline and cli.trainer.num_devices * cli.trainer.num_nodes > 1:
             raise UserError(f"{name} trains in several processes", "add `launcher=local`, or set its devices to 1")
-        if settings is not None and features is not None:
+        if settings is not None:
             check_terms(settings, label(name), cli.model)
-            features.check(cli.model.denoiser.image_shape)
+            for one in features:
+                one.check(cli.model.denoiser.image_shape)
         words = limits[name] = budget.arguments(cli.datamodule.batch_size, cli.model.training_macs())
         steps[name] = int(words[words.index(STEPS) + 1]) if STEPS in words else cli.trainer.max_steps
         trust[name] = tuple(module.partition(".")[0] for module in cli.config.get(IMPORTS) or ())

@@ -89,7 +89,7 @@ def terms_of(run: Run, data: ImageData, settings: Settings, evaluator: Evaluator
             "training": run.facts,
             "data": data.card(),
             "settings": stated,
-            "features": evaluator.features.weights_sha256,
+            "features": evaluator.features_sha256,
             "code": code_sha256(),
             "versions": versions(),
             "device": device_name(settings.device),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation.feature_cache import cached_features
-from denoisezoo.evaluation.features import Features, create_features
+from denoisezoo.evaluation.features import Features, create_each
 from denoisezoo.evaluation.frechet import GaussianStats, frechet_distance, gaussian_stats
 from denoisezoo.evaluation.neighbours import memorised, training_neighbours
 from denoisezoo.evaluation.precision_recall import Manifold, precision_recall
@@ -25,7 +26,8 @@ class Evaluator:
 
     Args:
         reference: Real images (M, C, H, W), uint8 or float in [-1, 1]; M may be 0 where `moments` are given.
-        features: Name of a feature extractor, or one that was built with its own options.
+        features: Name of a feature extractor, or one that was built with its own options; of several, "pixels+efflite0"
+            or a list, the first decides, and the others give distances beside.
         training: The images that the model was trained on, for the memorisation figures.
         held_out: Real images that it was not trained on, likewise.
         seed: Of the random halves and of KID's subsets.
@@ -37,13 +39,17 @@ class Evaluator:
     Attributes:
         num_reference: Real images; None where that is not known.
         floor: Mean Frechet distance between two random halves of the reference; None without images.
+        others: Those of further features.
+
+    Raises:
+        UserError: Several features are asked for, and there are no reference images.
     """
 
     def __init__(
         self,
         reference: Tensor,
         *,
-        features: str | Features = "pixels",
+        features: str | Features | Sequence[Features] = "pixels",
         training: Tensor | None = None,
         held_out: Tensor | None = None,
         seed: int = 0,
@@ -51,7 +57,9 @@ class Evaluator:
         device: str | torch.device = "cpu",
         moments: GaussianStats | None = None,
     ) -> None:
-        self.features = (create_features(features) if isinstance(features, str) else features).to(device)
+        named = create_each(features) if isinstance(features, str) else features
+        first, *others = [named] if isinstance(named, Features) else named
+        self.features = first.to(device)
         self.reference = reference if moments and not len(reference) else pixels_of(reference, "reference")
         self.features.check(tuple(self.reference.shape[1:]))
         for images, what in ((training, "training images"), (held_out, "held-out images")):
@@ -69,31 +77,48 @@ class Evaluator:
             self.floor = halves_distance(self.real, num_halves, seed)
         self.stats = self.stats if moments is None else moments
         self.num_reference: int | None = len(self.reference) or self.stats.n or None
+        if others and not len(self.reference):
+            what = f"there are statistics of {first.name} alone, and {others[0].name} asked for beside"
+            raise UserError(what, f"give `features={first.name}`, or real images")
+        self.others = [
+            Evaluator(self.reference, features=f, seed=seed, num_halves=num_halves, device=device) for f in others
+        ]
 
     def evaluate(self, generated: Tensor) -> dict[str, float]:
         """The figures of `evaluate_images`."""
         pixels = pixels_of(generated, "generated")
         self._check_shape(pixels)
         fake = self._extract(pixels)
-        name = self.features.distance_name
-        distance = frechet_distance(gaussian_stats(fake), self.stats)
-        figures = {name: distance}
-        if self.real is not None and self.floor is not None:
+        figures = self._distances(fake)
+        if self.real is not None:
             self._manifold = self._manifold or Manifold(self.real, together=True)
             precision, recall = precision_recall(Manifold(fake, together=True), self._manifold)
-            figures |= {
-                f"{name}_halves": self.floor,
-                f"{name}_over_halves": distance / self.floor if self.floor > 0 else float("inf"),
-                "precision": precision,
-                "recall": recall,
-            }
-            if name == "fid":
-                figures["kid"] = kernel_distance(fake, self.real, self.seed)
+            figures |= {"precision": precision, "recall": recall}
+        for other in self.others:
+            figures |= other._distances(other._extract(pixels))
         if self.training is not None:
             if self.held_out is not None and self._held_out_distances is None:
                 self._held_out_distances = self._to_training(self.held_out, 1)
             figures |= memorised(self._to_training(pixels.to(self.training.device), 2), self._held_out_distances)
-        warn_of_rank(self.features.name, fake.shape[1], len(fake), self.num_reference)
+        for one in (self, *self.others):
+            warn_of_rank(one.features.name, one.stats.mean.numel(), len(pixels), self.num_reference)
+        return figures
+
+    @property
+    def features_sha256(self) -> str | None:
+        """Hashes of the weights of all features, joined by "+"; None where there are none."""
+        hashes = [one.features.weights_sha256 for one in (self, *self.others)]
+        return "+".join(found or "none" for found in hashes) if any(hashes) else None
+
+    def _distances(self, fake: Tensor) -> dict[str, float]:
+        """The Frechet distance of features (N, D), and what its floor says of it."""
+        name, distance = self.features.distance_name, frechet_distance(gaussian_stats(fake), self.stats)
+        if self.floor is None:
+            return {name: distance}
+        over = distance / self.floor if self.floor > 0 else float("inf")
+        figures = {name: distance, f"{name}_halves": self.floor, f"{name}_over_halves": over}
+        if name == "fid" and self.real is not None:
+            figures["kid"] = kernel_distance(fake, self.real, self.seed)
         return figures
 
     def _to_training(self, images: Tensor, k: int) -> Tensor:

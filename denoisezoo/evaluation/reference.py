@@ -13,7 +13,7 @@ from torch import Tensor
 from denoisezoo.data.image_sets import Shape, kind_of, open_images
 from denoisezoo.data.npz import IMAGES, ImageNpz, names_in_npz
 from denoisezoo.errors import UserError
-from denoisezoo.evaluation.features import create_features
+from denoisezoo.evaluation.features import create_each
 from denoisezoo.evaluation.metrics import Evaluator, pixels_of
 from denoisezoo.evaluation.moments import Moments, read_moments, write_moments
 from denoisezoo.files import local_path, printable
@@ -62,19 +62,20 @@ class Reference:
         The Frechet distance is to the statistics, where there are some of these features, and else to the images.
 
         Args:
-            features: Registry name of what images are compared by.
+            features: Registry name of what images are compared by, or several, joined by "+".
 
         Raises:
             UserError: There are statistics alone, and not of these features, or too few images.
         """
-        extractor, moments = create_features(features), self.moments
+        extractors, moments = create_each(features), self.moments
         C, H, W = self.images.shape[1:]
-        extractor.check((C, H, W))
-        if moments is not None and (mistake := moments.misfit(extractor, (C, H, W))) is not None:
+        for extractor in extractors:
+            extractor.check((C, H, W))
+        if moments is not None and (mistake := moments.misfit(extractors[0], (C, H, W))) is not None:
             if not len(self.images):
                 raise mistake
             moments = None
-        return Evaluator(self.images, features=extractor, moments=None if moments is None else moments.stats)
+        return Evaluator(self.images, features=extractors, moments=None if moments is None else moments.stats)
 
 
 def find_reference(path: str | os.PathLike[str], shape: Shape | None = None, made: str = "") -> Reference:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from denoisezoo.compare.records import Comparison, RunRecord
 from denoisezoo.report.columns import COSTS, column
 
+FLOOR = r"(?:fd_\w+|fid)(?<!_over)_halves"
+"""Keys of floors, which a note tells."""
 DETAILS = ("latency_ms_p10", "latency_ms_p90")  # in the result files, but not in the table, which is wide already
 
 
@@ -131,9 +134,10 @@ def _beats(better: Entry, entry: Entry, cost: str, quality: str) -> bool:
     return badness(better, quality) < badness(entry, quality) and within_spread(better, entry, cost)
 
 
-def floor_of(comparison: Comparison) -> float | None:
-    """What two halves of the real data score: no denoiser is expected to do much better."""
-    key = f"{comparison.quality}_halves"
+def floor_of(comparison: Comparison, distance: str | None = None) -> float | None:
+    """What two halves of the real data score, by the deciding metric or another distance: no denoiser is expected to do
+    much better."""
+    key = f"{distance or comparison.quality}_halves"
     values = [v for run in comparison.runs if run.error is None and (v := value_of(run, key)) is not None]
     return statistics.fmean(values) if values else None
 
@@ -145,5 +149,5 @@ def shown_keys(comparison: Comparison) -> list[str]:
     metrics = dict.fromkeys(key for run in runs for key in run.metrics)
     costs = dict.fromkeys([known.key for known in COSTS] + [key for run in runs for key in run.costs])
     leading = dict.fromkeys([quality, f"{quality}_over_halves", *(known.key for known in COSTS[:3])])
-    keys = [key for key in leading | metrics | costs if key not in (f"{quality}_halves", *DETAILS)]
+    keys = [key for key in leading | metrics | costs if key not in DETAILS and not re.fullmatch(FLOOR, key)]
     return [key for key in keys if any(value_of(run, key) is not None for run in runs)]

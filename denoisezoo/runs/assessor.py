@@ -233,7 +233,7 @@ def make_card(
         num_generated=len(generated.images),
         num_reference=evaluator.num_reference,
         features=settings.features,
-        features_sha256=evaluator.features.weights_sha256,
+        features_sha256=evaluator.features_sha256,
         weights=run.weights_text,
         sampler=settings.sampler,
         steps=settings.steps,

@@ -105,7 +105,7 @@ def assess_images(
         num_generated=len(pixels),
         num_reference=evaluator.num_reference,
         features=settings.features,
-        features_sha256=evaluator.features.weights_sha256,
+        features_sha256=evaluator.features_sha256,
     )
     # Where the images were made is not known.
     metrics = evaluator.evaluate(pixels)

@@ -116,7 +116,7 @@ def assess_reconstruction(run: Run, data: ImageData, settings: Settings) -> Reco
         num_generated=len(reconstructed),
         num_reference=len(originals),
         features=settings.features,
-        features_sha256=evaluator.features.weights_sha256,
+        features_sha256=evaluator.features_sha256,
         lpips_sha256=None if lpips is None else lpips.weights_sha256,
         weights=run.weights_text,
         training_seed=run.facts.get("seed"),

@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 
 from denoisezoo.errors import UserError
 from denoisezoo.evaluation import distances, precision_recall
+from denoisezoo.evaluation.features import create_each
 from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
 from denoisezoo.evaluation.metrics import Evaluator, evaluate_images, halves_distance, kernel_distance, roomy
 from denoisezoo.pixels import to_float
@@ -132,3 +133,20 @@ def test_errors(digits):
         evaluate_images(digits[:1], digits[:20])
     with pytest.raises(UserError, match="more than 3 images"):
         evaluate_images(digits[:3], digits[:20])
+
+
+def test_several_features_each_give_their_distance(digits):
+    """The first ones' figures are as alone; of the others there are distance and floor, as alone."""
+    real, fake = digits[:300].repeat_interleave(4, 2).repeat_interleave(4, 3), digits[300:500].repeat(1, 1, 4, 4)
+    both = Evaluator(real, features="pixels+pixels16")
+    alone = {name: Evaluator(real, features=name).evaluate(fake) for name in ("pixels", "pixels16")}
+    names = ["fd_pixels16", "fd_pixels16_halves", "fd_pixels16_over_halves"]
+    assert both.evaluate(fake) == alone["pixels"] | {name: alone["pixels16"][name] for name in names}
+    assert alone["pixels16"]["fd_pixels16"] != alone["pixels"]["fd_pixels"]
+    assert both.features_sha256 is None
+    with pytest.raises(UserError, match="unknown feature extractor 'pixels17'"):
+        Evaluator(real, features="pixels+pixels17")
+    assert [f.name for f in create_each("pixels16+pixels")] == ["pixels16", "pixels"]
+    moments = Evaluator(real).stats
+    with pytest.raises(UserError, match="statistics of pixels alone"):
+        Evaluator(torch.empty(0, *real.shape[1:], dtype=torch.uint8), features="pixels+pixels16", moments=moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from denoisezoo.errors import UserError
@@ -15,6 +16,7 @@ __all__ = [
     "INCEPTION_VARIABLE",
     "Features",
     "Inception",
+    "create_each",
     "create_features",
     "find_inception",
 ]
@@ -40,3 +42,12 @@ def create_features(spec: str, **options: Any) -> Features:
     if text and not cls.options:
         raise UserError(f"the features {name} have no options, and {text!r} is given", f"give {name} alone")
     return cls(**parse_options(text, cls.options, f"features {name}"), **options)
+
+
+def create_each(spec: str) -> list[Features]:
+    """The feature extractors of a specification that may name several: "pixels+efflite0:size=64".
+
+    Raises:
+        UserError: See `create_features`.
+    """
+    return [create_features(one) for one in re.split(r"\+(?=\w+(?:[:+]|$))", spec)]  # not within a path
