@@ -5,15 +5,17 @@
 Both run in one process and alternate, the first one changing from round to round, so that a busy machine slows both.
 A round during which other programs took processor time is repeated, for a minute per case at most ("disturbed" counts
 them): two threads that wait for each other suffer from a third program beyond measure.
-diffusers runs as it comes: eager, default layout. Ours runs in channels_last; "compiled" is `torch.compile` with frozen
-weights; "compiled, Winograd" is that of `denoisezoo.nn.winograd.with_winograd(net)`, whose first compilation takes
-two minutes. A case fails when outputs differ by more than 1e-4. Exit status 1 means that a target was missed. Needs the
-extra `bench`.
+diffusers runs as it comes, eager and in the default layout, and in the cases "both compiled" as well as torch makes it:
+`torch.compile` of both sides in the same way, as they come, in channels_last, and with frozen weights. Ours runs in
+channels_last; "compiled" is `torch.compile` with frozen weights, beside diffusers as it comes; "compiled, Winograd" is
+that of `denoisezoo.nn.winograd.with_winograd(net)`, whose first compilation takes two minutes. A case fails when
+outputs differ by more than 1e-4. Exit status 1 means that a target was missed. Needs the extra `bench`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import datetime
 import os
@@ -42,6 +44,8 @@ except ModuleNotFoundError:
 TOLERANCE = 1e-4
 QUIET = 0.06
 """Rounds in which other programs take more of the processors than this are repeated."""
+BOTH = ("default", "channels_last", "channels_last, frozen")
+"""Ways to compile both sides."""
 Call = Callable[[], object]
 
 
@@ -169,15 +173,20 @@ class Bench:
         return torch.randn(batch, 3, 32, 32, generator=generator), torch.randint(1000, (batch,), generator=generator)
 
     def inference(
-        self, batch: int, net: nn.Module | None = None, case: str = "eager", target: float | None = 1.0
+        self,
+        batch: int,
+        net: nn.Module | None = None,
+        case: str = "eager",
+        target: float | None = 1.0,
+        peer: Any = None,
     ) -> Row:
-        """Times a forward pass of `net`, ours by default."""
+        """Times a forward pass of `net`, ours by default, against one of `peer`, diffusers' by default."""
         x, t = self.inputs(batch)
-        net = self.ours if net is None else net
+        net, peer = self.ours if net is None else net, self.theirs if peer is None else peer
 
         def theirs() -> Tensor:
             with torch.no_grad():
-                return self.theirs(x, t).sample
+                return peer(x, t).sample
 
         def ours() -> Tensor:
             with torch.no_grad():
@@ -191,6 +200,16 @@ class Bench:
             torch.compiler.reset()
             fast = torch.compile(net, dynamic=False)
             return self.inference(batch, fast, case, target)  # type: ignore[arg-type]
+
+    def both_compiled(self, batch: int, how: str, ours: nn.Module | None = None) -> Row:
+        """Times both networks compiled in the same way: as they come, in channels_last, or that with frozen weights."""
+        layout = torch.contiguous_format if how == "default" else torch.channels_last
+        mine = copy.deepcopy(self.ours if ours is None else ours).to(memory_format=layout)
+        peer = copy.deepcopy(self.theirs).to(memory_format=layout)
+        with torch._inductor.config.patch(freezing="frozen" in how):
+            torch.compiler.reset()
+            fast, theirs = torch.compile(mine, dynamic=False), torch.compile(peer, dynamic=False)
+            return self.inference(batch, fast, f"both compiled, {how}", 1.0, theirs)  # type: ignore[arg-type]
 
     def training(self, batch: int) -> Row:
         """Times forward, backward and optimizer step, both with fused AdamW."""
@@ -305,6 +324,8 @@ def run(bench: Bench, batches: list[int], compiled: bool) -> list[Row]:
         for batch in batches:
             rows.append(bench.compiled(batch, bench.ours, "compiled", None))
             rows.append(bench.compiled(batch, fast, "compiled, Winograd", 0.75))
+        rows += [bench.both_compiled(batch, how) for how in BOTH for batch in batches]
+        rows += [bench.both_compiled(batch, f"{BOTH[-1]}, ours Winograd", fast) for batch in batches]
     return rows
 
 
