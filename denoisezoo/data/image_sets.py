@@ -64,7 +64,8 @@ def open_images(path: str | os.PathLike[str], shape: Shape | None = None, made: 
         channels, height, width = _shape_of_array(text) if array else _shape_of_files(kind, text, shape is None)
         if shape is not None and shape[1:] != (height, width):
             what = f"images in {text} are {width}x{height}, and {made} images of {shape[2]}x{shape[1]}"
-            raise UserError(what, "resize the ones or the others")
+            by_path = ", or give them by `data.path` with `data.resize=true`" if made.endswith("makes") else ""
+            raise UserError(what, f"resize the ones or the others{by_path}")
         if height != width:
             raise UserError(f"images in {text} are {width}x{height}", "cut squares")
         options["channels"] = shape[0] if shape else channels

@@ -128,6 +128,8 @@ def load_plan(path: str | Path) -> Plan:
     """
     try:
         text = local_path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"there is no plan {path}", "give the path of a plan's JSON file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the plan {path}: {error}", "give the path of a plan's JSON file") from None
     try:

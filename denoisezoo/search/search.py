@@ -20,6 +20,7 @@ from denoisezoo.search.evolved_front import EvolutionOptions, best_measured, evo
 from denoisezoo.search.exact import Choice, best, exact_front, rounded_up
 from denoisezoo.search.loss_table import LossTable
 from denoisezoo.search.task import Row, SearchTask, plan_row
+from denoisezoo.search.trials import require_optuna
 from denoisezoo.tables import Column, Table, Tabular, scatter
 
 
@@ -153,6 +154,8 @@ def search(run: Run, settings: Settings, options: SearchOptions, folder: Path) -
     """
     if settings.plan is not None:
         raise UserError("a plan is given to a search for one", "leave it out")
+    if options.evolution:
+        require_optuna()  # before the minutes that the table takes
     if settings.build_sampler().adaptive:
         cure = "search with one that makes a known number of calls, such as heun"
         raise UserError(f"{settings.sampler} chooses its steps by the images, so that no plan has a fixed cost", cure)

@@ -29,17 +29,28 @@ LEASE = 600
 """Seconds without a sign of life after which a worker counts as dead; clocks of machines should agree to minutes."""
 
 
+def require_optuna() -> None:
+    """Refuse an evolution where there is nothing to run it.
+
+    Raises:
+        UserError: optuna is not installed.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        cure = "pip install 'denoisezoo[search]', or search without evolution"
+        raise UserError("optuna is not installed", cure) from None
+
+
 def open_storage(text: str) -> Any:
     """optuna's storage: a data base for an URL such as sqlite:///study.db, otherwise a journal file.
 
     Raises:
         UserError: optuna is not installed, or the file is not a study.
     """
-    try:
-        import optuna
-    except ImportError:
-        cure = "pip install 'denoisezoo[search]', or search without evolution"
-        raise UserError("optuna is not installed", cure) from None
+    require_optuna()
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         if "://" in text:

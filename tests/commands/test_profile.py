@@ -217,7 +217,7 @@ def test_a_path_that_is_not_there(capsys, tmp_path):
         (["ddpm_tiny", "--plan", "x.json"], "error: --plan is given without --sampler; give both"),
         (
             ["ddpm_tiny", "--sampler", "heun", "--steps", "3", "--plan", "/nowhere/x.json"],
-            "error: cannot read the plan /nowhere/x.json",
+            "error: there is no plan /nowhere/x.json",
         ),
         (
             ["ddpm_digits", "--counts-only", "--sampler", "heun", "--steps", "3", "--guidance", "nan"],

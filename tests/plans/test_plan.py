@@ -67,5 +67,5 @@ def test_files(tmp_path):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"efforts": [0.5, 1], "edges": [0]}))
     assert load_plan(path) == Plan((0.5, 1.0), (0.0,))
-    with pytest.raises(UserError, match="cannot read the plan"):
+    with pytest.raises(UserError, match="there is no plan"):
         load_plan(tmp_path / "nothing.json")

@@ -204,7 +204,7 @@ def test_presets():
         ("uniform:width=1", "effort"),
         ("uniform", "needs effort"),
         ("uniform:effort=x", "'x'"),
-        ("nothing.json", "cannot read the plan"),
+        ("nothing.json", "there is no plan"),
     ):
         with pytest.raises(UserError, match=told):
             find_plan(text)
