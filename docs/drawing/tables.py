@@ -56,14 +56,17 @@ def pm(rows: Rows, key: str, digits: int, scale: float = 1.0) -> str:
 def comparison(name: str, label: str, bold: bool = False) -> Table:
     """Denoisers that `compare` trained on equal terms."""
     found: Mapping[str, Rows] = grouped(rows_of(name), label)
-    best = min(found, key=lambda key: mean_std(found[key], "fd_pixels")[0])
+    rows_have = next(iter(found.values()))[0]
+    distances = [key for key in ("fd_pixels", "fd_efflite0") if key in rows_have]
+    best = {key: min(found, key=lambda name: mean_std(found[name], key)[0]) for key in distances}
     heading = [
         *("recipe" if label == "name" else label, "parameters", "MACs per image", "ms per image", "training s"),
-        *("fd_pixels", "times the floor", "precision", "recall"),
+        *distances,
+        *("times the floor", "precision", "recall"),
     ]
     rows = [heading]
     for key, some in sorted(found.items(), key=lambda item: mean_std(item[1], "fd_pixels")) if bold else found.items():
-        distance = pm(some, "fd_pixels", 2)
+        cells = {name: pm(some, name, 2 if name == "fd_pixels" else 1) for name in distances}
         rows.append(
             [
                 f"`{key}`",
@@ -71,7 +74,7 @@ def comparison(name: str, label: str, bold: bool = False) -> Table:
                 f"{mean_std(some, 'macs_per_image')[0] / 1e6:.0f} M",
                 pm(some, "latency_ms_per_image", 2),
                 pm(some, "train_seconds", 0),
-                f"**{distance}**" if bold and key == best else distance,
+                *(f"**{cell}**" if bold and key == best[name] else cell for name, cell in cells.items()),
                 pm(some, "fd_pixels_over_halves", 2),
                 pm(some, "precision", 2),
                 pm(some, "recall", 2),
