@@ -8,6 +8,9 @@ import torch
 import yaml
 
 from denoisezoo.archs import get_variant, list_denoisers
+from denoisezoo.diffusion.codecs import autoencoder
+from denoisezoo.train.recipe_files import read_recipe
+from denoisezoo.train.recipe_names import find_recipe
 from tests.train.wandb_file import wait_until_written
 
 RECIPE = """
@@ -119,3 +122,15 @@ def trained(runs_of_session, tiny, tmp_path):
         return shutil.copytree(folders[words], tmp_path / folder, symlinks=True)
 
     return make
+
+
+@pytest.fixture
+def untrained_codecs(monkeypatch):
+    """In the place of the run of an autoencoder that a recipe wants: its recipe's network, untrained."""
+
+    def read(path):
+        model = read_recipe(find_recipe(path.removeprefix("runs/"))).sections["model"]
+        config = {key: model[key] for key in ("denoiser", "network")}
+        return autoencoder.network_of(config, path), config
+
+    monkeypatch.setattr(autoencoder, "read_network", read)

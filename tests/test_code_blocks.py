@@ -198,7 +198,7 @@ def build(words):
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.reason and b.kind in {"sh", "bash"}], ids=place)
-def test_commands_that_are_not_run_can_be_read(block, tmp_path, monkeypatch):
+def test_commands_that_are_not_run_can_be_read(block, tmp_path, monkeypatch, untrained_codecs):
     ours, others = programs_of(block)
     seen = set()
     for words in ours:
