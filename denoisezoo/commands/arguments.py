@@ -213,6 +213,16 @@ def take_customary(args: argparse.Namespace, run: Run) -> None:
     args.sampler, args.steps = (known.get(k, v) for k, v in zip(("sampler", "steps"), DEFAULT_SAMPLING, strict=True))
 
 
+def variety(args: argparse.Namespace) -> str:
+    """What is added to the name of a folder, so that images made by a plan, guidance, for a label, by another codec or
+    by raw weights do not meet those without."""
+    plan, codec = args.plan or "", getattr(args, "codec", None) or ""
+    parts = [Path(plan).stem if plan.endswith(".json") else plan, codec.replace("/", "_")]
+    parts += [f"{n}_{value:g}" for n in ("guidance", "label") if (value := getattr(args, n, None)) is not None]
+    parts += ["raw"] * (args.weights == "raw")
+    return "".join(f"_{re.sub('[:, ]', '_', part)}" for part in parts if part)
+
+
 def terms_of(args: argparse.Namespace) -> Terms:
     """The terms of sampling that the arguments state; `make_settings` checks them."""
     return {

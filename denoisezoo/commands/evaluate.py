@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; several processes that torchrun has started share the work."""
-    from denoisezoo.commands.arguments import output_folder, run_of, settings_of
+    from denoisezoo.commands.arguments import output_folder, run_of, settings_of, variety
     from denoisezoo.errors import UserError
     from denoisezoo.ranks import joined
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             details=args.details,
             by_class=args.by_class,
         )
-        out = args.out or trained.folder / "evaluation"
+        out = args.out or trained.folder / f"evaluation{variety(args)}"
         with output_folder(out, rank):
             return _evaluate(args, rank, trained, settings, out)
 

@@ -67,7 +67,7 @@ def _share(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Sample; several processes that torchrun has started share the work."""
-    from denoisezoo.commands.arguments import output_folder, run_of, settings_of
+    from denoisezoo.commands.arguments import output_folder, run_of, settings_of, variety
     from denoisezoo.ranks import joined
     from denoisezoo.runs.imported_codec import require_codec
 
@@ -77,20 +77,11 @@ def run(args: argparse.Namespace) -> int:
         trained = run_of(args)
         require_codec(trained)
         settings = settings_of(args, condition=args.condition, label=args.label)
-        out = args.out or trained.folder / "samples" / folder_name(args)
+        name = re.sub(r"[:,/ ]", "_", f"{args.sampler}_{args.steps}") + variety(args)
+        out = args.out or trained.folder / "samples" / name
         with output_folder(out, rank):
             refuse_others(out, args)
             return _sample(args, rank, trained, settings, out)
-
-
-def folder_name(args: argparse.Namespace) -> str:
-    """Where images go without --out: named by what makes them others than those of another call of the same seeds."""
-    parts = [args.sampler, args.steps]
-    if args.plan:
-        parts.append(Path(args.plan).stem if args.plan.endswith(".json") else args.plan)
-    parts += [f"{name}_{value:g}" for name in ("guidance", "label") if (value := getattr(args, name)) is not None]
-    parts += ["raw"] * (args.weights == "raw")
-    return re.sub(r"[:,/ ]", "_", "_".join(map(str, parts)))
 
 
 def refuse_others(out: Path, args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 import itertools
 import sys
 
-from denoisezoo.errors import UserError
+from denoisezoo.errors import UserError, nearest, unknown
 
 
 def run_raw(argv: list[str]) -> int:
@@ -15,6 +15,8 @@ def run_raw(argv: list[str]) -> int:
 
     words = [part for word in argv for part in word.split("=", 1)]
     if not {"-c", "--config", "-h", "--help"} & set(words):
+        if near := next((word for word in words if word.startswith("-") and nearest(word, ["--config"])), None):
+            raise unknown("option", near, ["--config"])
         names = ", ".join(list_recipes()[:4])
         raise UserError("train needs a recipe", f"give --config RECIPE, a YAML file or a shipped one ({names}, ...)")
     for flag, name in itertools.pairwise(words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,8 +92,11 @@ def compare(
     records: list[RunRecord] = []
     bench: Bench | None = None
     page: Path | None = None
+    begin = time.monotonic()
     for i, job in enumerate(jobs, 1):
-        say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: training")
+        left = (time.monotonic() - begin) / 60 / max(1, i - 1) * (len(jobs) - i + 1)
+        rest = f", about {left:.0f} min left" if left >= 1 else ""
+        say(f"[{i}/{len(jobs)}] {job.name}, seed {job.seed}: training{rest}")
         try:
             if launched is not None:
                 check_launched(job, launched[job.folder])

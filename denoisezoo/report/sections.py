@@ -32,7 +32,10 @@ PARETO = (
     "each other. Costs are on a log scale."
 )
 
-BUDGET = "Of those compared, the denoiser with the best images from this much on."
+BUDGET = (
+    "Of those compared, the denoiser with the best images from this much on; of those whose cost the seeds' spread "
+    "does not tell apart, the better one."
+)
 
 Section = tuple[str, str, Callable[[Page], Html]]
 

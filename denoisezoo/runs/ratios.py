@@ -46,7 +46,10 @@ def price_ratios(subjects: Sequence[Subject], terms: PricingTerms) -> Ratios:
         UserError: Not two networks, or a sampler, which the comparison has no use for.
     """
     if len(subjects) != 2:
-        raise UserError(f"`compare` takes two networks, not {len(subjects)}", "name two, without patterns")
+        raise UserError(
+            f"`compare` takes two networks, not {len(subjects)}",
+            "name two without patterns, in Python as a list, [first, second]",
+        )
     if terms.sampler is not None:
         raise UserError("`compare` compares single calls", "leave `sampler` out, or profile both")
     first, second = subjects

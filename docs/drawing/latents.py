@@ -61,6 +61,15 @@ def latents_digits() -> Table:
 
 
 @table
+def latents_times() -> Table:
+    """Milliseconds for an image, at batch 1 and 8."""
+    made = [["batch", "", "4 calls", "8 calls", "15 calls", "30 calls"]]
+    for (batch, side), rows in grouped(rows_of("latents_times_cpu"), "batch_size", "side").items():
+        made.append([batch, side, *(f"{float(row['ms_per_image']):.1f}" for row in rows)])
+    return made[:1] + sorted(made[1:])
+
+
+@table
 def latent_plans() -> Table:
     """Plans and single efforts on latents, by training and calls."""
     groups = grouped(rows_of("plans_latent_digits_cpu"), "training", "calls")

@@ -92,7 +92,7 @@ def digits() -> Table:
 @table
 def digits_short() -> Table:
     """The same in the README."""
-    return _chosen(digits(), 0, 1, 2, 4, 5)
+    return _chosen(digits(), 0, 1, 2, 4, 5, 6)
 
 
 @table

@@ -84,6 +84,10 @@ def test_samples_of_a_plan_go_into_a_folder_of_their_own(run_folder, tmp_path):
     names = {path.name for path in (run_folder / "samples").iterdir()}
     first = "ddim_eta=0.5_2"
     assert names >= {first, f"{first}_plan_exact_0.5", f"{first}_uniform_effort=1", f"{first}_raw"}
+    for more in ([], ["--plan", str(plan)]):
+        assert main(["evaluate", str(run_folder), "--sampler", "ddim", "--steps", "1", "--num", "9", *more]) == 0
+    folders = {path.parent.name for path in run_folder.glob("evaluation*/result.json")}
+    assert folders == {"evaluation", "evaluation_plan_exact_0.5"}
 
 
 COMPARE = ("--budget", "images=64", "--sampler", "ddim", "--steps", "2", "--num", "40")
