@@ -142,12 +142,20 @@ def floor_of(comparison: Comparison, distance: str | None = None) -> float | Non
     return statistics.fmean(values) if values else None
 
 
+def other_distances(comparison: Comparison) -> list[str]:
+    """Distances in further feature spaces, beside the deciding one."""
+    keys = dict.fromkeys(key for run in comparison.runs if run.error is None for key in run.metrics)
+    names = [key.removesuffix("_halves") for key in keys if re.fullmatch(FLOOR, key)]
+    return [name for name in names if name != comparison.quality]
+
+
 def shown_keys(comparison: Comparison) -> list[str]:
     """Keys of the table's columns that some run has: what decides, the main costs, other metrics, other costs."""
     quality = comparison.quality
     runs = [run for run in comparison.runs if run.error is None]
     metrics = dict.fromkeys(key for run in runs for key in run.metrics)
     costs = dict.fromkeys([known.key for known in COSTS] + [key for run in runs for key in run.costs])
-    leading = dict.fromkeys([quality, f"{quality}_over_halves", *(known.key for known in COSTS[:3])])
+    first = [quality, f"{quality}_over_halves", *other_distances(comparison), *(known.key for known in COSTS[:3])]
+    leading = dict.fromkeys(first)
     keys = [key for key in leading | metrics | costs if key not in DETAILS and not re.fullmatch(FLOOR, key)]
     return [key for key in keys if any(value_of(run, key) is not None for run in runs)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from denoisezoo.compare.records import Comparison
 from denoisezoo.report.columns import Column, column, format_spread, format_value
 from denoisezoo.report.markup import Html, named, table_box, tag
-from denoisezoo.report.summary import FLOOR, Entry, badness, floor_of, front_of, shown_keys, within_spread
+from denoisezoo.report.summary import Entry, badness, floor_of, front_of, other_distances, shown_keys, within_spread
 from denoisezoo.report.theme import Style, styles
 
 BUDGETS = {
@@ -112,9 +111,7 @@ def floor_note(comparison: Comparison) -> str:
     floor, label = floor_of(comparison), column(comparison.quality).label
     if floor is None:
         return ""
-    keys = dict.fromkeys(key for run in comparison.runs for key in run.metrics if re.fullmatch(FLOOR, key))
-    names = [key.removesuffix("_halves") for key in keys if key != f"{comparison.quality}_halves"]
-    others = "".join(f", that of {name} {format_value(floor_of(comparison, name))}" for name in names)
+    others = "".join(f", that of {d} {format_value(floor_of(comparison, d))}" for d in other_distances(comparison))
     return (
         f"The floor of {label} is {format_value(floor)}{others}: what two halves of the real images score against each "
         "other. No denoiser is expected to do much better."

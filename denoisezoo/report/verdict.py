@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from denoisezoo.compare.records import Comparison
 from denoisezoo.report.columns import column, format_spread, format_value
-from denoisezoo.report.summary import Entry, badness, entries, floor_of, within_spread
+from denoisezoo.report.summary import Entry, badness, entries, floor_of, other_distances, within_spread
 
 NEAR = 0.10  # a denoiser is near the best when its quality is at most this share worse
 
@@ -80,6 +80,7 @@ def verdict(comparison: Comparison) -> Verdict:
     sentences = [_value_sentence(best, comparison), *_near_sentences(judged, quality)]
     if len(judged) > 1:
         sentences.append(_spread_sentence(judged, tied, quality))
+        sentences += [_other_sentence(judged, distance) for distance in other_distances(comparison)]
     return Verdict(_headline(judged, tied, quality), sentences, _answers(judged, quality))
 
 
@@ -178,6 +179,17 @@ def _spread_sentence(judged: Sequence[Entry], tied: Sequence[Entry], quality: st
             f" {'lies' if one else 'lie'} within the seeds' spread: more seeds may change the order.",
         ]
     return ["Every other denoiser differs from it by more than the seeds' spread."]
+
+
+def _other_sentence(judged: Sequence[Entry], distance: str) -> Sentence:
+    """Which is best in another feature space."""
+    first, *_ = ranked = sorted(judged, key=lambda entry: badness(entry, distance))
+    stat = first.stat(distance)
+    if stat is None:
+        return [f"No run has a finite {distance}."]
+    level = [first, *(entry for entry in ranked[1:] if within_spread(first, entry, distance))]
+    verb = "is" if len(level) == 1 else "are"
+    return [f"By {distance} ", *_names(level), f" {verb} best, {format_spread(stat.mean, stat.std)}."]
 
 
 def _names(entries: Iterable[Entry]) -> list[str]:

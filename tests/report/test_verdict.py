@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from denoisezoo.report.summary import entries, front_of
+from denoisezoo.report.summary import entries, front_of, shown_keys
 from denoisezoo.report.table import results_table
 from denoisezoo.report.verdict import automatic_notes, verdict
 from tests.report.test_summary import compared, run
@@ -57,6 +57,18 @@ def test_times_within_the_spread_are_level():
     assert [entry.name for entry in front_of(entries(found), "latency_ms_per_image", "fd_pixels")] == ["best"]
     stars = [row.count("★") for row in str(results_table(found, entries(found))).split("<tr>")[2:]]
     assert stars == [2, 1, 0]
+
+
+def test_another_feature_space_is_told():
+    """Who is best there, those that its seeds do not tell apart together, and its column beside the deciding one."""
+    space = {"fd_efflite0_halves": 30.0, "fd_efflite0_over_halves": 2.0}
+    found = compared(
+        *(run("a", i, fd_pixels=1.0 + i / 1e3, fd_efflite0=v, **space) for i, v in enumerate([90.0, 91.0])),
+        *(run("b", i, fd_pixels=2.0 + i / 1e3, fd_efflite0=v, **space) for i, v in enumerate([50.0, 52.0])),
+        *(run("c", i, fd_pixels=3.0 + i / 1e3, fd_efflite0=v, **space) for i, v in enumerate([50.5, 52.5])),
+    )
+    assert "By fd_efflite0 b and c are best, 51.0 ± 1.4." in all_said(verdict(found))
+    assert shown_keys(found)[:2] == ["fd_pixels", "fd_efflite0"]
 
 
 def test_within_the_spread_nobody_wins():
