@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from denoisezoo.errors import UserError
+from denoisezoo.errors import UserError, nearest
 
 NOTE = "samples.json"
 """What `sample` writes beside its images, and says of them."""
@@ -34,9 +34,20 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     raise UserError(f"{text} is a URL, and files are read and written by path", cure)
 
 
+def beside(path: str | os.PathLike[str]) -> str:
+    """What stands in the folder of a path that is not there and looks like it, as what to do; empty for nothing."""
+    near = []
+    with contextlib.suppress(OSError, ValueError):
+        near = nearest(Path(path).name, (entry.name for entry in Path(path).parent.iterdir()), 2)
+    return "did you mean " + " or ".join(str(Path(path).with_name(name)) for name in near) + "?" if near else ""
+
+
 def no_run(path: str | os.PathLike[str]) -> UserError:
     """The error for a path at which nothing is, where a run is needed."""
-    cure = "give a run folder, a file that train or export has written, or FORMAT:PATH for a checkpoint of other code"
+    cure = (
+        beside(path)
+        or "give a run folder, a file that train or export has written, or FORMAT:PATH for a checkpoint of other code"
+    )
     return UserError(f"there is no run {os.fspath(path)}", cure)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from denoisezoo.cli import main
 from denoisezoo.errors import UserError
-from denoisezoo.files import local_path, write_text
+from denoisezoo.files import beside, local_path, no_run, write_text
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,11 @@ def test_every_command_refuses_them_and_makes_nothing(words, trained, recipe, tm
     assert line.startswith("error: ")
     assert f"{URL} is a URL" in line
     assert list(Path().iterdir()) == []
+
+
+def test_what_looks_like_a_path_that_is_not_there(tmp_path):
+    for name in ("mine", "yours", "other.json"):
+        (tmp_path / name).mkdir()
+    assert beside(tmp_path / "mien") == f"did you mean {tmp_path / 'mine'}?"
+    assert beside(tmp_path / "qqqqqq") == beside(tmp_path / "no" / "mine") == ""
+    assert str(no_run(tmp_path / "mnie")).endswith(f"did you mean {tmp_path / 'mine'}?")

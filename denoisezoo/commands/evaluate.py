@@ -1,4 +1,11 @@
-"""Metrics of a trained run, or of images from anywhere, each with the card without which it is no result."""
+"""Metrics of a trained run, or of images from anywhere, each with the card without which it is no result.
+
+fd_FEATURES (fid): Frechet distance to the real images, lower is better; ..._halves: that of two halves of the real
+images, ..._over_halves: the ratio. precision: share of samples that look real, recall: share of real images that look
+like samples. nn_ratio: distance to the nearest training image over that to the second nearest, 1 where none stands out;
+memorised_share: samples at most a third as far from one; nearer_than_held_out: how often a sample is nearer to training
+images than a held-out image is, 0.5 for new images. PSNR and the like: of tasks, with the truth.
+"""
 
 from __future__ import annotations
 
@@ -114,6 +121,7 @@ def _evaluate(args: argparse.Namespace, rank: int, trained: Run, settings: Setti
     write_json(out / "result.json", row)
     write_rows([row], args)
     print_summary(result)
+    print("what the figures mean: denoisezoo evaluate --help")
     what = "samples, neighbours" if (out / "neighbours.png").exists() else "samples"
     print(f"{what} and the whole row: {out}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -53,6 +54,7 @@ class NetworkDenoiser(Denoiser):
         check_images(process, backbone.spec.resolution, len(backbone.resolutions))
         process.basis.image_channels(backbone.spec.in_channels)
         _check_size(backbone, process, preconditioning)
+        _check_forward(backbone)
         self.backbone = backbone
         self.process = process
         self.preconditioning = preconditioning
@@ -271,3 +273,21 @@ def create_denoiser(
     if isinstance(preconditioning, str):
         preconditioning = PRECONDITIONINGS[preconditioning]()
     return NetworkDenoiser(backbone, process, preconditioning, create_codec(codec))
+
+
+def _check_forward(backbone: Backbone) -> None:
+    """Refuse a network that cannot be called as networks are.
+
+    Raises:
+        UserError: Its `forward` takes other arguments.
+    """
+    try:
+        inspect.signature(backbone.forward).bind(None, None, None, None)
+    except TypeError as error:
+        name = type(backbone).__name__
+        raise UserError(
+            f"{name}.forward cannot be called with (x, c_noise, given, effort): {error}",
+            "write it as `def forward(self, x, c_noise, given=None, effort=None)`",
+        ) from None
+    except ValueError:  # of a compiled or scripted one, that does not tell
+        return

@@ -15,7 +15,7 @@ from typing import Any
 
 from denoisezoo.archs import Effort
 from denoisezoo.errors import UserError
-from denoisezoo.files import local_path
+from denoisezoo.files import beside, local_path
 
 EXAMPLE = 'it should look like {"efforts": [0.5, 1.0], "edges": [0.0]}'
 
@@ -129,7 +129,7 @@ def load_plan(path: str | Path) -> Plan:
     try:
         text = local_path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"there is no plan {path}", "give the path of a plan's JSON file") from None
+        raise UserError(f"there is no plan {path}", beside(path) or "give the path of a plan's JSON file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the plan {path}: {error}", "give the path of a plan's JSON file") from None
     try:

@@ -11,7 +11,7 @@ from typing import Any
 from denoisezoo.files import write_text
 from denoisezoo.plans import Plan
 from denoisezoo.report.markup import Html, join, tag
-from denoisezoo.report.study_page import HEAD, graph_objects
+from denoisezoo.report.study_page import BUTTONS, HEAD, graph_objects
 from denoisezoo.search.loss_table import LossTable
 
 COLUMNS = ("plan", "cost_share", "macs_per_image", "excess", "quality", "sampler", "segments")
@@ -51,7 +51,8 @@ def write_search(
         title = f"Measured: {quality} of samples"
         figures.append(Figure(quality_traces(rows), title, f"share of full {cost}", quality))
     drawn = [figure.draw(number == 0) for number, figure in enumerate(figures)]
-    page = join([tag("h1", "Plans"), *drawn, plan_table(rows), tag("p", tag("code", command))])
+    told = [tag("p", sentence) for sentence in sentences(rows, quality, cost)]
+    page = join([tag("h1", "Plans"), *told, *drawn, plan_table(rows), tag("p", tag("code", command))])
     write_text(path, f"<!DOCTYPE html><html lang='en'><head>{HEAD}</head><body>{page}</body></html>")
 
 
@@ -88,7 +89,20 @@ class Figure:
             "showlegend": True,
         }
         figure = graph_objects().Figure(self.traces, layout=layout)
-        return Html(figure.to_html(include_plotlyjs=first, full_html=False))
+        return Html(figure.to_html(include_plotlyjs=first, full_html=False, config=BUTTONS))
+
+
+def sentences(rows: Sequence[Mapping[str, Any]], quality: str | None, cost: str) -> list[str]:
+    """What was found at each budget, in words, beside the network used whole."""
+    full = next((row for row in reversed(rows) if row["plan"].startswith("effort")), None)
+    told, of = [], {"macs": "multiply-adds"}.get(cost, cost)
+    for row in rows:
+        if row.get("budget") is not None:
+            text = f"Within {row['budget']:g} of the full network's {of}, {row['plan']} takes {row['cost_share']:.3f}"
+            if quality and row.get("quality") is not None and full is not None and full.get("quality") is not None:
+                text += f", and {quality} is {row['quality']:.3g}; the full network's is {full['quality']:.3g}"
+            told.append(text + ".")
+    return told
 
 
 def plan_table(rows: Sequence[Mapping[str, Any]]) -> Html:

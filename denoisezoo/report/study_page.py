@@ -14,6 +14,8 @@ from denoisezoo.studies.study import Plot
 HEAD = """<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><style>
 body{font:15px sans-serif;max-width:1000px;margin:auto;padding:1em} td,th{padding:.2em .8em;text-align:right}
 </style>"""
+BUTTONS = {"displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}
+"""Of a plot: as those of reports."""
 
 
 def graph_objects() -> Any:
@@ -54,7 +56,7 @@ def write_study(
     drawn = []
     for number, plot in enumerate(plots):
         figure = go.Figure(traces(rows, plot), layout=layout(plot))
-        drawn.append(Html(figure.to_html(include_plotlyjs=number == 0, full_html=False)))
+        drawn.append(Html(figure.to_html(include_plotlyjs=number == 0, full_html=False, config=BUTTONS)))
     head = tag("tr", *(tag("th", key) for key in columns))
     body = [tag("tr", *(tag("td", _shown(row.get(key))) for key in columns)) for row in rows]
     page = join([tag("h1", title), *drawn, tag("table", head, *body), tag("p", tag("code", command))])

@@ -46,6 +46,7 @@ def test_exact_search_writes_plans_tables_and_a_page(run, tmp_path, capsys):
         found["effort 1"]["macs_per_image"] + found["effort 0.5"]["macs_per_image"]
     )
     page = (out / "search.html").read_text()
+    assert "multiply-adds, exact 0.5 takes 0." in page
     assert "Effort by noise level" in page
     assert "one effort throughout" in page
 

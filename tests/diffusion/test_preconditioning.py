@@ -330,3 +330,16 @@ def test_nonsense_is_refused():
     for make in (lambda: EDMPreconditioning(0.0), lambda: LogNormalSigma(P_std=0), lambda: MinSNR(gamma=-1)):
         with pytest.raises(UserError):
             make()
+
+
+def test_a_network_that_is_called_otherwise_is_refused():
+    class Bare(Backbone):
+        def forward(self, x):
+            return x
+
+    with pytest.raises(
+        UserError, match=r"^Bare.forward cannot be called with .*; write it as `def forward\(self, x, c_"
+    ):
+        NetworkDenoiser(
+            Bare(BackboneConfig(in_channels=1, out_channels=1, resolution=8)), EDM(), EDMPreconditioning(0.5)
+        )
