@@ -100,7 +100,7 @@ def test_a_run_with_its_codec_is_whole(files, tmp_path):
 
 
 WRONG = {
-    "a run": ("runs/dit", "autoencoder_kl:path=vae", "`codec` is given, and runs/dit is no FORMAT:PATH"),
+    "no run": ("runs/dit", "autoencoder_kl:path=vae", "there is no run runs/dit"),
     "no folder": ("{}", "autoencoder_kl:path=none", "none is no folder; give a folder"),
     "an unknown codec": ("{}", "autoencoder_lk:path=vae", "unknown codec 'autoencoder_lk'; did you mean"),
     "an unknown option": ("{}", "autoencoder_kl:scael=1", "unknown option of codec autoencoder_kl 'scael'"),
