@@ -217,10 +217,10 @@ def variety(args: argparse.Namespace) -> str:
     """What is added to the name of a folder, so that images made by a plan, guidance, for a label, by another codec or
     by raw weights do not meet those without."""
     plan, codec = args.plan or "", getattr(args, "codec", None) or ""
-    parts = [Path(plan).stem if plan.endswith(".json") else plan, codec.replace("/", "_")]
+    parts = [Path(plan).stem if plan.endswith(".json") else plan, codec]
     parts += [f"{n}_{value:g}" for n in ("guidance", "label") if (value := getattr(args, n, None)) is not None]
     parts += ["raw"] * (args.weights == "raw")
-    return "".join(f"_{re.sub('[:, ]', '_', part)}" for part in parts if part)
+    return "".join(f"_{re.sub('[:,/ ]', '_', part)}" for part in parts if part)
 
 
 def terms_of(args: argparse.Namespace) -> Terms:
