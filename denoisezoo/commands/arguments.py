@@ -195,7 +195,8 @@ def run_of(args: argparse.Namespace) -> Run:
     Raises:
         UserError: See `load_run`, `with_places` and `with_task`.
     """
-    from denoisezoo.runs.run import load_run, with_places, with_task
+    from denoisezoo.runs.changed import with_places, with_task
+    from denoisezoo.runs.run import load_run
     from denoisezoo.train.places import PLACES
 
     trained = load_run(args.run, args.weights, codec=getattr(args, "codec", None))

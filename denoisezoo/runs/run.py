@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,17 +15,16 @@ import torch
 from denoisezoo.archs import FORMAT
 from denoisezoo.archs.variants import find_variant
 from denoisezoo.data import ImageData
-from denoisezoo.data.image_sets import kind_of
 from denoisezoo.diffusion import Codec, Denoiser, NetworkDenoiser
 from denoisezoo.diffusion.capabilities import advance
-from denoisezoo.errors import UserError, unknown
+from denoisezoo.errors import UserError
 from denoisezoo.evaluation.conditions import Conditions, from_files, held_out
 from denoisezoo.evaluation.reconstruction import DRAWS
 from denoisezoo.files import local_path, no_run
 from denoisezoo.interop import Format, find_address
 from denoisezoo.plugins import trusting
-from denoisezoo.runs.imported_codec import codec_for, require_codec
-from denoisezoo.runs.other_codec import with_codec
+from denoisezoo.runs.changed import with_codec
+from denoisezoo.runs.imported_codec import codec_for
 from denoisezoo.runs.published import FACTS, IMPORTED, SUFFIX, read_published
 from denoisezoo.tables import Column, Table, Tabular
 from denoisezoo.train.checkpoint import (
@@ -38,9 +37,12 @@ from denoisezoo.train.checkpoint import (
     read_checkpoint,
 )
 from denoisezoo.train.described import BY_HAND, title_of
-from denoisezoo.train.places import PLACES, levels, located
+from denoisezoo.train.places import located
 from denoisezoo.train.recipe_files import IMPORTS
 from denoisezoo.train.resumable import read_summary
+
+NAME = re.compile(r"\w[\w.+-]{0,99}")
+"""What a run may be called."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,9 @@ def _load_published(file: Path, weights: str, into: NetworkDenoiser | None) -> R
     card = header["card"]
     facts = {key: card.get(key) for key in FACTS} | {"seed": card.get("training_seed")}
     run = _make_run(file, file.parent, header, state, weights, facts, into)
-    return replace(run, name=card.get("name") or run.name, known=data_known({"denoisezoo": header}))
+    name = card.get("name")  # files are called by it, so that nobody's header may say where they go
+    name = name if isinstance(name, str) and NAME.fullmatch(name) else run.name
+    return replace(run, name=name, known=data_known({"denoisezoo": header}))
 
 
 def _load_foreign(format: Format, path: Path, weights: str, codec: str | Codec | None) -> Run:
@@ -254,7 +258,7 @@ def _load_foreign(format: Format, path: Path, weights: str, codec: str | Codec |
     if codec is not None:
         recipe["model"]["codec"], tensors = codec_for(found, codec)
         state |= {f"denoiser.codec.{name}": x for name, x in tensors.items()}
-    name = f"{format.name}_{path.stem or format.name}"
+    name = re.sub(r"[^\w.+-]", "_", f"{format.name}_{path.stem or format.name}")
     about = {"recipe": recipe, "format": FORMAT}
     run = _make_run(found.file, Path("runs") / name, about, state, weights, dict.fromkeys([*FACTS, "seed"]), None)
     known = find_variant(run.denoiser.backbone)
@@ -315,78 +319,6 @@ def _facts(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     if written.get("train_steps") == facts["train_steps"]:
         facts["train_macs"] = written.get("train_macs")
     return facts
-
-
-def with_task(run: Run, options: dict[str, Any]) -> Run:
-    """The run on a variety of its task, such as another noise level than it was trained on.
-
-    Args:
-        run: A conditional run.
-        options: Arguments of the task to change.
-
-    Raises:
-        UserError: The run has no task, or the task no such argument.
-    """
-    config = copy.deepcopy(run.config)
-    task = config["data"].get("init_args", {}).get("task")
-    if task is None:
-        raise UserError(f"{run.name} was trained without a task", "leave `task` out")
-    known = task.setdefault("init_args", {})
-    for key in options:
-        if key not in known:
-            raise unknown("option of the task", key, known)
-    known |= options
-    return replace(run, config=config)
-
-
-def with_places(run: Run, places: dict[str, str], resize: bool | None = None) -> Run:
-    """The run with its data elsewhere.
-
-    Args:
-        run: The run.
-        places: `PLACES` to change; relative to the working directory.
-        resize: Whether their images are cut and resized to the run's resolution; None for what its recipe says.
-
-    Raises:
-        UserError: The data of the run have no such argument.
-    """
-    config = copy.deepcopy(run.config)
-    if not config["data"]:
-        config["data"] = _data_at(run, places)
-    *_, innermost = levels(config["data"])
-    for key, place in places.items():
-        if key not in innermost:
-            known = [f"`data.{name}`" for name in PLACES if name in innermost]
-            cure = f"give {' or '.join(known)}" if known else f"leave `data.{key}` out"
-            raise UserError(f"the data of {run.name} have no {key}", cure)
-        innermost[key] = os.path.abspath(place)
-    if resize is not None:
-        if "resize" not in innermost:
-            raise UserError(f"the data of {run.name} have no resize", "leave `data.resize` out")
-        innermost["resize"] = resize
-    return replace(run, config=config)
-
-
-def _data_at(run: Run, places: dict[str, str]) -> dict[str, Any]:
-    """The `data` section for a run that names none: CIFAR-10 below a root, else the images at a path."""
-    require_codec(run)
-    channels, resolution, _ = run.image_shape
-    if "root" in places:
-        return {"class_path": "denoisezoo.data.Cifar10", "init_args": {"root": places["root"]}}
-    if "path" not in places:
-        raise UserError(
-            f"{run.name} has no recipe that names its data", "give its place: `data.path`, or `data.root` for CIFAR-10"
-        )
-    kind = kind_of(places["path"])
-    arguments = {
-        "path": places["path"],
-        "test_path": None,
-        "resolution": resolution,
-        "resize": False,
-        "channels": channels,
-        "batch_size": 1,
-    }
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
 
 
 def to_device(run: Run, device: str, dtype: torch.dtype = torch.float32) -> NetworkDenoiser:

@@ -22,8 +22,9 @@ from denoisezoo.evaluation.linear import Moments, linear_mmse, memory, pixelwise
 from denoisezoo.evaluation.recognition import Recogniser, held_out_labels, recogniser_of
 from denoisezoo.evaluation.reconstruction import means_of_draws, reconstruction_figures
 from denoisezoo.pixels import to_float
+from denoisezoo.runs.changed import with_task
 from denoisezoo.runs.drawing import draw_with, prepare
-from denoisezoo.runs.run import Run, with_task
+from denoisezoo.runs.run import Run
 from denoisezoo.runs.terms import Settings
 from denoisezoo.studies.study import Plot, Row, Study
 

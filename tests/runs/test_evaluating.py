@@ -19,8 +19,9 @@ from denoisezoo.evaluation.frechet import frechet_distance, gaussian_stats
 from denoisezoo.evaluation.reconstruction import reconstruction_figures
 from denoisezoo.pixels import to_float
 from denoisezoo.runs.assessor import figures_of_task, make_evaluator
+from denoisezoo.runs.changed import with_places
 from denoisezoo.runs.reconstructing import reconstruct
-from denoisezoo.runs.run import Run, with_places
+from denoisezoo.runs.run import Run
 from denoisezoo.runs.terms import make_settings
 
 TERMS = ["--num", "24", "--sampler", "euler", "--steps", "1"]

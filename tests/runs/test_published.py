@@ -49,6 +49,23 @@ def test_it_is_a_run_wherever_one_is_asked_for(published, tmp_path, capsys):
     assert main(["profile", str(published), "--counts-only"]) == 0
 
 
+@pytest.mark.parametrize("name", ["../../elsewhere", "/tmp/elsewhere", "a\nb", "", None, 3.5, "x" * 200])
+def test_no_header_says_where_files_go(name, published, tmp_path):
+    """Exports are called by the name that a card gives, and a card may be anybody's."""
+    with safe_open(str(published), framework="pt") as file:
+        header, tensors = json.loads(file.metadata()[KEY]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header["card"]["name"] = name
+    header.pop("sha256")
+    hostile = tmp_path / "hostile" / "x.safetensors"
+    hostile.parent.mkdir()
+    save_file(tensors, hostile, metadata={KEY: json.dumps(header | {"sha256": digest(header, tensors)})})
+    run = load_run(hostile)
+    assert run.name == (load_run(tmp_path / "run").name)
+    before = set(tmp_path.rglob("*"))
+    assert main(["export", str(hostile), "--out", str(tmp_path / "o")]) == 0
+    assert all(path.is_relative_to(tmp_path / "o") for path in set(tmp_path.rglob("*")) - before)
+
+
 def test_weights_that_are_not_finite_are_not_published(published, tmp_path):
     run, path = load_run(tmp_path / "run"), tmp_path / "nan.safetensors"
     name, weight = next(iter(run.denoiser.named_parameters()))

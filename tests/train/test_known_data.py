@@ -11,7 +11,8 @@ from PIL import Image
 from denoisezoo.cli import main
 from denoisezoo.data import DATASETS, Cifar10
 from denoisezoo.errors import UserError
-from denoisezoo.runs.run import load_run, with_places
+from denoisezoo.runs.changed import with_places
+from denoisezoo.runs.run import load_run
 from denoisezoo.train.checkpoint import data_known, read_checkpoint
 from denoisezoo.train.fit import train
 from denoisezoo.train.places import PLACES, located
