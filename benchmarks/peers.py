@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from denoisezoo.archs import create_backbone
 from denoisezoo.archs.ddpm import DDPM, DDPMConfig
+from denoisezoo.machine_load import Load
 from denoisezoo.nn.blocks import ConvDown, ConvUp, ResidualBlock, SelfAttention
 from denoisezoo.nn.winograd import with_winograd
 
@@ -249,31 +250,6 @@ class Bench:
                 thrown.append(pair)
                 time.sleep(0.5)
         return pairs, len(thrown)
-
-
-@dataclass(frozen=True)
-class Load:
-    """Processor time that the whole machine and this process have used so far, in seconds."""
-
-    wall: float
-    machine: float
-    own: float
-
-    @classmethod
-    def now(cls) -> Load:
-        """Read the counters; a system without /proc/stat counts as quiet."""
-        own, stat = time.process_time(), Path("/proc/stat")
-        if not stat.exists():
-            return cls(time.monotonic(), own, own)
-        ticks = [int(word) for word in stat.read_text().split("\n", 1)[0].split()[1:9]]
-        idle = ticks[3] + ticks[4]
-        return cls(time.monotonic(), (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), own)
-
-    def others_since(self) -> float:
-        """Share of the machine's processors that other programs have used since then."""
-        now = Load.now()
-        available = (now.wall - self.wall) * (os.cpu_count() or 1)
-        return (now.machine - self.machine - (now.own - self.own)) / available
 
 
 def timed_pair(theirs: Call, ours: Call, swap: bool) -> tuple[float, float]:

@@ -25,6 +25,7 @@ LAYERS = [
         "locking",
         "progress",
         "allocator",
+        "machine_load",
         "plugins",
         "checkpoint_files",
         "pixels",

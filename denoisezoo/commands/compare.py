@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from denoisezoo.compare.budget import Budget
 from denoisezoo.compare.launching import LAUNCHERS, parse_options
 from denoisezoo.errors import UserError, unknown
+from denoisezoo.machine_load import Load, warn_of_others
 
 if TYPE_CHECKING:
     from denoisezoo.runs.terms import Terms
@@ -84,9 +85,11 @@ def run(args: argparse.Namespace) -> int:
 
     expand(args.recipes)  # a name that is wrong is told before the seconds that the imports take
     refuse_file(args.out)
+    begin = Load.now()
 
     from denoisezoo.api import compare
 
+    warn_of_others(begin)
     terms: Terms = {**terms_of(args), "features": args.features, "lpips": args.lpips}
     outcome = compare(
         args.recipes,

@@ -7,6 +7,7 @@ import itertools
 import sys
 
 from denoisezoo.errors import UserError, nearest, unknown
+from denoisezoo.machine_load import Load, warn_of_others
 
 
 def run_raw(argv: list[str]) -> int:
@@ -22,10 +23,12 @@ def run_raw(argv: list[str]) -> int:
     for flag, name in itertools.pairwise(words):
         if flag in {"-c", "--config"}:
             find_recipe(name)  # before the seconds that the imports take
+    begin = Load.now()
 
     from denoisezoo.runs.teacher import load_teacher
     from denoisezoo.train.fit import train
 
+    warn_of_others(begin)
     result = train(argv, load_teacher)
     if result.rank:
         return result.status
