@@ -28,12 +28,14 @@ def progress_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def minutely(text: str, total: int) -> Callable[[int], None]:
-    """What tells on standard error how far something is, once a minute."""
-    told = time.monotonic()
+    """What tells on standard error how far something is, once a minute; of several processes the first one does."""
+    from denoisezoo.ranks import ranks  # where torch is loaded already
+
+    told, first = time.monotonic(), ranks()[0] == 0
 
     def tell(done: int) -> None:
         nonlocal told
-        if time.monotonic() - told >= MINUTE:
+        if first and time.monotonic() - told >= MINUTE:
             told = time.monotonic()
             print(f"{text}: {done} of {total}", file=sys.stderr, flush=True)
 
