@@ -56,8 +56,8 @@ def pm(rows: Rows, key: str, digits: int, scale: float = 1.0) -> str:
 def comparison(name: str, label: str, bold: bool = False) -> Table:
     """Denoisers that `compare` trained on equal terms."""
     found: Mapping[str, Rows] = grouped(rows_of(name), label)
-    rows_have = next(iter(found.values()))[0]
-    distances = [key for key in ("fd_pixels", "fd_efflite0") if key in rows_have]
+    columns = next(iter(found.values()))[0]
+    distances = [key for key in ("fd_pixels", "fd_efflite0") if key in columns]
     best = {key: min(found, key=lambda name: mean_std(found[name], key)[0]) for key in distances}
     heading = [
         *("recipe" if label == "name" else label, "parameters", "MACs per image", "ms per image", "training s"),
